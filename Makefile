@@ -1,0 +1,63 @@
+# Every target works in a fresh clone: it makes .venv with the first Python >= 3.11 it finds and installs what it needs.
+PYTHON := .venv/bin/python
+NODE_QUIET := PYRIGHT_PYTHON_IGNORE_WARNINGS=1
+
+# What each stamp .venv/.installed-NAME installs, and which smaller stamps it covers.
+EXTRAS_core :=
+EXTRAS_notebooks := [notebooks]
+EXTRAS_dev := [notebooks,dev]
+COVERS_core := core
+COVERS_notebooks := core notebooks
+COVERS_dev := core notebooks dev
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.NOTPARALLEL:
+.PHONY: help demo test lint lab notebooks book bench
+
+help: ## list the targets
+	@grep -hE '^[a-z]+:.*## ' Makefile | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 18
+
+demo: .venv/.installed-core ## explain the lesions of the demo subject; figures and maps in demo/
+	@$(PYTHON) -m ies_helpers demo --out demo
+
+test: lint ## lint, then every test, each chapter executed
+	@$(PYTHON) -m pytest tests -m "not bench"
+
+lint: .venv/.installed-dev ## ruff and pyright
+	@$(PYTHON) -m ruff check .
+	@$(PYTHON) -m ruff format --check .
+	@$(NODE_QUIET) $(PYTHON) -m pyright --pythonpath $(PYTHON)
+
+lab: .venv/.installed-notebooks ## open the chapters in JupyterLab
+	@$(PYTHON) -m jupyterlab notebooks
+
+notebooks: .venv/.installed-notebooks ## write notebooks/*.ipynb from notebooks/src/*.py
+	@$(PYTHON) notebooks/build.py
+
+book: .venv/.installed-notebooks notebooks/_build/.package ## execute the chapters into a book, notebooks/_build/html
+	@$(PYTHON) notebooks/build.py --check
+	@cd notebooks && ../.venv/bin/jupyter-book build . --warningiserror --keep-going \
+		--config book/_config.yml --toc book/_toc.yml
+
+bench: .venv/.installed-dev ## measure time and memory
+	@$(PYTHON) -m tests.bench
+
+# The book keeps executed chapters by their text alone, so a change of the package throws them away.
+notebooks/_build/.package: $(wildcard ies_helpers/*.py ies_helpers/*/*.py data/checkpoints/*.safetensors data/demo/*)
+	@rm -rf notebooks/_build && mkdir notebooks/_build && touch $@
+
+# A stamp is touched only after its recipe succeeded; -qq keeps pip to its errors.
+.venv/.installed-%: pyproject.toml constraints.txt | .venv/.made
+	@echo "Installing ies-helpers$(EXTRAS_$*) into .venv (a few minutes the first time) ..."
+	@$(PYTHON) -m pip install -qq --disable-pip-version-check -c constraints.txt -e ".$(EXTRAS_$*)"
+	@for name in $(COVERS_$*); do touch ".venv/.installed-$$name"; done
+
+.venv/.made:
+	@for python in python3 python3.11 python3.12 python3.13; do \
+		if $$python -c 'import sys, ensurepip, venv; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1; then \
+			$$python -m venv .venv && touch $@; exit $$?; \
+		fi; \
+	done; \
+	echo "No Python 3.11 or newer with its venv module was found as python3, python3.11, python3.12 or python3.13:" \
+		"install one and run make again." >&2; exit 1
