@@ -1,0 +1,212 @@
+"""From a row of `data/registry.toml` to a verified local file.
+
+`IES_CACHE` moves the cache folder, `IES_MIRROR` names a copy of such a folder (`http://`, `https://` or `file://`)
+that is asked before the addresses of the registry. A file lies at `<cache>/<group>/<path in its repository>`.
+"""
+
+import hashlib
+import os
+import shutil
+import time
+import tomllib
+import warnings
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, urlsplit
+from urllib.request import url2pathname
+
+import pooch
+import requests
+from tqdm.auto import tqdm
+
+from ies_helpers.resources import data_folder
+from ies_helpers.subjects.archives import extract_member
+from ies_helpers.subjects.files import replacing
+
+TIMEOUT = 20.0  # seconds without a byte
+ROUNDS = 2  # times the list of addresses is gone through
+PAUSE = 1.0  # seconds between two rounds
+CHUNK = 1 << 16  # bytes
+
+
+@dataclass(frozen=True)
+class RemoteFile:
+    """One file of one registry row: where it comes from, where it lies, how it is recognised."""
+
+    name: str
+    kind: str
+    group: str
+    path: str
+    bases: tuple[str, ...]
+    git: str | None = None
+    sha256: str | None = None
+    size: int | None = None
+    member: str | None = None
+
+    @property
+    def local(self) -> Path:
+        """Its place in the cache."""
+        return cache_folder() / self.group / self.path
+
+    @property
+    def addresses(self) -> list[str]:
+        """Where to ask, in order: the mirror of `IES_MIRROR`, then the registry's."""
+        mirror = os.environ.get("IES_MIRROR", "").rstrip("/")
+        if mirror and not mirror.startswith(("http://", "https://", "file://")):
+            raise ValueError(f"IES_MIRROR must start with http://, https:// or file://, not {mirror!r}")
+        bases = [f"{mirror}/{self.group}"] if mirror else []
+        return [f"{base}/{quote(self.path)}" for base in (*bases, *self.bases)]
+
+    @property
+    def origin(self) -> str:
+        """The address of its authors' repository."""
+        return f"{self.bases[0]}/{quote(self.path)}"
+
+
+def cache_folder() -> Path:
+    """Where downloads are kept: `IES_CACHE`, else the operating system's cache folder for `ies-helpers`."""
+    return Path(os.environ.get("IES_CACHE") or pooch.os_cache("ies-helpers")).expanduser().absolute()
+
+
+def fetch(name: str) -> dict[str, Path]:
+    """The files of one registry row, downloaded where the cache lacks them, each verified.
+
+    Args:
+        name: as listed by `available`, such as `openms:patient26`, `published:unet` or `agg2exp`.
+
+    Returns:
+        Kind to local path: `flair`, `t1`, `target` of a patient, `checkpoint` of a network (taken out of its
+        archive), `table` of a table.
+
+    Raises:
+        ValueError: the name is unknown, or what the addresses gave is not the file (size, hash, archive).
+        FileNotFoundError: the file is not in the cache and no address gave it; says how to place it by hand.
+        OSError: the cache cannot be written.
+    """
+    rows = _registry()
+    if name not in rows:
+        near = ", ".join(get_close_matches(name, rows)) or f"{next(iter(rows))} or another of {len(rows)}"
+        raise ValueError(f"{name!r} is no name to fetch: try {near} (`ies fetch --list` shows all)")
+    return {file.kind: _place(file) for file in rows[name][1]}
+
+
+def available() -> list[dict[str, Any]]:
+    """One row for each name: `name, what, bytes, licence, cached`.
+
+    `bytes` is None where the size of a file is not known. `cached` looks at presence and size alone; the hash
+    is checked by `fetch`.
+    """
+    return [
+        {
+            "name": name,
+            "what": group["what"].format(item=name.partition(":")[2]),
+            "bytes": sum(f.size or 0 for f in files) if all(f.size for f in files) else None,
+            "licence": group["licence"],
+            "cached": all(f.local.is_file() and f.size in (None, f.local.stat().st_size) for f in files),
+        }
+        for name, (group, files) in _registry().items()
+    ]
+
+
+def mismatch(path: Path, file: RemoteFile) -> str | None:
+    """What tells `path` from `file`, in a few words; None if size and hash agree."""
+    size = path.stat().st_size
+    if file.size not in (None, size):
+        return f"{size} bytes instead of {file.size}"
+    with path.open("rb") as stream:
+        if file.sha256:
+            same = hashlib.file_digest(stream, "sha256").hexdigest() == file.sha256
+            return None if same else "another SHA-256"
+        blob = hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False)  # how git names a file's content
+        same = hashlib.file_digest(stream, lambda: blob).hexdigest() == file.git
+        return None if same else "another git blob hash"
+
+
+def _registry() -> dict[str, tuple[dict[str, Any], list[RemoteFile]]]:
+    """Name to its group's facts and its files, in the order of `data/registry.toml`."""
+    registry = tomllib.loads((data_folder() / "registry.toml").read_text(encoding="utf-8"))
+    rows = {}
+    for name, row in registry["row"].items():
+        key, _, item = name.partition(":")
+        group = registry["group"][key]
+        paths = {kind: path.format(item=item) for kind, path in group["paths"].items()}
+        bases = tuple(group["bases"])
+        rows[name] = group, [RemoteFile(name, k, key, paths[k], bases, **facts) for k, facts in row.items()]
+    return rows
+
+
+def _place(file: RemoteFile) -> Path:
+    """The verified local file: from the cache if there, else downloaded; unpacked if it is an archive."""
+    wrong = mismatch(file.local, file) if file.local.is_file() else None
+    if wrong:
+        warnings.warn(f"{file.local} has {wrong}: it is not used, and fetched anew", stacklevel=3)
+    try:
+        if wrong or not file.local.exists():
+            with replacing(file.local) as part:
+                _download(file, part)
+        if file.member is None:
+            return file.local
+        unpacked = file.local.with_name(file.local.name.partition(".")[0] + Path(file.member).suffix)
+        return extract_member(file.local, file.member, unpacked)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        why = error.strerror or error
+        raise OSError(
+            f"{file.name} ({file.kind}) cannot be written in {file.local.parent} ({why}): "
+            f"set IES_CACHE to a folder of yours, or have {file.origin} placed at {file.local}"
+        ) from error
+
+
+def _download(file: RemoteFile, part: Path) -> None:
+    """Fill `part` from the first address that gives the right file."""
+    failures: dict[str, str] = {}
+    error: type[Exception] = FileNotFoundError
+    for attempt in range(ROUNDS):
+        time.sleep(PAUSE if attempt else 0)
+        for address in file.addresses:
+            try:
+                _transfer(address, part, label=f"{file.name} {file.kind}")
+            except ConnectionError as failure:
+                failures[address] = str(failure)
+                continue
+            wrong = mismatch(part, file)
+            if wrong is None:
+                return
+            failures[address] = f"gave {wrong}"
+            error = ValueError
+    told = "; ".join(f"{address} {failure}" for address, failure in failures.items())
+    raise error(
+        f"{file.name} ({file.kind}) could not be fetched ({told}): place the file by hand at {file.local}, "
+        "or set IES_CACHE or IES_MIRROR to a copy of the cache"
+    )
+
+
+def _transfer(address: str, part: Path, label: str) -> None:
+    """Copy what `address` holds to `part`; a ConnectionError says why it gave nothing."""
+    if address.startswith("file://"):
+        source = Path(url2pathname(urlsplit(address).path))
+        if not source.is_file():
+            raise ConnectionError("is not there")
+        shutil.copyfile(source, part)
+        return
+    # identity: a server that compresses on the fly would hide the length of the file; total: pooch sets it
+    headers = {"Accept-Encoding": "identity"}
+    with tqdm(desc=label, total=1, unit="B", unit_scale=True, leave=False, delay=0.5) as bar:
+        download = pooch.HTTPDownloader(bar, CHUNK, timeout=TIMEOUT, headers=headers)  # pyright: ignore
+        try:
+            download(address, str(part), None)
+        except requests.RequestException as error:
+            raise ConnectionError(_reason(error)) from error
+
+
+def _reason(error: requests.RequestException) -> str:
+    if error.response is not None:
+        return f"answered {error.response.status_code} {error.response.reason}"
+    if isinstance(error, requests.Timeout) or "timed out" in str(error):
+        return f"did not answer within {TIMEOUT:g} s"
+    if isinstance(error, requests.exceptions.ChunkedEncodingError):
+        return "cut the connection"
+    return f"cannot be reached ({type(error).__name__})"

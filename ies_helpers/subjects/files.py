@@ -1,0 +1,59 @@
+"""Files written beside their place and renamed, so that a half-written one never exists."""
+
+import os
+import platform
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+LEFTOVER = ".part-"
+"""How the name of every temporary folder begins; its writer's process and machine follow."""
+
+DAY = 86400.0
+"""Seconds after which the temporary folder of another machine counts as abandoned."""
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A private path near `path`, renamed to `path` if the block ends well and removed if it does not.
+
+    The rename is atomic, so a reader finds the old file or the new one; of two writers the last one wins.
+    Folders that `path` needs are made at the end, so that a failure leaves no trace.
+    """
+    near = next(folder for folder in path.absolute().parents if folder.is_dir())
+    with tempfile.TemporaryDirectory(prefix=f"{LEFTOVER}{os.getpid()}-{platform.node()}-", dir=near) as folder:
+        part = Path(folder) / path.name
+        yield part
+        path.parent.mkdir(parents=True, exist_ok=True)
+        os.replace(part, path)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file beside and rename it."""
+    with replacing(path) as part:
+        part.write_text(text)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what a killed writer left anywhere below `folder`; a writer still at work keeps its own."""
+    for left in list(Path(folder).rglob(f"{LEFTOVER}*")):
+        if _abandoned(left):
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def _abandoned(left: Path) -> bool:
+    """Whether its writer is dead, or on another machine and silent for a day."""
+    process = left.name.removeprefix(LEFTOVER).partition("-")[0]
+    local = left.name.startswith(f"{LEFTOVER}{process}-{platform.node()}-") and process.isdecimal()
+    try:
+        if local and os.name == "posix":  # elsewhere the call below would end the process
+            os.kill(int(process), 0)
+            return False
+        return time.time() - left.stat().st_mtime > DAY
+    except PermissionError:
+        return False
+    except OSError:
+        return True

@@ -1,0 +1,59 @@
+"""How one map was made: what its sidecar says, and what makes two maps the same."""
+
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+
+
+@dataclass(frozen=True)
+class MapRecord:
+    """How one map was made; equal records mean equal maps.
+
+    Attributes:
+        subject, network, lesion, group: what is explained; `digest` is the network's weights' hash.
+        method, aggregate, draws, seed, noise: how; None where the method has no such thing.
+        sigma: standard deviation of the noise, in z-scored intensity.
+        through: `whole` or `windows`, which function of the image was differentiated.
+        voxels: of the lesion.
+        unit: of the values.
+        windows: their size, overlap and weighting, where `through` is `windows`.
+        layer: that Grad-CAM read.
+        statistics: `frozen` if instance norms were held still, an approximation.
+        image: hash of the image and of where the lesion lies in it.
+    """
+
+    subject: str
+    network: str
+    digest: str
+    lesion: int
+    group: str
+    voxels: int
+    method: str
+    through: str
+    unit: str
+    aggregate: str | None = None
+    draws: int | None = None
+    seed: int | None = None
+    noise: float | None = None
+    sigma: float | None = None
+    windows: str | None = None
+    layer: str | None = None
+    statistics: str = "exact"
+    image: str | None = None
+
+    @property
+    def description(self) -> str:
+        """The `desc-` entity: letters and digits, such as `smoothgradmaxL003`."""
+        method = self.method.replace("+", "p")
+        frozen = "frozen" if self.statistics == "frozen" else ""
+        return f"{method}{self.aggregate or ''}{frozen}L{self.lesion:03d}"
+
+
+def versions() -> dict[str, str]:
+    """Versions of what a map depends on."""
+    found = {}
+    for package in ("ies-helpers", "torch", "monai", "numpy", "nibabel"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "unknown"
+    return found

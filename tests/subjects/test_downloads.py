@@ -1,0 +1,348 @@
+"""From a registry row to a verified file, with servers, mirrors and caches that misbehave."""
+
+import errno
+import re
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from ies_helpers import resources
+from ies_helpers.subjects import downloads
+from ies_helpers.subjects.downloads import available, cache_folder, fetch
+from tests.subjects.local_server import CONTENT, GIT, SHA256, serving, write_registry
+
+NOWHERE = "http://127.0.0.1:9"  # the discard port: the connection is refused at once
+BY_SHA256 = f'size = {len(CONTENT)}, sha256 = "{SHA256}"'
+BY_GIT = f'git = "{GIT}"'
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """A cache folder that does not exist yet, no pause between rounds, `tmp_path / "data"` for a registry."""
+    monkeypatch.setenv("IES_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("IES_MIRROR", raising=False)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setattr(downloads, "PAUSE", 0.0)
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def registry(tmp_path, monkeypatch, cache):
+    """Writes a registry of one file, `toy:one`, that comes from the given bases."""
+    monkeypatch.setattr(downloads, "data_folder", lambda: tmp_path / "data")
+
+    def write(*bases: str, facts: str = BY_SHA256) -> Path:
+        write_registry(tmp_path / "data", list(bases), facts)
+        return cache / "toy" / "deep" / "one.bin"
+
+    return write
+
+
+def files_under(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
+
+
+# The shipped registry
+
+
+def test_the_registry_lists_thirty_patients_the_checkpoint_and_the_table(cache):
+    names = [row["name"] for row in available()]
+    assert names == ["published:unet", "agg2exp", *(f"openms:patient{n:02}" for n in range(1, 31))]
+
+
+def test_every_file_of_the_registry_can_be_verified_and_has_an_address_of_a_fixed_commit(cache):
+    files = [file for _, group in downloads._registry().values() for file in group]
+    assert len(files) == 30 * 3 + 2
+    for file in files:
+        assert re.fullmatch("[0-9a-f]{64}", file.sha256 or "") or re.fullmatch("[0-9a-f]{40}", file.git or "")
+        pinned = r"https://raw\.githubusercontent\.com/[\w-]+/\w+/[0-9a-f]{40}/[\w/.-]+"
+        assert [bool(re.fullmatch(pinned, address)) for address in file.addresses] == [True]
+
+
+def test_no_two_files_of_the_registry_share_a_place_or_a_hash(cache):
+    files = [file for _, group in downloads._registry().values() for file in group]
+    assert len({file.local for file in files}) == len(files)
+    assert len({file.git or file.sha256 for file in files}) == len(files)
+
+
+def test_a_cache_in_the_layout_of_the_source_repositories_is_recognised(cache):
+    rows = downloads._registry()
+    mni = cache / "openms" / "cross_sectional" / "MNI" / "patient26"
+    flair, t1, target = rows["openms:patient26"][1]
+    assert flair.local == mni / "FLAIR_N4_noneck_reduced_winsor_regtoFLAIR_brain_N4_regtoMNI.nii.gz"
+    assert t1.local == mni / "T1_N4_noneck_reduced_winsor_regtoFLAIR_brain_N4_regtoMNI.nii.gz"
+    assert target.local == mni / "GOLD_STANDARD_N4_noneck_reduced_winsor_regtoFLAIR_regtoMNI.nii.gz"
+    assert [file.kind for file in (flair, t1, target)] == ["flair", "t1", "target"]
+    table = "tsv2_test_aggregated_sg_explanations_with_dice.csv"
+    assert rows["agg2exp"][1][0].local == cache / "agg2exp" / table
+
+
+def test_the_data_folder_of_a_checkout_and_of_a_wheel_are_both_found(tmp_path, monkeypatch):
+    package = tmp_path / "ies_helpers"
+    package.mkdir()
+    monkeypatch.setattr(resources, "__file__", str(package / "resources.py"))
+    with pytest.raises(FileNotFoundError, match="data folder is missing"):
+        resources.data_folder()
+    for folder in (tmp_path / "data", package / "data"):  # the wheel's comes first when both are there
+        folder.mkdir()
+        (folder / "registry.toml").touch()
+        assert resources.data_folder() == folder
+
+
+def test_the_cache_folder_follows_the_variable_and_the_home_sign(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("IES_CACHE", "~/scans")
+    assert cache_folder() == tmp_path / "scans"
+    monkeypatch.setenv("IES_CACHE", "")
+    assert cache_folder().name == "ies-helpers"
+
+
+# Fetching
+
+
+@pytest.mark.parametrize("facts", [BY_SHA256, BY_GIT])
+def test_a_file_is_downloaded_once_and_verified_by_either_hash(registry, facts):
+    with serving() as server:
+        place = registry(server.base, facts=facts)
+        assert fetch("toy:one") == {"scan": place}
+        assert place.read_bytes() == CONTENT
+        assert fetch("toy:one") == {"scan": place}
+        assert server.requests == ["/deep/one.bin"]
+    assert files_under(place.parents[2]) == ["toy", "toy/deep", "toy/deep/one.bin"]
+
+
+@pytest.mark.parametrize("facts", [BY_SHA256, BY_GIT])
+def test_a_corrupt_file_in_the_cache_is_reported_and_fetched_anew(registry, facts):
+    with serving() as server:
+        place = registry(server.base, facts=facts)
+        place.parent.mkdir(parents=True)
+        place.write_bytes(CONTENT[:-1] + b"x")
+        with pytest.warns(UserWarning, match=r"one\.bin has another .*: it is not used, and fetched anew"):
+            fetch("toy:one")
+        assert place.read_bytes() == CONTENT
+
+
+def test_a_corrupt_file_in_the_cache_is_never_used_when_it_cannot_be_fetched_anew(registry):
+    place = registry(NOWHERE)
+    place.parent.mkdir(parents=True)
+    place.write_bytes(CONTENT[:-1])
+    with (
+        pytest.warns(UserWarning, match="255999 bytes instead of 256000"),
+        pytest.raises(FileNotFoundError, match="could not be fetched"),
+    ):
+        fetch("toy:one")
+
+
+def test_an_unknown_name_is_answered_with_the_nearest_ones(cache):
+    with pytest.raises(ValueError, match="'openms:patient31' is no name to fetch: try openms:patient30"):
+        fetch("openms:patient31")
+    with pytest.raises(ValueError, match="'qqq' is no name to fetch: try published:unet or another of 32"):
+        fetch("qqq")
+
+
+def test_offline_one_sentence_says_what_from_where_and_how_to_place_it_by_hand(registry):
+    place = registry(NOWHERE)
+    with pytest.raises(FileNotFoundError) as caught:
+        fetch("toy:one")
+    assert str(caught.value) == (
+        f"toy:one (scan) could not be fetched ({NOWHERE}/deep/one.bin cannot be reached (ConnectionError)): "
+        f"place the file by hand at {place}, or set IES_CACHE or IES_MIRROR to a copy of the cache"
+    )
+    assert not place.parents[2].exists()
+
+
+def test_a_file_placed_by_hand_as_the_sentence_says_is_found(registry):
+    place = registry(NOWHERE)
+    with pytest.raises(FileNotFoundError, match="by hand at") as caught:
+        fetch("toy:one")
+    named = Path(str(caught.value).partition("by hand at ")[2].partition(",")[0])
+    named.parent.mkdir(parents=True)
+    named.write_bytes(CONTENT)
+    assert fetch("toy:one") == {"scan": place}
+
+
+def test_the_list_shows_what_is_in_the_cache_and_the_sizes_that_are_known(registry):
+    place = registry(NOWHERE)
+    row = {"name": "toy:one", "what": "scans of one", "bytes": 256000, "licence": "CC0", "cached": False}
+    assert available() == [row]
+    place.parent.mkdir(parents=True)
+    place.write_bytes(CONTENT)
+    assert available() == [row | {"cached": True}]
+    place.write_bytes(CONTENT[:-1])
+    assert available() == [row]
+    registry(NOWHERE, facts=BY_GIT)
+    assert available() == [row | {"bytes": None, "cached": True}]
+
+
+# Servers that misbehave
+
+SHORT = 0.4  # s, in place of the 20 s of a real download
+
+MISTAKES = {
+    "missing": (FileNotFoundError, "answered 404"),
+    "broken": (FileNotFoundError, "answered 500"),
+    "page": (ValueError, "gave 31 bytes instead of 256000"),
+    "short": (ValueError, "gave 255999 bytes instead of 256000"),
+    "long": (ValueError, "gave 256001 bytes instead of 256000"),
+    "cut": (FileNotFoundError, "cut the connection"),
+    "silent": (FileNotFoundError, r"did not answer within 0\.4 s"),
+    "stalled": (FileNotFoundError, r"did not answer within 0\.4 s"),
+}
+
+
+@pytest.fixture(params=MISTAKES)
+def mistake(request, monkeypatch):
+    """Each mistake in turn; the timeout is short only where it must run out."""
+    if request.param in ("silent", "stalled"):
+        monkeypatch.setattr(downloads, "TIMEOUT", SHORT)
+    return request.param
+
+
+def test_a_server_that_fails_twice_ends_in_one_sentence_and_leaves_nothing(registry, mistake):
+    error, words = MISTAKES[mistake]
+    with serving(mistake, mistake) as server:
+        place = registry(server.base)
+        with pytest.raises(error, match=words) as caught:
+            fetch("toy:one")
+        assert "\n" not in str(caught.value)
+        assert len(server.requests) == downloads.ROUNDS
+    assert not place.parents[2].exists()
+
+
+def test_a_server_that_fails_is_followed_by_the_next_mirror(registry, mistake):
+    with serving(mistake) as bad, serving() as good:
+        place = registry(bad.base, good.base)
+        fetch("toy:one")
+        assert (len(bad.requests), len(good.requests)) == (1, 1)
+    assert place.read_bytes() == CONTENT
+
+
+def test_a_server_that_fails_once_is_asked_again(registry, mistake):
+    with serving(mistake) as server:
+        place = registry(server.base, facts=BY_GIT)
+        fetch("toy:one")
+        assert len(server.requests) == 2
+    assert place.read_bytes() == CONTENT
+
+
+def test_the_right_length_with_another_hash_is_refused(registry):
+    with serving(content=CONTENT[:-1] + b"x") as server:
+        registry(server.base)
+        with pytest.raises(ValueError, match="gave another SHA-256"):
+            fetch("toy:one")
+        registry(server.base, facts=BY_GIT)
+        with pytest.raises(ValueError, match="gave another git blob hash"):
+            fetch("toy:one")
+
+
+# Mirrors
+
+
+def test_the_mirror_of_the_environment_is_asked_first(registry, monkeypatch):
+    with serving() as mirror, serving() as origin:
+        registry(origin.base)
+        monkeypatch.setenv("IES_MIRROR", mirror.base + "/copy/")
+        fetch("toy:one")
+        assert (mirror.requests, origin.requests) == (["/copy/toy/deep/one.bin"], [])
+
+
+def test_the_cache_of_another_serves_as_a_mirror_from_disk(registry, monkeypatch, tmp_path):
+    registry(NOWHERE)
+    theirs = tmp_path / "a neighbour's 50 %"
+    (theirs / "toy" / "deep").mkdir(parents=True)
+    (theirs / "toy" / "deep" / "one.bin").write_bytes(CONTENT)
+    monkeypatch.setenv("IES_MIRROR", theirs.as_uri())
+    assert fetch("toy:one")["scan"].read_bytes() == CONTENT
+
+
+def test_a_mirror_that_lacks_the_file_is_passed_over(registry, monkeypatch, tmp_path):
+    monkeypatch.setenv("IES_MIRROR", tmp_path.as_uri())
+    with serving() as server:
+        registry(server.base)
+        assert fetch("toy:one")["scan"].read_bytes() == CONTENT
+
+
+def test_a_mirror_without_a_scheme_is_refused(registry, monkeypatch):
+    registry(NOWHERE)
+    monkeypatch.setenv("IES_MIRROR", "/mnt/copy")
+    with pytest.raises(ValueError, match=r"IES_MIRROR must start with http://, .*, not '/mnt/copy'"):
+        fetch("toy:one")
+
+
+# The cache
+
+
+def test_workers_that_fill_one_cache_together_never_see_a_partial_file(registry):
+    seen: set[int] = set()
+    done = threading.Event()
+
+    def watch(place: Path) -> None:
+        while not done.is_set():
+            seen.add(place.stat().st_size if place.exists() else -1)
+
+    with serving() as server, ThreadPoolExecutor(5) as pool:
+        place = registry(server.base)
+        watcher = pool.submit(watch, place)
+        fetched = [job.result() for job in [pool.submit(fetch, "toy:one") for _ in range(4)]]
+        done.set()
+        watcher.result()
+    assert fetched == [{"scan": place}] * 4
+    assert seen <= {-1, len(CONTENT)}
+    assert files_under(place.parent) == ["one.bin"]
+
+
+def test_an_interrupt_in_the_middle_of_a_download_leaves_nothing(registry, monkeypatch):
+    def interrupted(address: str, part: Path, label: str) -> None:
+        part.write_bytes(CONTENT[:1000])
+        raise KeyboardInterrupt
+
+    place = registry(NOWHERE)
+    place.parent.mkdir(parents=True)
+    monkeypatch.setattr(downloads, "_transfer", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        fetch("toy:one")
+    assert files_under(place.parents[1]) == ["deep"]
+
+
+def test_a_hit_in_the_cache_writes_nothing_so_that_a_read_only_cache_serves(registry, monkeypatch):
+    place = registry(NOWHERE)
+    place.parent.mkdir(parents=True)
+    place.write_bytes(CONTENT)
+    place.chmod(0o444)
+    place.parent.chmod(0o555)
+    before = place.stat(), place.parent.stat().st_mtime_ns
+    assert fetch("toy:one") == {"scan": place}
+    assert (place.stat(), place.parent.stat().st_mtime_ns) == before
+    place.parent.chmod(0o755)
+
+
+def test_a_cache_that_cannot_be_written_is_told_in_one_sentence(registry, monkeypatch, tmp_path):
+    (tmp_path / "flat").write_text("a file where the cache folder should be")
+    monkeypatch.setenv("IES_CACHE", str(tmp_path / "flat"))
+    with serving() as server:
+        registry(server.base)
+        with pytest.raises(OSError, match=r"toy:one \(scan\) cannot be written in .*flat.*: set IES_CACHE"):
+            fetch("toy:one")
+
+
+def test_a_full_disk_is_told_in_one_sentence_and_leaves_nothing(registry, monkeypatch):
+    def full(address: str, part: Path, label: str) -> None:
+        part.write_bytes(CONTENT[:1000])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    place = registry(NOWHERE)
+    monkeypatch.setattr(downloads, "_transfer", full)
+    with pytest.raises(OSError, match=r"toy:one \(scan\) cannot be written .* \(No space left on device\)"):
+        fetch("toy:one")
+    assert not place.parents[2].exists()
+
+
+def test_a_downloaded_file_can_be_read_by_others_who_share_the_cache(registry):
+    with serving() as server:
+        place = registry(server.base)
+        fetch("toy:one")
+    ordinary = place.with_name("ordinary")
+    ordinary.touch()
+    assert place.stat().st_mode == ordinary.stat().st_mode

@@ -1,0 +1,291 @@
+"""Loading: what is right loads with its geometry, what is wrong is refused in one sentence."""
+
+import gzip
+import re
+import shutil
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+import torch
+
+from ies_helpers import load_subject
+from ies_helpers.subjects import loading
+from tests.scenes import AFFINE, SPOTS, write_image, write_patient
+
+SPOT = {"TP": (12, 12, 12)}
+SHAPE = (24, 24, 24)
+
+
+@pytest.fixture
+def patient(tmp_path: Path) -> Path:
+    return write_patient(tmp_path / "patient", side=24, spots=SPOT)
+
+
+def file_of(patient: Path, suffix: str) -> Path:
+    return patient / f"sub-p1_{suffix}.nii.gz"
+
+
+def refused(patient: Path, rule: str, error: type[Exception] = ValueError) -> None:
+    """Loading fails with one line that states `rule`."""
+    with pytest.raises(error, match=rule) as caught:
+        load_subject(patient)
+    assert "\n" not in str(caught.value)
+
+
+# What is right
+
+
+def test_a_folder_loads_z_scored_on_its_own_grid(patient: Path) -> None:
+    subject = load_subject(patient)
+    scan = np.asanyarray(nibabel.load(file_of(patient, "FLAIR")).dataobj).astype(np.float64)
+    inside = scan[scan != 0]
+    expected = np.where(scan != 0, (scan - inside.mean()) / inside.std(), 0)
+    assert subject.name == "p1"
+    assert subject.modalities == ("flair", "t1")
+    assert np.abs(subject.image[0].numpy() - expected).max() < 1e-5  # float32 of z-scores below 20
+    assert np.array_equal(subject.affine, AFFINE)
+    assert subject.target is not None
+    assert subject.target.dtype == torch.bool
+    assert torch.equal(
+        subject.target, torch.from_numpy(loading._array(nibabel.load(file_of(patient, "label-lesion_mask")), "") == 1)
+    )
+
+
+def test_files_by_name_load_as_the_folder_does(patient: Path) -> None:
+    folder = load_subject(patient)
+    files = load_subject(flair=file_of(patient, "FLAIR"), t1=file_of(patient, "T1w"))
+    assert torch.equal(files.image, folder.image)
+    assert files.target is None
+
+
+@pytest.mark.parametrize("how", ["folder", "files"])
+def test_the_source_of_a_subject_loads_it_again_from_any_folder(patient: Path, monkeypatch, tmp_path, how) -> None:
+    monkeypatch.chdir(patient.parent)
+    by_files = {"flair": "patient/sub-p1_FLAIR.nii.gz", "t1": "patient/sub-p1_T1w.nii.gz"}
+    subject = load_subject("patient") if how == "folder" else load_subject(**by_files)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    again = load_subject(**subject.source)
+    assert torch.equal(again.image, subject.image)
+    assert again.source == subject.source
+
+
+def test_scaled_integers_load_as_the_values_they_stand_for(patient: Path) -> None:
+    plain = load_subject(patient).image
+    path = file_of(patient, "FLAIR")
+    image = nibabel.load(path)
+    stored = np.asanyarray(image.dataobj)
+    scaled = nibabel.Nifti1Image(stored, image.affine, image.header)
+    scaled.header.set_slope_inter(2.0, 0.0)
+    nibabel.save(scaled, path)
+    assert torch.allclose(load_subject(patient).image, plain, atol=1e-5)
+
+
+def test_other_voxel_sizes_are_told_and_nothing_is_resampled(tmp_path: Path) -> None:
+    affine = AFFINE @ np.diag([1, 1, 3, 1])
+    for name in ("FLAIR", "T1"):
+        write_image(tmp_path / f"{name}.nii.gz", np.random.default_rng(0).normal(size=SHAPE), affine)
+    with pytest.warns(UserWarning, match=r"1\.00 x 1\.00 x 3\.00 mm.*Nothing was resampled"):
+        assert load_subject(tmp_path).shape == SHAPE
+
+
+NAMES = {
+    "sub-01_ses-1_FLAIR.nii.gz": "flair",
+    "sub-01_space-T1w_FLAIR.nii.gz": "flair",
+    "sub-flair1_T1w.nii.gz": "t1",
+    "sub-lesion3_acq-mprage_T1w.nii": "t1",
+    "sub-01_label-lesion_mask.nii.gz": "target",
+    "sub-01_FLAIR_lesion_mask.nii.gz": "target",
+    "T1_N4_regtoFLAIR_brain_N4_regtoMNI.nii.gz": "t1",
+    "FLAIR_N4_regtoFLAIR_brain_N4_regtoMNI.nii.gz": "flair",
+    "GOLD_STANDARD_N4_regtoFLAIR_regtoMNI.nii.gz": "target",
+    "3DFLAIR.nii": "flair",
+    "3DT1.nii": "t1",
+    "rT1.nii": "t1",
+    "patient7_mprage.nii.gz": "t1",
+    "patient1_T2.nii.gz": None,
+    "PATIENT1_PD.nii.gz": None,
+    "subject10_DWI.nii.gz": None,
+    "T1_brain_mask.nii.gz": None,
+    "FLAIR_brainmask.nii.gz": None,
+}
+
+
+@pytest.mark.parametrize(("name", "kind"), NAMES.items())
+def test_a_file_name_tells_what_the_file_is(name: str, kind: str | None) -> None:
+    assert loading._kind(name) == kind
+
+
+def test_two_patients_without_bids_names_get_two_names(tmp_path: Path) -> None:
+    names = [
+        loading._name_of_file(tmp_path / p)
+        for p in ("a/FLAIR.nii", "b/FLAIR.nii", "p-1_FLAIR.nii.gz", "sub-x_FLAIR.nii")
+    ]
+    assert names == ["a", "b", "p1", "x"]
+
+
+def test_maps_written_below_the_patient_are_not_taken_for_scans(patient: Path) -> None:
+    made = patient / "ies-out"
+    write_image(made / "sub-p1" / "anat" / "sub-p1_desc-gradcamL001_FLAIR.nii.gz", np.ones(SHAPE))
+    (made / "dataset_description.json").write_text('{"GeneratedBy": [{"Name": "ies-helpers"}]}')
+    assert load_subject(patient).shape == SHAPE
+
+
+# What is wrong
+
+
+def test_images_of_different_shape_are_refused(patient: Path) -> None:
+    write_image(file_of(patient, "T1w"), np.random.default_rng(0).normal(size=(24, 24, 23)))
+    refused(patient, r"share their grid, got shapes \(24, 24, 24\) and \(24, 24, 23\); resample")
+
+
+def test_images_of_different_affine_are_refused_and_rounding_is_not(patient: Path) -> None:
+    scan = np.random.default_rng(0).normal(size=SHAPE)
+    shifted = AFFINE.copy()
+    shifted[0, 3] += 0.0009
+    write_image(file_of(patient, "T1w"), scan, shifted)
+    assert load_subject(patient).shape == SHAPE
+    shifted[0, 3] += 0.01
+    write_image(file_of(patient, "T1w"), scan, shifted)
+    refused(patient, r"share their affine, they differ by up to 0\.0109 mm; resample")
+
+
+def test_a_four_dimensional_file_is_refused(patient: Path) -> None:
+    write_image(file_of(patient, "FLAIR"), np.ones((*SHAPE, 2)))
+    refused(patient, r"FLAIR image must have 3 axes, sub-p1_FLAIR\.nii\.gz has \(24, 24, 24, 2\); save one volume")
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_an_image_that_is_not_finite_is_refused(patient: Path, value: float) -> None:
+    scan = np.random.default_rng(0).normal(size=SHAPE)
+    scan[3, 4, :5] = value
+    write_image(file_of(patient, "T1w"), scan)
+    refused(patient, "T1 image must be finite, sub-p1_T1w.nii.gz has 5 NaN or infinite voxels")
+
+
+@pytest.mark.parametrize("value", [0, 7])
+def test_a_constant_image_is_refused(patient: Path, value: int) -> None:
+    write_image(file_of(patient, "FLAIR"), np.full(SHAPE, value, dtype=np.int16))
+    refused(patient, "FLAIR image must vary over its non-zero voxels, sub-p1_FLAIR.nii.gz is constant")
+
+
+@pytest.mark.parametrize("kind", ["FLAIR", "T1w"])
+def test_a_missing_modality_is_refused(patient: Path, kind: str) -> None:
+    file_of(patient, kind).unlink()
+    name = {"FLAIR": "flair", "T1w": "t1"}[kind]
+    refused(patient, f"needs FLAIR and T1; .* has no file named like {name}. Name the files", FileNotFoundError)
+
+
+@pytest.mark.parametrize("kind", ["FLAIR", "T1w", "label-lesion_mask"])
+def test_two_candidates_for_one_image_are_refused(patient: Path, kind: str) -> None:
+    shutil.copy(file_of(patient, kind), patient / f"sub-p1_run-2_{kind.removeprefix('label-')}.nii.gz")
+    refused(patient, r"must hold one \w+ image, .* holds 2 .*name a smaller folder, or the files")
+
+
+@pytest.mark.parametrize("share", [0.0, 0.001, 0.5, 0.99])
+@pytest.mark.parametrize("kind", ["FLAIR", "label-lesion_mask"])
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_truncated_file_is_refused(patient: Path, kind: str, share: float, zipped: bool) -> None:
+    path = file_of(patient, kind)
+    content = path.read_bytes()
+    if not zipped:
+        path.unlink()
+        content, path = gzip.decompress(content), path.with_suffix("")
+    path.write_bytes(content[: int(len(content) * share)])
+    refused(patient, r"must be (a NIfTI file|whole), .*sub-p1.*(not readable|truncated or damaged)")
+
+
+def test_a_file_whose_check_sum_is_wrong_is_refused(patient: Path) -> None:
+    path = file_of(patient, "FLAIR")
+    content = bytearray(path.read_bytes())
+    content[-6] ^= 1
+    path.write_bytes(content)
+    refused(patient, "FLAIR image must be whole, .*CRC check failed")
+
+
+def test_a_file_that_is_no_nifti_is_refused(patient: Path) -> None:
+    path = file_of(patient, "FLAIR")
+    path.write_text("<html>Please log in</html>")
+    refused(patient, "FLAIR image must be a NIfTI file, .* is not readable as one")
+    path.write_bytes(gzip.compress(b"<html>Please log in</html>"))
+    refused(patient, "FLAIR image must be a NIfTI file, .* is not readable as one")
+
+
+def test_another_format_of_nibabel_is_named_as_such(patient: Path, tmp_path: Path) -> None:
+    nibabel.save(nibabel.MGHImage(np.ones(SHAPE, dtype=np.float32), np.eye(4)), tmp_path / "scan.mgz")
+    with pytest.raises(ValueError, match=r"must be a NIfTI file, scan\.mgz is another format"):
+        load_subject(flair=tmp_path / "scan.mgz", t1=file_of(patient, "T1w"))
+
+
+HEADERS = {"datatype": (70, 99), "colours": (70, 128), "complex": (70, 32), "sides": (42, 32000)}
+
+
+@pytest.mark.parametrize("mistake", HEADERS)
+def test_a_header_that_lies_is_refused(patient: Path, mistake: str) -> None:
+    """One two-byte field is overwritten: a type nobody knows, colours, complex numbers, a side of 32000 voxels."""
+    place, value = HEADERS[mistake]
+    path = file_of(patient, "FLAIR")
+    content = bytearray(gzip.decompress(path.read_bytes()))
+    content[place : place + 2] = value.to_bytes(2, "little")
+    content[72:74] = {"colours": 24, "complex": 64}.get(mistake, 16).to_bytes(2, "little")
+    path.write_bytes(gzip.compress(bytes(content)))
+    with pytest.raises(ValueError, match=r"FLAIR image must (be a NIfTI file|be whole|hold one real number a voxel), "):
+        load_subject(flair=path, t1=path)
+
+
+def test_an_affine_that_cannot_be_inverted_is_refused(patient: Path) -> None:
+    path = file_of(patient, "FLAIR")
+    content = bytearray(gzip.decompress(path.read_bytes()))
+    content[280:296] = bytes(16)  # srow_x
+    path.write_bytes(gzip.compress(bytes(content)))
+    refused(patient, "must have an invertible affine, sub-p1_FLAIR.nii.gz has none; mend its header")
+
+
+@pytest.mark.parametrize(("labels", "told"), [((0, 1, 2), "0, 1, 2"), ((0, 255), "0, 255"), ((0, 0.5), "0, 0.5")])
+def test_a_target_with_other_labels_is_refused(patient: Path, labels: tuple, told: str) -> None:
+    values = np.resize(np.asarray(labels, dtype=np.float32), SHAPE)
+    write_image(file_of(patient, "label-lesion_mask"), values)
+    refused(patient, f"target must hold 0 and 1 only, .* holds {told}; keep the lesion label as 1")
+
+
+def test_a_target_on_another_grid_is_refused(patient: Path) -> None:
+    path = file_of(patient, "label-lesion_mask")
+    write_image(path, np.zeros((24, 24, 25), dtype=np.uint8))
+    refused(patient, "FLAIR and target must share their grid")
+    write_image(path, np.zeros(SHAPE, dtype=np.uint8), np.eye(4))
+    refused(patient, "FLAIR and target must share their affine")
+
+
+@pytest.mark.parametrize("arguments", [{"flair": "f"}, {"t1": "t"}, {"target": "m"}, {"subject": "p", "target": "m"}])
+def test_half_a_subject_is_refused(arguments: dict[str, str]) -> None:
+    with pytest.raises(ValueError, match=rf"one name, or the files .*; got {', '.join(arguments)}\."):
+        load_subject(**arguments)
+
+
+def test_a_file_that_is_not_there_is_named(patient: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"The T1 image must be a file, there is none at .*none\.nii"):
+        load_subject(flair=file_of(patient, "FLAIR"), t1=patient / "none.nii")
+
+
+@pytest.mark.parametrize("name", ["nobody", "openms:", "Demo"])
+def test_an_unknown_subject_is_told_what_there_is(name: str) -> None:
+    with pytest.raises(
+        FileNotFoundError, match=f"demo, phantom:SEED, openms:patientNN or a folder .* no folder {name}"
+    ):
+        load_subject(name)
+
+
+def test_a_wrong_number_after_a_name_is_refused() -> None:
+    with pytest.raises(ValueError, match="named by its seed, as phantom:7; got 'phantom:x'"):
+        load_subject("phantom:x")
+    with pytest.raises(ValueError, match=re.escape("'openms:patient99' is no name to fetch: try openms:patient")):
+        load_subject("openms:patient99")
+
+
+def test_the_spots_of_the_scenes_lie_where_they_say(tmp_path: Path) -> None:
+    subject = load_subject(write_patient(tmp_path))
+    assert subject.target is not None
+    assert {g: bool(subject.target[c]) for g, c in SPOTS.items()} == {"TP": True, "FP": False, "FN": True}
+    assert {g: bool(subject.image[0][c] > 5) for g, c in SPOTS.items()} == {"TP": True, "FP": True, "FN": False}

@@ -1,0 +1,299 @@
+"""Saving: the input's space, every bit of a value, names and sidecars that BIDS accepts, whole or not at all."""
+
+import errno
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from ies_helpers import load_subject, save_map
+from ies_helpers.subjects import files, saving
+from ies_helpers.subjects.files import LEFTOVER, remove_leftovers, replacing, write_text
+from ies_helpers.subjects.records import MapRecord
+from ies_helpers.subjects.saving import INDEX, finished, open_derivative, save_lesions, write_index
+from tests.scenes import AFFINE, files_below, subject_in_memory, write_patient
+
+RECORD = MapRecord("toy", "net", "abc", 3, "TP", 40, "smoothgrad", "whole", "logit", "max", 50, 0, 0.05, 0.4)
+CAM = MapRecord("toy", "net", "abc", 3, "TP", 40, "gradcam++", "whole", "weighted", layer="down")
+
+
+def drawn(subject, channels: int = 2) -> torch.Tensor:
+    return torch.from_numpy(np.random.default_rng(1).normal(size=(channels, *subject.shape)).astype(np.float32))
+
+
+# Space and values
+
+
+def test_a_map_comes_back_bit_by_bit_in_the_space_of_its_scan(tmp_path: Path) -> None:
+    subject = load_subject(write_patient(tmp_path / "in", side=24, spots={"TP": (12, 12, 12)}))
+    saliency = drawn(subject)
+    saliency[0, 0, 0, :3] = torch.tensor([1e-38, -3e38, 0.0])
+    paths = save_map(tmp_path, subject, saliency, replace(RECORD, subject="p1"))
+    scan = nibabel.load(tmp_path / "in" / "sub-p1_FLAIR.nii.gz")
+    for path, values in zip(paths, saliency, strict=True):
+        image = nibabel.load(path)
+        assert image.get_data_dtype() == np.float32
+        assert np.asanyarray(image.dataobj).tobytes() == values.numpy().tobytes()
+        assert np.array_equal(image.affine, scan.affine)
+        for field in ("sform_code", "qform_code", "xyzt_units", "srow_x", "srow_y", "srow_z", "quatern_b", "pixdim"):
+            assert np.array_equal(image.header[field], scan.header[field]), field
+        assert (int(image.header["sform_code"]), int(image.header["qform_code"])) == (4, 1)
+        assert image.header.get_xyzt_units() == ("mm", "sec")
+
+
+def test_scaling_and_display_range_of_the_scan_do_not_reach_the_map(tmp_path: Path) -> None:
+    subject = subject_in_memory()
+    assert subject.header is not None
+    subject.header.set_slope_inter(3.0, 7.0)
+    subject.header["cal_max"] = 99
+    (path, _) = save_map(tmp_path, subject, drawn(subject), RECORD)
+    image = nibabel.load(path)
+    assert (image.dataobj.slope, image.dataobj.inter, float(image.header["cal_max"])) == (1.0, 0.0, 0.0)
+    assert np.array_equal(np.asanyarray(image.dataobj), drawn(subject)[0])
+
+
+def test_a_subject_without_a_header_is_saved_with_its_affine(tmp_path: Path) -> None:
+    subject = replace(subject_in_memory(), header=None)
+    (path, _) = save_map(tmp_path, subject, drawn(subject), RECORD)
+    assert np.array_equal(nibabel.load(path).affine, AFFINE)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_map_that_is_not_finite_is_refused(tmp_path: Path, value: float) -> None:
+    subject = subject_in_memory()
+    saliency = drawn(subject)
+    saliency[1, 2, 3, 4] = value
+    with pytest.raises(ValueError, match=r"A map must be finite .* with 1 values that are not finite"):
+        save_map(tmp_path, subject, saliency, RECORD)
+    assert files_below(tmp_path) == []
+
+
+def test_a_map_on_another_grid_is_refused(tmp_path: Path) -> None:
+    subject = subject_in_memory()
+    with pytest.raises(ValueError, match=r"on the subject's grid \(24, 28, 20\), got \(2, 24, 28, 19\)"):
+        save_map(tmp_path, subject, drawn(subject)[..., :-1], RECORD)
+
+
+# Names, sidecars, index
+
+
+def test_file_names_are_those_of_bids_derivatives(tmp_path: Path) -> None:
+    subject = subject_in_memory()
+    labels = torch.zeros(subject.shape, dtype=torch.int32)
+    save_lesions(tmp_path, subject, torch.rand(subject.shape), {"TP": labels, "unknown": labels})
+    save_map(tmp_path, subject, drawn(subject), RECORD)
+    save_map(tmp_path, subject, drawn(subject, 1), CAM)
+    assert files_below(tmp_path / "sub-toy" / "anat") == [
+        "sub-toy_desc-gradcamppL003_FLAIR.json",
+        "sub-toy_desc-gradcamppL003_FLAIR.nii.gz",
+        "sub-toy_desc-smoothgradmaxL003_FLAIR.json",
+        "sub-toy_desc-smoothgradmaxL003_FLAIR.nii.gz",
+        "sub-toy_desc-smoothgradmaxL003_T1w.json",
+        "sub-toy_desc-smoothgradmaxL003_T1w.nii.gz",
+        "sub-toy_desc-tp_dseg.nii.gz",
+        "sub-toy_desc-unknown_dseg.nii.gz",
+        "sub-toy_label-lesion_probseg.nii.gz",
+    ]
+
+
+def test_the_sidecar_says_how_the_map_was_made(tmp_path: Path) -> None:
+    subject = subject_in_memory()
+    saliency = drawn(subject)
+    (path, _) = save_map(tmp_path, subject, saliency, RECORD, {"command": "ies explain here"})
+    saved = json.loads(path.with_name(path.name.replace(".nii.gz", ".json")).read_text())
+    told = {
+        **{"subject": "toy", "network": "net", "digest": "abc", "lesion": 3, "group": "TP", "voxels": 40},
+        **{"method": "smoothgrad", "aggregate": "max", "draws": 50, "seed": 0, "noise": 0.05, "sigma": 0.4},
+        **{"through": "whole", "unit": "logit", "modality": "flair", "status": "ok", "command": "ies explain here"},
+        **{"minimum": float(saliency[0].min()), "maximum": float(saliency[0].max())},
+        "path": "sub-toy/anat/sub-toy_desc-smoothgradmaxL003_FLAIR.nii.gz",
+    }
+    assert {key: saved[key] for key in told} == told
+    assert saved["versions"]["torch"] == torch.__version__
+
+
+def test_a_map_of_zeros_says_so(tmp_path: Path) -> None:
+    subject = subject_in_memory()
+    saliency = drawn(subject)
+    saliency[1] = 0
+    paths = save_map(tmp_path, subject, saliency, RECORD)
+    status = [json.loads(p.with_name(p.name.replace(".nii.gz", ".json")).read_text())["status"] for p in paths]
+    assert status == ["ok", "empty"]
+
+
+def test_the_index_has_one_row_a_map_and_nothing_else(tmp_path: Path) -> None:
+    subject = subject_in_memory()
+    save_map(tmp_path, subject, drawn(subject), RECORD)
+    save_map(tmp_path, subject, drawn(subject, 1), CAM)
+    returned = write_index(tmp_path)
+    table = pd.read_csv(tmp_path / "maps.tsv", sep="\t", na_values="n/a", keep_default_na=False)
+    columns = "subject network lesion group method aggregate draws seed modality path"
+    assert list(table.columns) == INDEX == columns.split()
+    images = [n for n in files_below(tmp_path) if n.endswith(".nii.gz")]
+    assert sorted(table["path"]) == sorted(returned["path"]) == images
+    assert table["draws"].tolist()[1:] == [50, 50]
+    assert (tmp_path / "maps.tsv").read_text().splitlines()[1].split("\t")[5:8] == ["n/a", "n/a", "n/a"]
+    assert (tmp_path / "maps.tsv").read_text().splitlines()[2].split("\t")[5:8] == ["max", "50", "0"]
+
+
+def test_the_validator_of_bids_accepts_the_folder(tmp_path: Path) -> None:
+    subject = load_subject(write_patient(tmp_path / "in", side=24, spots={"TP": (12, 12, 12)}))
+    out = open_derivative(tmp_path / "out")
+    label = torch.zeros(subject.shape, dtype=torch.int32)
+    save_lesions(out, subject, torch.rand(subject.shape), {"TP": label, "FP": label, "FN": label})
+    save_map(out, subject, drawn(subject), replace(RECORD, subject="p1"))
+    save_map(out, subject, drawn(subject, 1), replace(CAM, subject="p1"))
+    write_index(out)
+    for made in ("sub-p1/lesions.tsv", "figures/map.png", "sub-p1/.running/sum.npz"):
+        write_text(out / made, "")
+    validator = Path(sys.executable).with_name("bids-validator-deno")
+    answer = subprocess.run([validator, "--format", "json", out], capture_output=True, text=True, check=False)
+    issues = json.loads(answer.stdout)["issues"]["issues"]
+    assert [issue for issue in issues if issue["severity"] == "error"] == []
+    assert answer.returncode == 0
+
+
+# Finished or not
+
+
+def test_a_map_is_finished_only_with_all_its_files(tmp_path: Path) -> None:
+    """Whichever file a killed run did not reach."""
+    subject = subject_in_memory()
+    paths = save_map(tmp_path, subject, drawn(subject), RECORD)
+    everything = [*paths, *(p.with_name(p.name.replace(".nii.gz", ".json")) for p in paths)]
+    assert finished(tmp_path, subject, RECORD)
+    for path in everything:
+        content = path.read_bytes()
+        path.unlink()
+        assert not finished(tmp_path, subject, RECORD), path.name
+        path.write_bytes(content)
+    for path in paths[1:] + everything[3:]:  # T1's two files: what is left looks like a map of all modalities
+        path.unlink()
+    assert not finished(tmp_path, subject, RECORD)
+
+
+def test_a_map_of_all_modalities_is_finished_with_its_one_image(tmp_path: Path) -> None:
+    subject = subject_in_memory()
+    save_map(tmp_path, subject, drawn(subject, 1), CAM)
+    assert finished(tmp_path, subject, CAM)
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"draws": 20}, "draws 50 instead of 20"),
+        ({"seed": 1, "noise": 0.1}, "seed 0 instead of 1, noise 0.05 instead of 0.1"),
+        ({"digest": "xyz"}, "digest abc instead of xyz"),
+        ({"through": "windows"}, "through whole instead of windows"),
+        ({"image": "other scan"}, "image None instead of other scan"),
+    ],
+)
+def test_a_map_made_otherwise_is_refused_with_what_differs(tmp_path: Path, change: dict, told: str) -> None:
+    subject = subject_in_memory()
+    save_map(tmp_path, subject, drawn(subject), RECORD)
+    with pytest.raises(ValueError, match=rf"was made with {told}\. Take another --out"):
+        finished(tmp_path, subject, replace(RECORD, **change))
+
+
+def test_lesions_that_maps_refer_to_cannot_be_renumbered(tmp_path: Path) -> None:
+    subject = subject_in_memory()
+    labels = torch.zeros(subject.shape, dtype=torch.int32)
+    labels[3:6, 3:6, 3:6] = 3
+    first = {"TP": labels, "FN": torch.zeros_like(labels)}
+    probability = torch.rand(subject.shape)
+    save_lesions(tmp_path, subject, probability, first)
+    save_lesions(tmp_path, subject, probability, {"TP": labels})  # no maps yet: the new set replaces the old
+    assert [n for n in files_below(tmp_path / "sub-toy" / "anat") if "fn" in n] == []
+    save_map(tmp_path, subject, drawn(subject), RECORD)
+    save_lesions(tmp_path, subject, probability, {"TP": labels})
+    before = {name: (tmp_path / name).stat().st_mtime_ns for name in files_below(tmp_path)}
+    for other in ({"TP": labels.roll(1, 0)}, first, {"FP": labels}):
+        with pytest.raises(ValueError, match=r"maps of other lesions of toy .* Take another --out"):
+            save_lesions(tmp_path, subject, probability, other)
+    assert {name: (tmp_path / name).stat().st_mtime_ns for name in files_below(tmp_path)} == before
+
+
+# Whole or not at all
+
+
+def test_a_full_disk_leaves_no_half_map(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(image, path) -> None:
+        Path(path).write_bytes(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr(saving.nibabel, "save", full)
+    subject = subject_in_memory()
+    with pytest.raises(OSError, match="No space left"):
+        save_map(tmp_path, subject, drawn(subject), RECORD)
+    assert files_below(tmp_path) == []
+    assert not finished(tmp_path, subject, RECORD)
+
+
+def test_the_second_image_failing_leaves_a_map_that_is_made_anew(tmp_path: Path, monkeypatch) -> None:
+    subject, save, count = subject_in_memory(), nibabel.save, []
+
+    def second_fails(image, path) -> None:
+        count.append(path)
+        if len(count) == 2:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        save(image, path)
+
+    monkeypatch.setattr(saving.nibabel, "save", second_fails)
+    with pytest.raises(OSError, match="No space left"):
+        save_map(tmp_path, subject, drawn(subject), RECORD)
+    assert not finished(tmp_path, subject, RECORD)
+    save_map(tmp_path, subject, drawn(subject), RECORD)
+    assert finished(tmp_path, subject, RECORD)
+
+
+def test_a_folder_that_cannot_be_made_is_refused_before_any_work(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match="file"):
+        open_derivative(tmp_path / "file" / "out")
+    with pytest.raises(OSError, match="file"):
+        open_derivative(tmp_path / "file")
+
+
+def test_a_folder_that_cannot_be_written_is_refused_before_any_work(tmp_path: Path, monkeypatch) -> None:
+    def read_only(**_: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(saving.tempfile, "TemporaryFile", read_only)
+    with pytest.raises(OSError, match="Read-only file system"):
+        open_derivative(tmp_path)
+    assert files_below(tmp_path) == []
+
+
+def test_what_a_killed_writer_left_is_removed_and_a_living_one_keeps_its_own(tmp_path: Path) -> None:
+    child = subprocess.Popen([sys.executable, "-c", ""])
+    child.wait()
+    here = files.platform.node()
+    folders = {name: tmp_path / "deep" / f"{LEFTOVER}{name}-x" for name in (f"{child.pid}-{here}", "1-far", "2-away")}
+    for folder in folders.values():
+        folder.mkdir(parents=True)
+        (folder / "half").touch()
+    os.utime(folders["2-away"], (0, 0))
+    with replacing(tmp_path / "kept") as part:
+        part.write_text("whole")
+        remove_leftovers(tmp_path)
+    assert files_below(tmp_path) == ["deep", f"deep/{LEFTOVER}1-far-x", f"deep/{LEFTOVER}1-far-x/half", "kept"]
+
+
+def test_a_derivative_says_what_made_it(tmp_path: Path) -> None:
+    open_derivative(tmp_path / "new" / "out")
+    described = json.loads((tmp_path / "new" / "out" / "dataset_description.json").read_text())
+    assert described["DatasetType"] == "derivative"
+    assert described["GeneratedBy"][0]["Name"] == "ies-helpers"
+    stamps = [(tmp_path / "new" / "out" / n).stat().st_mtime_ns for n in ("dataset_description.json", ".bidsignore")]
+    open_derivative(tmp_path / "new" / "out")
+    assert stamps == [
+        (tmp_path / "new" / "out" / n).stat().st_mtime_ns for n in ("dataset_description.json", ".bidsignore")
+    ]
