@@ -1,0 +1,1 @@
+"""What the network sees: architectures, weights, predictions, and the lesions in them."""

@@ -1,0 +1,128 @@
+"""Lesions: components, groups, geometry, all painted by hand."""
+
+import numpy as np
+import pytest
+import torch
+from scipy import ndimage
+
+from ies_helpers import find_lesions
+from ies_helpers.segmentation.lesions import CONNECTIVITY, as_voxels, components
+
+AFFINE = np.array([[-2.0, 0, 0, 90], [0, 1.5, 0, -126], [0, 0, 1.0, -72], [0, 0, 0, 1]])
+
+
+def paint(*boxes: tuple[slice, slice, slice], value: float = 0.9) -> torch.Tensor:
+    """A volume of 24^3 with boxes of one value."""
+    volume = torch.zeros(24, 24, 24)
+    for box in boxes:
+        volume[box] = value
+    return volume
+
+
+FOUND = (slice(2, 4), slice(2, 4), slice(2, 4))  # 8 voxels
+TOUCHED = (slice(3, 6), slice(3, 6), slice(3, 6))  # shares one voxel with FOUND
+ALONE = (slice(10, 13), slice(2, 4), slice(2, 4))  # 12 voxels
+MISSED = (slice(18, 20), slice(18, 20), slice(18, 20))  # 8 voxels
+SPECK = (slice(18, 19), slice(18, 19), slice(18, 23))  # 5 voxels: too few to count
+
+
+def test_groups_follow_their_definitions() -> None:
+    lesions = find_lesions(paint(FOUND, ALONE), paint(TOUCHED, MISSED) > 0, threshold=0.5, affine=AFFINE)
+    assert [(le.number, le.group, len(le)) for le in lesions] == [(1, "TP", 8), (2, "FP", 12), (3, "FN", 8)]
+    assert repr(lesions) == "Lesions(1 TP, 1 FP, 1 FN)"
+
+
+def test_a_speck_of_five_voxels_is_no_lesion_and_finds_none() -> None:
+    lesions = find_lesions(paint(SPECK), paint(MISSED) > 0, threshold=0.5)
+    assert [le.group for le in lesions] == ["FN"]
+    assert len(find_lesions(paint(), paint(SPECK) > 0, threshold=0.5)) == 0
+    six = (slice(18, 19), slice(18, 19), slice(17, 23))
+    assert [len(le) for le in find_lesions(paint(six), threshold=0.5)] == [6]
+
+
+def test_a_speck_of_the_target_makes_what_touches_it_true() -> None:
+    assert [le.group for le in find_lesions(paint(MISSED), paint(SPECK) > 0, threshold=0.5)] == ["TP"]
+
+
+def test_edges_connect_and_corners_do_not() -> None:
+    by_edge = paint((slice(0, 2), slice(0, 2), slice(0, 2)), (slice(2, 4), slice(2, 4), slice(0, 2)))
+    by_corner = paint((slice(0, 2), slice(0, 2), slice(0, 2)), (slice(2, 4), slice(2, 4), slice(2, 4)))
+    assert [len(le) for le in find_lesions(by_edge, threshold=0.5)] == [16]
+    assert [len(le) for le in find_lesions(by_corner, threshold=0.5)] == [8, 8]
+
+
+def test_the_threshold_itself_is_not_lesion() -> None:
+    assert len(find_lesions(paint(FOUND, value=0.5), threshold=0.5)) == 0
+    assert len(find_lesions(paint(FOUND, value=0.5), threshold=0.499)) == 1
+
+
+def test_volume_centre_and_probabilities_are_in_their_units() -> None:
+    probability = paint(ALONE)
+    probability[10, 2, 2] = 0.7
+    lesion = find_lesions(probability, threshold=0.5, affine=AFFINE)[1]
+    assert lesion.group == "unknown"
+    assert lesion.volume_mm3 == pytest.approx(12 * 3.0)
+    assert lesion.centre_mm == pytest.approx([90 - 2 * 11, -126 + 1.5 * 2.5, -72 + 2.5])
+    assert lesion.mean_probability == pytest.approx((11 * 0.9 + 0.7) / 12)
+    assert lesion.max_probability == pytest.approx(0.9)
+    assert lesion.label == "L001"
+
+
+def test_without_an_affine_there_are_no_millimetres() -> None:
+    lesion = find_lesions(paint(ALONE), threshold=0.5)[1]
+    assert np.isnan(lesion.volume_mm3)
+    assert np.isnan(lesion.centre_mm).all()
+
+
+def test_the_table_has_a_row_a_lesion() -> None:
+    table = find_lesions(paint(FOUND, ALONE), paint(FOUND) > 0, threshold=0.5, affine=AFFINE).table()
+    assert list(table.columns) == [
+        *("lesion", "group", "voxels", "volume_mm3", "centre_x_mm", "centre_y_mm", "centre_z_mm"),
+        *("mean_probability", "max_probability"),
+    ]
+    assert table.group.tolist() == ["TP", "FP"]
+    assert table.volume_mm3.tolist() == pytest.approx([24.0, 36.0])
+
+
+def test_label_maps_carry_the_numbers() -> None:
+    lesions = find_lesions(paint(FOUND, ALONE), paint(FOUND) > 0, threshold=0.5)
+    labels = lesions.label_map((24, 24, 24))
+    assert torch.bincount(labels.ravel()).tolist() == [24**3 - 20, 8, 12]
+    assert int(lesions.label_map((24, 24, 24), "FP").max()) == 2
+    assert torch.equal(labels == 2, lesions[2].mask((24, 24, 24)))
+
+
+def test_components_equal_a_mask_per_label(rng: np.random.Generator) -> None:
+    mask = ndimage.gaussian_filter(rng.standard_normal((40, 40, 40)), 1) > 0.2
+    labels, count = ndimage.label(mask, CONNECTIVITY)  # pyright: ignore[reportGeneralTypeIssues]
+    loop = [np.argwhere(labels == n) for n in range(1, count + 1)]
+    wanted = [voxels for voxels in loop if len(voxels) > 5]
+    got = components(mask)
+    assert len(got) == len(wanted) > 10
+    assert all(np.array_equal(a, b) for a, b in zip(got, wanted, strict=True))
+
+
+def test_lesions_are_chosen_by_group_and_number() -> None:
+    lesions = find_lesions(paint(FOUND, ALONE), paint(FOUND, MISSED) > 0, threshold=0.5)
+    assert [le.number for le in lesions.select("all")] == [1, 2, 3]
+    assert [le.number for le in lesions.select("FN")] == [3]
+    assert [le.number for le in lesions.select("3,01,3")] == [3, 1]
+    with pytest.raises(KeyError, match="numbered 1 to 3, got 9"):
+        lesions.select("1,9")
+    with pytest.raises(ValueError, match="got 'largest'"):
+        lesions.select("largest")
+    with pytest.raises(ValueError, match="of 'unknown' there is none"):
+        lesions.select("unknown")
+
+
+def test_mistakes_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"share their grid, got \(4, 4, 4\) and \(24, 24, 24\)"):
+        find_lesions(paint(FOUND), torch.zeros(4, 4, 4), threshold=0.5)
+    with pytest.raises(ValueError, match="between 0 and 1, got 30"):
+        find_lesions(paint(FOUND), threshold=30)
+
+
+def test_voxels_of_a_lesion_of_a_mask_and_of_an_array_agree() -> None:
+    lesion = find_lesions(paint(ALONE), threshold=0.5)[1]
+    for same in (lesion, lesion.mask((24, 24, 24)), lesion.voxels.astype(np.int16)):
+        assert np.array_equal(as_voxels(same, (24, 24, 24)), lesion.voxels)
