@@ -1,0 +1,1 @@
+"""Why it sees it: the gradient of one lesion, and what is made of it."""

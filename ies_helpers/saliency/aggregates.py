@@ -1,0 +1,97 @@
+"""Sum and maximum over a lesion's voxels of gradients that are taken view by view."""
+
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+
+from ies_helpers.saliency.views import Part, View, add, inside, size
+from ies_helpers.types import Box, Voxels
+
+See = Callable[[View], tuple[torch.Tensor, torch.Tensor]]
+"""A view -> its input `(1, C, i, j, k)`, ready to be differentiated, and its class-1 logits `(i, j, k)`."""
+
+Zeros = Callable[[tuple[int, ...]], torch.Tensor]
+"""Sides `(i, j, k)` -> zeros `(C, i, j, k)` of the right precision and device."""
+
+Pairs = Iterator[tuple[torch.Tensor, torch.Tensor]]
+"""Largest and smallest gradients over some voxels, each `(C, i, j, k)`."""
+
+
+def added_up(see: See, parts: Sequence[Part], box: Box, zeros: Zeros) -> torch.Tensor:
+    """Sum over all voxels of their gradients, `(C, i, j, k)` on `box`: one backward pass a view."""
+    total = zeros(size(box))
+    for part in parts:
+        for view in part.views:
+            index = view.local(part.voxels[view.holds(part.voxels).numpy()])
+            x, logits = see(view)
+            cotangent = torch.zeros_like(logits)
+            cotangent[index] = view.weights_at(index).to(logits)
+            (g,) = torch.autograd.grad(logits, x, cotangent)
+            add(total, box, g[0], view.box)
+    return total
+
+
+class Largest:
+    """The running maximum of absolute values, sign kept, from the largest and smallest gradients."""
+
+    def __init__(self, zeros: Zeros, box: Box) -> None:
+        self.box, self.highest, self.lowest = box, zeros(size(box)), zeros(size(box))
+
+    def take(self, box: Box, high: torch.Tensor, low: torch.Tensor) -> None:
+        """Take in the largest and smallest gradients of some voxels, on `box`."""
+        where = (slice(None), *inside(box, self.box))
+        self.highest[where].clamp_(min=high)
+        self.lowest[where].clamp_(max=low)
+
+    def map(self) -> torch.Tensor:
+        """At each entry the gradient of largest absolute value; of exact opposites the positive."""
+        return torch.where(self.highest >= -self.lowest, self.highest, self.lowest)
+
+
+def extremes(see: See, part: Part, zeros: Zeros, chunk: int) -> Pairs:
+    """The largest and smallest gradients of a part's voxels, one backward pass a voxel and view.
+
+    A voxel in several views needs them added before the maximum is taken, so the gradients of `chunk` voxels
+    are held at once; out of memory halves it.
+    """
+    if len(part.views) == 1:
+        yield from _one_view(see, part)
+        return
+    start = 0
+    while start < len(part.voxels):
+        try:
+            g = added_by_voxel(see, part, part.voxels[start : start + chunk], zeros)
+        except RuntimeError as error:
+            if not out_of_memory(error) or chunk == 1:
+                raise
+            chunk //= 2
+            continue
+        yield g.amax(dim=0), g.amin(dim=0)
+        start += chunk
+
+
+def _one_view(see: See, part: Part) -> Pairs:
+    (view,) = part.views
+    x, logits = see(view)
+    index = view.local(part.voxels)
+    clip = (slice(None), *inside(part.box, view.box))
+    for score in logits[index] * view.weights_at(index).to(logits):
+        (g,) = torch.autograd.grad(score, x, retain_graph=True)
+        yield g[0][clip], g[0][clip]
+
+
+def added_by_voxel(see: See, part: Part, voxels: Voxels, zeros: Zeros) -> torch.Tensor:
+    """`(V, C, i, j, k)` on the part's box: each voxel's gradient, its views added, one view's graph at a time."""
+    added = torch.stack([zeros(size(part.box))] * len(voxels))
+    for view in part.views:
+        x, logits = see(view)
+        index = view.local(voxels)
+        for n, score in enumerate(logits[index] * view.weights_at(index).to(logits)):
+            (g,) = torch.autograd.grad(score, x, retain_graph=True)
+            add(added[n], part.box, g[0], view.box)
+    return added
+
+
+def out_of_memory(error: RuntimeError) -> bool:
+    """Whether torch ran out of memory, on a GPU or on the CPU."""
+    return isinstance(error, torch.cuda.OutOfMemoryError) or "can't allocate memory" in str(error)

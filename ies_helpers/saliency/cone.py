@@ -1,0 +1,183 @@
+"""The U-Net's own shortcut: the backward pass of single voxels on the few positions it can reach, exact.
+
+Once a strided-convolution U-Net with batch normalisation has run forward, its backward pass is linear: every
+activation multiplies by a known slope, every convolution by its transpose. For one output voxel that pass
+touches two positions along each axis at the bottom and 79 at the input, so it is carried out on these windows
+alone, for many voxels of one cell at once, in place of a pass over the whole volume for each.
+
+Along each axis, with n strides and cell c = voxel // 2^n, level g (after g strides) is touched on
+
+    decoder   [2^(n-g) c, 2^(n-g) c + 2^(n-g)]      a transposed convolution reaches one position further,
+    encoder   [lo, hi], from [c - 1, c + 2] at g = n, then lo' = 2 lo - 1, hi' = 2 hi + 1 on the way up.
+"""
+
+import warnings
+import weakref
+from collections.abc import Iterator
+from contextlib import ExitStack
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from ies_helpers.saliency.unet import Layer, take_apart
+from ies_helpers.saliency.views import Part, cut, forward, size
+from ies_helpers.segmentation.networks import Network
+from ies_helpers.types import Volume, Voxels
+
+BATCH = 4
+"""Voxels taken at once on a CPU: more leave its cache."""
+
+CLOSE = 1e-3
+"""Largest difference from autograd, relative to the largest gradient, at which a cone is trusted."""
+
+
+class Cone:
+    """The backward pass of a U-Net, voxel by voxel; made by `cone_of`."""
+
+    def __init__(self, module: nn.Module, down: list[Layer], bottom: Layer, up: list[Layer]) -> None:
+        self.module, self.down, self.bottom, self.up = module, down, bottom, up
+        self.strides = len(down)
+
+    def look(self, x: torch.Tensor) -> None:
+        """Run the network itself on a crop `(1, C, i, j, k)` and keep every slope."""
+        with ExitStack() as hooks, torch.no_grad():
+            for layer in [*self.down, self.bottom, *self.up]:
+                if layer.act is not None:
+                    hooks.callback(layer.act.register_forward_pre_hook(layer.see).remove)
+            self.module(x)
+
+    def extremes(
+        self, network: Network, image: Volume, part: Part, budget: int
+    ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """The largest and smallest gradient over batches of a part's voxels, `(C, i, j, k)` on the part's box."""
+        for g in self.gradients_of(network, image, part, part.voxels, budget):
+            yield g.amax(dim=0), g.amin(dim=0)
+
+    def gradients_of(
+        self, network: Network, image: Volume, part: Part, voxels: Voxels, budget: int
+    ) -> Iterator[torch.Tensor]:
+        """Gradients of voxels of one cell, `(B, C, i, j, k)` on the part's box."""
+        (view,) = part.views
+        origin = np.array([s.start for s in view.box])
+        self.look(cut(image, view.box, network))
+        side = 2**self.strides
+        cell = voxels[0] // side
+        first = side * cell - 2 * side + 1
+        batch = max(1, budget // (self.values() * network.dtype.itemsize))
+        if network.device.type == "cpu":
+            batch = min(batch, BATCH)
+        for g in self.gradients(cell, origin, voxels, batch):
+            yield window(g, origin - first, origin - first + np.array(size(part.box)) - 1)
+
+    def values(self) -> int:
+        """Values that the backward pass of one voxel holds at its widest, three times the encoder's windows."""
+        width, values = 4, 0
+        for layer in reversed(self.down):
+            values += layer.conv.out_channels * width**3
+            width = 2 * width + 1
+        return 3 * (values + self.down[0].conv.in_channels * width**3)
+
+    def gradients(self, cell: np.ndarray, origin: np.ndarray, voxels: Voxels, batch: int) -> Iterator[torch.Tensor]:
+        """Gradients of the class-1 logits at `voxels`, all of one cell, by the crop that `look` saw.
+
+        Args:
+            cell: `(3,)`, the voxels' cell.
+            origin: `(3,)`, first voxel of the crop, a multiple of 2^n.
+            voxels: `(V, 3)`.
+            batch: voxels taken at once.
+
+        Yields:
+            `(B, C, w, w, w)` on the input window [2^n c - 2^(n+1) + 1, 2^n c + 3 * 2^n - 1], which may reach
+            beyond the crop (there it is zero).
+        """
+        slopes = self._slopes(cell, origin)
+        corner = cell * 2**self.strides - 1
+        for chunk in np.array_split(voxels, -(-len(voxels) // batch)):
+            yield self._backward(chunk - corner, slopes)
+
+    def _slopes(self, cell: np.ndarray, origin: np.ndarray) -> dict[int, torch.Tensor]:
+        """Each layer's slope on its window of this cell, zero outside the crop."""
+        cut, n = {}, self.strides
+        lo, hi = cell - 1, cell + 2
+        for level in range(n, 0, -1):
+            first = origin // 2**level
+            cut[id(self.down[level - 1])] = window(self.down[level - 1].slope, lo - first, hi - first)
+            lo, hi = 2 * lo - 1, 2 * hi + 1
+        first = origin // 2**n
+        cut[id(self.bottom)] = window(self.bottom.slope, cell - first, cell + 1 - first)
+        for level in range(1, n):
+            side, first = 2 ** (n - level), origin // 2**level
+            cut[id(self.up[level])] = window(self.up[level].slope, side * cell - first, side * cell + side - first)
+        return cut
+
+    def _backward(self, local: Voxels, slopes: dict[int, torch.Tensor]) -> torch.Tensor:
+        weight = self.up[0].conv.weight
+        g = weight.new_zeros(len(local), 1, *[2**self.strides + 3] * 3)
+        g[(torch.arange(len(local)), 0, *torch.as_tensor(local).T)] = 1.0
+        g, skipped = F.conv3d(g, weight[:, 1:2], stride=2), []
+        for layer, below in zip(self.down, [*self.up[1:], self.bottom], strict=True):
+            width = layer.conv.out_channels
+            skipped.append(g[:, :width])
+            g = g[:, width:] * slopes[id(below)]
+            if below is not self.bottom:
+                g = F.conv3d(F.pad(g, [1] * 6), below.conv.weight, stride=2)
+        g = F.conv_transpose3d(g, self.bottom.conv.weight)
+        for layer, skip in zip(reversed(self.down), reversed(skipped), strict=True):
+            rim = (g.shape[-1] - skip.shape[-1]) // 2
+            g[(..., *[slice(rim, rim + skip.shape[-1])] * 3)] += skip
+            g = upwards(g.mul_(slopes[id(layer)]), layer.conv.weight)
+        return g
+
+
+def cone_of(module: nn.Module) -> Cone | None:
+    """The cone of a MONAI U-Net of the published kind, any depth and width; None for anything else."""
+    levels = take_apart(module)
+    return None if levels is None else Cone(module, *levels)
+
+
+_TRUSTED: weakref.WeakKeyDictionary[nn.Module, bool] = weakref.WeakKeyDictionary()
+
+
+def trusted(cone: Cone, network: Network, image: Volume, part: Part) -> bool:
+    """Whether a voxel's gradient by the cone is autograd's on the same crop; asked once for each module."""
+    if network.module not in _TRUSTED:
+        (view,) = part.views
+        x, logits = forward(network, image, view)
+        (wanted,) = torch.autograd.grad(logits[view.local(part.voxels[:1])].sum(), x)
+        wanted = wanted[(..., *(slice(0, n) for n in size(part.box)))]
+        (got,) = cone.gradients_of(network, image, part, part.voxels[:1], 0)
+        close = bool((got - wanted).abs().max() <= CLOSE * wanted.abs().max())
+        if not close:
+            warnings.warn(f"{network.name} is no U-Net of the published kind after all; taking the crop.", stacklevel=2)
+        _TRUSTED[network.module] = close
+    return _TRUSTED[network.module]
+
+
+def window(volume: torch.Tensor, lo: np.ndarray, hi: np.ndarray) -> torch.Tensor:
+    """`volume` `(1, F, i, j, k)` from position `lo` to `hi`, both included, zero where it does not reach."""
+    shape = np.asarray(volume.shape[2:])
+    a, b = np.clip(lo, 0, shape), np.clip(np.asarray(hi) + 1, 0, shape)
+    inner = volume[(..., *(slice(int(i), int(j)) for i, j in zip(a, b, strict=True)))]
+    rim = [int(r) for axis in (2, 1, 0) for r in (a[axis] - lo[axis], hi[axis] + 1 - b[axis])]
+    return F.pad(inner, rim)
+
+
+def upwards(g: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+    """Transpose of a 3^3 convolution of stride 2: n positions -> 2 n + 1 along each axis.
+
+    With few output channels the library's transposed convolution is slow, so it is written as one dense 2^3
+    convolution that makes the eight interleaved halves, and a shuffle. Position 2 m takes taps 0 (from m)
+    and 2 (from m - 1), position 2 m + 1 takes tap 1 (from m).
+    """
+    channels = weight.shape[1]
+    if channels > 4:
+        return F.conv_transpose3d(g, weight, stride=2)
+    taps = F.pad(weight, [0, 1] * 3)[..., [2, 3, 0, 1]][..., [2, 3, 0, 1], :][..., [2, 3, 0, 1], :, :]
+    taps = taps.reshape(*weight.shape[:2], 2, 2, 2, 2, 2, 2)  # tap pair, then half, along each axis
+    taps = taps.permute(1, 3, 5, 7, 0, 2, 4, 6).reshape(8 * channels, weight.shape[0], 2, 2, 2)
+    halves = F.conv3d(F.pad(g, [1] * 6), taps)
+    size = halves.shape[-1]
+    halves = halves.reshape(len(g), channels, 2, 2, 2, size, size, size).permute(0, 1, 5, 2, 6, 3, 7, 4)
+    return halves.reshape(len(g), channels, *[2 * size] * 3)[..., :-1, :-1, :-1]

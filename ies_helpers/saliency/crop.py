@@ -1,0 +1,44 @@
+"""A network with a bounded receptive field: the aligned crop that decides a lesion, exact.
+
+For the published U-Net one cell of 16^3 output voxels looks at 80^3 input voxels; an 18x18x18 lesion needs
+about a fourteenth of the volume. Crops start at multiples of the total stride and are clipped to the volume,
+where the network's own zero padding takes over, so nothing is approximated.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from ies_helpers.saliency.views import Part, View, hull, size
+from ies_helpers.segmentation.receptive_field import ReceptiveField
+from ies_helpers.types import Voxels
+
+
+def crop_part(field: ReceptiveField, shape: Sequence[int], voxels: Voxels) -> Part:
+    """All `voxels` through one crop."""
+    box = field.crop(tuple(voxels.min(axis=0)), tuple(voxels.max(axis=0)), tuple(shape))
+    return Part(voxels, [View(box)], hull([box], shape))
+
+
+def crop_parts(field: ReceptiveField, shape: Sequence[int], voxels: Voxels, affordable: float) -> list[Part]:
+    """`voxels` through as few crops of up to `affordable` voxels as will do.
+
+    A lesion whose crop has more is halved along its longest side, at a cell's border: sums over its
+    halves add up to its own.
+    """
+    part = crop_part(field, shape, voxels)
+    cells = voxels // np.asarray(field.stride)
+    spread = cells.max(axis=0) - cells.min(axis=0)
+    if not field.bounded or np.prod(size(part.views[0].box)) <= affordable or not spread.any():
+        return [part]
+    axis = int(spread.argmax())
+    low = cells[:, axis] <= cells[:, axis].min() + spread[axis] // 2
+    return [p for half in (voxels[low], voxels[~low]) for p in crop_parts(field, shape, half, affordable)]
+
+
+def cell_parts(field: ReceptiveField, shape: Sequence[int], voxels: Voxels) -> list[Part]:
+    """One part for each output cell that holds voxels: the smallest crop that one voxel's gradient needs."""
+    if not field.bounded:
+        return [crop_part(field, shape, voxels)]
+    _, cell = np.unique(voxels // np.asarray(field.stride), axis=0, return_inverse=True)
+    return [crop_part(field, shape, voxels[cell.ravel() == c]) for c in range(cell.max() + 1)]

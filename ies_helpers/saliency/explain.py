@@ -1,0 +1,174 @@
+"""Every wanted lesion's map of one subject, on disk: nothing computed twice, nothing lost."""
+
+import hashlib
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+import pandas as pd
+
+from ies_helpers.saliency.frozen import deviation
+from ies_helpers.saliency.gradcam import gradcam, gradcam_pp
+from ies_helpers.saliency.gradients import Aggregate, LesionGradient, Statistics
+from ies_helpers.saliency.smoothgrad import NOISE, check_noise, noise_sigma, smoothgrad_each
+from ies_helpers.saliency.state import RunState
+from ies_helpers.segmentation.lesions import Lesion
+from ies_helpers.segmentation.networks import Network
+from ies_helpers.subjects.records import MapRecord
+from ies_helpers.subjects.saving import (
+    finished,
+    open_derivative,
+    save_map,
+    subject_folder,
+    write_index,
+)
+from ies_helpers.subjects.subject import Subject
+from ies_helpers.types import Saliency, Volume
+
+METHODS = ("smoothgrad", "gradcam++", "gradcam", "gradient")
+UNIT = "logit per unit of z-scored intensity"
+CAM_UNIT = "arbitrary (weighted activation)"
+
+EVERY = 30.0
+"""Seconds of work that a killed run may lose."""
+
+
+def explain(
+    subject: Subject,
+    network: Network,
+    lesions: Sequence[Lesion],
+    out: Path,
+    *,
+    method: str = "smoothgrad",
+    aggregate: Aggregate = "max",
+    draws: int = 50,
+    noise: float = NOISE,
+    seed: int = 0,
+    statistics: Statistics = "exact",
+    progress: bool = False,
+    command: str = "",
+) -> pd.DataFrame:
+    """Compute and save the maps of `lesions`; a finished map is kept, an interrupted run goes on.
+
+    Args:
+        subject, network, lesions: what to explain.
+        out: a folder, made a BIDS derivative.
+        method: `smoothgrad`, `gradcam++`, `gradcam` or `gradient`.
+        aggregate, draws, noise, seed: see `smoothgrad`.
+        statistics: `frozen` holds instance norms still, an approximation for `max` whose error is measured on a few
+            voxels of this image, told in a warning and in the sidecars.
+        progress: show bars.
+        command: the command line, for the sidecars.
+
+    Returns:
+        The index of all maps in `out`, as in `maps.tsv`.
+
+    Raises:
+        ValueError: for an unknown method, no lesion, or a folder that holds a map of the same name made otherwise.
+    """
+    check_settings(method, aggregate, draws, noise, seed=seed)
+    if not lesions:
+        raise ValueError("There must be a lesion to explain, got none; lower the threshold or choose another group.")
+    folder = open_derivative(out)
+    settings = {"aggregate": aggregate, "draws": draws, "noise": noise, "seed": seed, "statistics": statistics}
+    notes = {"command": command} | (_measured(network, subject.image, lesions) if statistics == "frozen" else {})
+    digest, pixels = network.digest(), hashlib.sha256(subject.image.numpy().tobytes()).hexdigest()
+    records = [_record(subject, network, digest, pixels, lesion, method, settings) for lesion in lesions]
+    todo = [(le, r) for le, r in zip(lesions, records, strict=True) if not finished(folder, subject, r)]
+    try:
+        state = _state(folder, subject, network, f"{digest}{pixels}{sorted(settings.items())}")
+        maps = _maps(subject, network, [lesion for lesion, _ in todo], method, settings, state, progress)
+        for n, saliency in maps:
+            save_map(folder, subject, saliency, todo[n][1], notes)
+    finally:
+        index = write_index(folder)
+    return index
+
+
+def check_settings(
+    method: str, aggregate: str, draws: int, noise: float, through: str | None = None, seed: int = 0
+) -> None:
+    """Refuse settings that `explain` cannot work with, before anything is loaded."""
+    for name, value, allowed in (
+        ("method", method, METHODS),
+        ("aggregate", aggregate, get_args(Aggregate)),
+        ("through", through, (None, "whole", "windows")),
+    ):
+        if value not in allowed:
+            raise ValueError(f"{name} must be one of {', '.join(filter(None, allowed))}, got {value!r}.")
+    check_noise(draws, noise)
+    if seed < 0:
+        raise ValueError(f"seed must be 0 or more, got {seed}.")
+
+
+def _record(
+    subject: Subject,
+    network: Network,
+    digest: str,
+    pixels: str,
+    lesion: Lesion,
+    method: str,
+    settings: dict[str, Any],
+) -> MapRecord:
+    cam = method.startswith("gradcam")
+    used: dict[str, Any]
+    if method == "smoothgrad":
+        used = settings | {"sigma": noise_sigma(subject.image, settings["noise"])}
+    else:
+        used = {"layer": network.layer} if cam else {k: settings[k] for k in ("aggregate", "statistics")}
+    windows = _windows(network) if network.through == "windows" else None
+    seen = hashlib.sha256(pixels.encode() + lesion.voxels.astype(np.int64).tobytes()).hexdigest()[:16]
+    unit = CAM_UNIT if cam else UNIT
+    what = (subject.name, network.name, digest, lesion.number, lesion.group, len(lesion))
+    return MapRecord(*what, method, network.through, unit, **used, windows=windows, image=seen)
+
+
+def _windows(network: Network) -> str:
+    """`96 voxels, overlap 0.25, gaussian`."""
+    return f"{network.window} voxels, overlap {network.overlap:g}, {network.weighting}"
+
+
+def _state(folder: Path, subject: Subject, network: Network, key: str) -> RunState:
+    """Where the sums of a subject's lesions are kept while they grow."""
+    running = subject_folder(folder, subject.name).parent / ".running"
+    return RunState(running, f"{key}{network.through}{_windows(network)}", every=EVERY)
+
+
+def _measured(network: Network, image: Volume, lesions: Sequence[Lesion]) -> dict[str, Any]:
+    """How far frozen statistics are from exact on up to nine voxels of three lesions; the largest of each measure."""
+    found: list[dict[str, float]] = []
+    for lesion in list(lesions)[:: max(1, len(lesions) // 3)][:3]:
+        for n in np.unique(np.linspace(0, len(lesion) - 1, 3).round().astype(int)):
+            one = lesion.voxels[n : n + 1]
+            both = [LesionGradient(network, image, one, "max", statistics=s) for s in ("frozen", "exact")]
+            found.append(deviation(*(engine.place(engine(image)) for engine in both)))
+    most = {name: max(f[name] for f in found) for name in found[0]}
+    told = ", ".join(f"{name} {share:.1%}" for name, share in most.items())
+    warnings.warn(f"frozen statistics are an approximation: on {len(found)} voxels it is off by {told}.", stacklevel=3)
+    return {"frozen_deviation": most | {"voxels": len(found)}}
+
+
+def _maps(
+    subject: Subject,
+    network: Network,
+    lesions: Sequence[Lesion],
+    method: str,
+    settings: dict[str, Any],
+    state: RunState,
+    progress: bool,
+) -> Iterator[tuple[int, Saliency]]:
+    image = subject.image
+    if method == "smoothgrad":
+        for n, boxed in smoothgrad_each(network, image, lesions, **settings, progress=progress, state=state):
+            yield n, boxed.full(subject.shape)
+        state.clear()
+        return
+    for n, lesion in enumerate(lesions):
+        if method == "gradient":
+            how = {"aggregate": settings["aggregate"], "statistics": settings["statistics"]}
+            engine = LesionGradient(network, image, lesion, **how)
+            yield n, engine.place(engine(image))
+        else:
+            yield n, {"gradcam": gradcam, "gradcam++": gradcam_pp}[method](network, image, lesion)

@@ -1,0 +1,174 @@
+"""Instance Grad-CAM++ and Grad-CAM: which parts of one layer made the network call one lesion a lesion."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from ies_helpers.saliency.crop import crop_part
+from ies_helpers.saliency.views import Boxed, Part, View, add, cut, hull, size
+from ies_helpers.saliency.windows import window_part
+from ies_helpers.segmentation.inference import check_image
+from ies_helpers.segmentation.lesions import Lesion, as_voxels
+from ies_helpers.segmentation.networks import Network, as_network, at_rest
+from ies_helpers.segmentation.receptive_field import receptive_field
+from ies_helpers.types import Box, LabelMap, Saliency, Volume, Voxels
+
+
+def gradcam_pp(
+    network: Network | nn.Module, image: Volume, lesion: Lesion | LabelMap | Voxels, *, layer: str | None = None
+) -> Saliency:
+    """Instance Grad-CAM++ (equations 8 to 10 of the paper), not pooled over space.
+
+    With y' the sum of the lesion's class-1 logits, A the layer's activations and g = dy'/dA:
+    alpha = g^2 / (2 g^2 + sum over space of A g^3), 0 where the denominator is 0; the map is
+    relu(sum over channels of alpha relu(g) A), brought to the image's grid by trilinear interpolation. Raw
+    values are kept. Through windows, space is the union of the windows' activations and their maps add up,
+    so that windows which see the same give what one would.
+
+    Departure from Chattopadhyay et al. (arXiv 1710.11063): no factor exp(y'), which overflows for a sum over a
+    lesion, and weights per position, because a mean over space would spread them over other lesions.
+
+    Args:
+        network: explained on the whole volume or through its windows: `network.through`.
+        image: `(C, I, J, K)`, z-scored.
+        lesion: a `Lesion`, a boolean mask `(I, J, K)` or integer voxels `(V, 3)`.
+        layer: name of a submodule; None takes `network.layer`.
+
+    Returns:
+        `(1, I, J, K)` float32, non-negative.
+
+    Raises:
+        ValueError: for an unknown layer, or one that the lesion does not depend on.
+    """
+    return _placed(network, image, lesion, layer, _pp_weights)
+
+
+def gradcam(
+    network: Network | nn.Module, image: Volume, lesion: Lesion | LabelMap | Voxels, *, layer: str | None = None
+) -> Saliency:
+    """Instance Grad-CAM: relu(sum over channels of w A), w the mean over space of g = dy'/dA (arXiv 1610.02391).
+
+    The mean over space is what spreads the map over every lesion of the image; chapter 06 shows it. Space is
+    the whole image, so a network with a bounded field needs one pass over all of it. Arguments and errors as
+    `gradcam_pp`.
+    """
+    return _placed(network, image, lesion, layer, _pooled_weights)
+
+
+@dataclass(frozen=True, eq=False)
+class Seen:
+    """One view's activations A and gradients g, both `(F, i, j, k)` at the layer's resolution."""
+
+    view: View
+    activation: torch.Tensor
+    gradient: torch.Tensor
+
+
+def _placed(network: Any, image: Volume, lesion: Any, layer: str | None, weigh: Any) -> Saliency:
+    check_image(image)
+    network = as_network(network)
+    module = find_layer(network, layer or network.layer)
+    shape = tuple(image.shape[1:])
+    voxels = as_voxels(lesion, shape)
+    part, padded = _part(network, image.shape[0], shape, voxels, pooled=weigh is _pooled_weights)
+    with at_rest(network):
+        seen = [_look(network, module, image, view, voxels) for view in part.views]
+    weights = weigh(seen)
+    cams = [F.relu((w * s.activation).sum(dim=0)) for s, w in zip(seen, weights, strict=True)]
+    grown = [_upsample(cam, s.view.box, padded, network.through) for cam, s in zip(cams, seen, strict=True)]
+    box = hull([b for _, b in grown], shape)
+    total = torch.zeros(1, *size(box), dtype=torch.float64)
+    for cam, seen_box in grown:
+        add(total, box, cam, seen_box)
+    return Boxed(total, box).full(shape)
+
+
+def _upsample(cam: torch.Tensor, box: Box, shape: Sequence[int], through: str) -> tuple[torch.Tensor, Box]:
+    """A map at the layer's resolution -> trilinear on the image's grid, `(1, i, j, k)`, and its box.
+
+    Seen whole, the map is zero beyond a crop, so a border of zeros is interpolated with it: the crop then
+    gives what the whole volume would. A window is a world of its own.
+    """
+    ratio = [b // n for b, n in zip(size(box), cam.shape, strict=True)]
+    aligned = all(r * n == b for r, n, b in zip(ratio, cam.shape, size(box), strict=True))
+    ends = [(int(s.start > 0), int(s.stop < n)) for s, n in zip(box, shape, strict=True)]
+    if through == "windows" or not aligned:
+        ends = [(0, 0)] * 3
+    cam = F.pad(cam, [e for pair in reversed(ends) for e in pair])
+    out = tuple(slice(s.start - lo * r, s.stop + hi * r) for s, (lo, hi), r in zip(box, ends, ratio, strict=True))
+    up = F.interpolate(cam[None, None], size=size(out), mode="trilinear", align_corners=False)  # pyright: ignore[reportArgumentType]
+    return up[0].cpu(), out  # pyright: ignore[reportReturnType]
+
+
+def _part(network: Network, channels: int, shape: Any, voxels: Voxels, pooled: bool) -> tuple[Part, tuple[int, ...]]:
+    if network.through == "windows":
+        return window_part(network, shape, voxels), shape
+    field = receptive_field(network, channels)
+    everything = tuple(slice(0, n) for n in field.padded(shape))
+    if pooled:
+        box = tuple(slice(0, n) for n in shape)
+        return Part(voxels, [View(everything)], box), field.padded(shape)  # pyright: ignore[reportArgumentType]
+    return crop_part(field, shape, voxels), field.padded(shape)
+
+
+def find_layer(network: Network, layer: str | None) -> nn.Module:
+    """The submodule called `layer`.
+
+    Raises:
+        ValueError: names the layers there are, if it is not one of them.
+    """
+    names = [name for name, module in network.module.named_modules() if name and not list(module.children())]
+    modules = dict(network.module.named_modules())
+    if not layer or layer not in modules:
+        some = ", ".join(names[:3] + names[-3:])
+        raise ValueError(f"Grad-CAM++ reads one layer of the network by name, got {layer!r}; there are {some}, ...")
+    return modules[layer]
+
+
+def _look(network: Network, module: nn.Module, image: Volume, view: View, voxels: Voxels) -> Seen:
+    """One forward pass on a view, and the gradient of the lesion's share of its logits at the layer."""
+    kept: list[torch.Tensor] = []
+
+    def keep(_module: nn.Module, _inputs: Any, output: torch.Tensor) -> torch.Tensor:
+        leaf = output.detach().clone().requires_grad_()
+        kept.append(leaf)
+        return leaf.clone()
+
+    handle = module.register_forward_hook(keep)
+    try:
+        with torch.enable_grad():
+            logits = network.logits(cut(image, view.box, network))[0, 1]
+    finally:
+        handle.remove()
+    if len(kept) != 1 or not logits.requires_grad:
+        raise ValueError(
+            "Grad-CAM++ needs a layer that runs once and that the output depends on; choose another layer."
+        )
+    held = view.holds(voxels).numpy()
+    index = view.local(voxels[held])
+    score = (logits[index] * view.weights_at(index).to(logits)).sum()
+    (g,) = torch.autograd.grad(score, kept[0])
+    return Seen(view, kept[0].detach()[0].double(), g[0].double())
+
+
+def _pp_weights(seen: list[Seen]) -> list[torch.Tensor]:
+    """alpha * relu(g) for each view, `(F, i, j, k)`; float64, since the denominator's terms cancel."""
+    cubic = sum((s.activation * s.gradient**3).sum(dim=(1, 2, 3), keepdim=True) for s in seen)
+    weights = []
+    for s in seen:
+        square = s.gradient**2
+        denominator = 2 * square + cubic
+        alpha = torch.where(denominator == 0, 0.0, square / torch.where(denominator == 0, 1.0, denominator))
+        weights.append(alpha * F.relu(s.gradient))
+    return weights
+
+
+def _pooled_weights(seen: list[Seen]) -> list[torch.Tensor]:
+    """The mean of g over space, `(F, 1, 1, 1)`, the same for every view."""
+    positions = sum(s.gradient[0].numel() for s in seen)
+    mean = sum(s.gradient.sum(dim=(1, 2, 3), keepdim=True) for s in seen) / positions
+    return [mean] * len(seen)  # pyright: ignore[reportReturnType]

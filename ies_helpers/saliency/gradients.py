@@ -1,0 +1,209 @@
+"""The engine's one interface: the voxels of a lesion -> their aggregated gradient, in bounded memory."""
+
+from typing import Literal, get_args
+
+import numpy as np
+import torch
+from torch import nn
+
+from ies_helpers.saliency.aggregates import Largest, See, added_up, extremes, out_of_memory
+from ies_helpers.saliency.cone import cone_of, trusted
+from ies_helpers.saliency.crop import cell_parts, crop_parts
+from ies_helpers.saliency.frozen import Frozen, frozen
+from ies_helpers.saliency.views import Boxed, Part, forward, hull, size
+from ies_helpers.saliency.windows import window_part, window_parts
+from ies_helpers.segmentation.inference import check_image
+from ies_helpers.segmentation.lesions import Lesion, as_voxels
+from ies_helpers.segmentation.networks import Network, as_network, at_rest
+from ies_helpers.segmentation.receptive_field import receptive_field
+from ies_helpers.types import LabelMap, Saliency, Volume, Voxels
+
+Aggregate = Literal["mean", "sum", "max"]
+
+Way = Literal["cone", "crop", "windows", "whole"]
+"""How a gradient is computed, all exact: see the modules of these names; `whole` is one pass over everything."""
+
+Statistics = Literal["exact", "frozen"]
+"""`frozen` holds instance norms still, an approximation: see the module of this name."""
+
+KEPT = 2
+"""Values that a backward pass keeps per activation: itself and its gradient."""
+
+BUDGET = 2**30
+"""Bytes of working memory, beside the network and the volume."""
+
+
+def gradient(
+    network: Network | nn.Module,
+    image: Volume,
+    lesion: Lesion | LabelMap | Voxels,
+    *,
+    aggregate: Aggregate = "max",
+    way: Way | None = None,
+) -> Saliency:
+    """Gradient of a lesion's logits with respect to the image, aggregated over its voxels.
+
+    With g_v the gradient of the class-1 logit at lesion voxel v: `sum` is sum_v g_v, `mean` is that over the
+    number of voxels (equation 2), `max` is at each input voxel the g_v of largest absolute value with its
+    sign (equation 3; of two exactly opposite ones the positive).
+
+    Args:
+        network: explained on the whole volume or through its windows: `network.through`.
+        image: `(C, I, J, K)`, z-scored.
+        lesion: a `Lesion`, a boolean mask `(I, J, K)` or integer voxels `(V, 3)`.
+        aggregate: `mean`, `sum` or `max`.
+        way: how to compute it; None takes the fastest. All are exact.
+
+    Returns:
+        `(C, I, J, K)` float32, in logits per unit of z-scored intensity.
+
+    Raises:
+        ValueError: for an image, lesion or aggregate that breaks the rules above.
+    """
+    engine = LesionGradient(network, image, lesion, aggregate, way=way)
+    return engine.place(engine(image))
+
+
+class LesionGradient:
+    """The aggregated gradient of one lesion, ready to be taken on any number of images of one shape.
+
+    Attributes:
+        box: where the gradient can be non-zero; calls return it there only.
+        way: how it is computed: `cone`, `crop`, `windows` or `whole`, all exact.
+    """
+
+    def __init__(
+        self,
+        network: Network | nn.Module,
+        image: Volume,
+        lesion: Lesion | LabelMap | Voxels,
+        aggregate: Aggregate,
+        *,
+        way: Way | None = None,
+        statistics: Statistics = "exact",
+        budget: int | None = None,
+    ) -> None:
+        """Choose the fastest exact way by looking at the network, or take `way` where it applies.
+
+        Args:
+            network, image, lesion, aggregate: see `gradient`; any image of this shape can be given later.
+            way: how to compute; None takes the fastest.
+            statistics: `frozen` holds instance norms still, an approximation (see `frozen`).
+            budget: bytes of working memory, beside network and volume; None works in about 1 GiB, or in what
+                one forward pass needs if that is more.
+        """
+        check_image(image)
+        if aggregate not in get_args(Aggregate):
+            raise ValueError(f"aggregate must be one of mean, sum, max, got {aggregate!r}.")
+        self.network, self.aggregate, self.budget = as_network(network), aggregate, budget or BUDGET
+        if self.network.dtype not in (torch.float32, torch.float64):
+            raise ValueError(
+                f"Gradients need float32 or float64, {self.network.name} is {self.network.dtype}: near-ties of "
+                "opposite sign flip and move the maximum by 12 to 97 % of its largest value (measured). "
+                "Call network.module.float()."
+            )
+        self.shape = tuple(image.shape)
+        self.voxels = as_voxels(lesion, self.shape[1:])
+        self.cone = None
+        self.way: Way = self._choose(way)
+        self.frozen: Frozen | None = self._frozen(statistics)
+        self.parts = self._split()
+        self.box = hull([part.box for part in self.parts], self.shape[1:])
+        if budget is not None and budget < self.need:
+            raise ValueError(
+                f"budget must hold one forward pass and one gradient, {self.need} bytes for {self.network.name} here; "
+                f"got {budget}. Give more, or a Network with a smaller window."
+            )
+
+    @property
+    def need(self) -> int:
+        """Bytes without which no gradient can be taken: the largest forward pass, and one voxel's gradient."""
+        network = self.frozen.network if self.frozen else self.network
+        kept = KEPT * receptive_field(network, self.shape[0]).activations * network.dtype.itemsize
+        passes = [max(kept * float(np.prod(size(view.box))) for view in part.views) for part in self.parts]
+        return int(max(p + self._gradient_bytes(part) for p, part in zip(passes, self.parts, strict=True)))
+
+    def _gradient_bytes(self, part: Part) -> int:
+        return self.shape[0] * int(np.prod(size(part.box))) * self.network.dtype.itemsize
+
+    def _choose(self, wanted: Way | None) -> Way:
+        if self.network.through == "windows":
+            possible: list[Way] = ["windows"]
+        elif not receptive_field(self.network, self.shape[0]).bounded:
+            possible = ["whole"]
+        else:
+            self.cone = cone_of(self.network.module) if self.aggregate == "max" else None
+            possible = ["cone", "crop"] if self.cone else ["crop"]
+        if wanted not in (None, *possible):
+            name, seen = self.network.name, self.network.through
+            raise ValueError(
+                f"{name} seen {seen} can be explained by {' or '.join(possible)} for {self.aggregate}, got {wanted!r}."
+            )
+        return wanted or possible[0]
+
+    def _frozen(self, statistics: str) -> Frozen | None:
+        if statistics not in ("exact", "frozen"):
+            raise ValueError(f"statistics must be exact or frozen, got {statistics!r}.")
+        if statistics == "exact":
+            return None
+        if self.aggregate != "max":
+            raise ValueError(f"statistics='frozen' is for max; {self.aggregate} takes one exact pass, leave it out.")
+        return frozen(self.network, self.shape[0])
+
+    def _split(self) -> list[Part]:
+        shape = self.shape[1:]
+        if self.frozen is not None:
+            return self.frozen.parts(self.network, shape, self.voxels)
+        if self.way == "windows":
+            if self.aggregate == "max":
+                return window_parts(self.network, shape, self.voxels)
+            return [window_part(self.network, shape, self.voxels)]
+        field = receptive_field(self.network, self.shape[0])
+        if self.aggregate == "max":
+            return cell_parts(field, shape, self.voxels)
+        per_voxel = (KEPT * field.activations + self.shape[0]) * self.network.dtype.itemsize
+        return crop_parts(field, shape, self.voxels, self.budget / per_voxel)
+
+    def __call__(self, image: Volume) -> torch.Tensor:
+        """The aggregated gradient on `box`: `(C, i, j, k)`, in the network's precision and on its device."""
+        with at_rest(self.network):
+            if self.aggregate == "max":
+                return self._largest(image)
+            while True:
+                try:
+                    total = added_up(self._see(image), self.parts, self.box, self._zeros)
+                    return total / len(self.voxels) if self.aggregate == "mean" else total
+                except RuntimeError as error:
+                    if not out_of_memory(error) or not self._split_further():
+                        raise
+
+    def _split_further(self) -> bool:
+        """Halve the budget until the lesion falls into more parts; False if it cannot."""
+        parts, self.budget = len(self.parts), self.budget // 2
+        self.parts = self._split()
+        return len(self.parts) > parts or self.budget > 2**20
+
+    def place(self, values: torch.Tensor) -> Saliency:
+        """`values` on the box -> the whole map `(C, I, J, K)`, float32 on the CPU, zero elsewhere."""
+        return Boxed(values, self.box).full(self.shape[1:])
+
+    def _see(self, image: Volume) -> See:
+        """What a forward pass on a view of this image gives."""
+        if self.frozen is None:
+            return lambda view: forward(self.network, image, view)
+        held, recorded = self.frozen, self.frozen.record(self.network, image, self.parts)
+        return lambda view: held.forward(image, view, recorded)
+
+    def _largest(self, image: Volume) -> torch.Tensor:
+        see, largest = self._see(image), Largest(self._zeros, self.box)
+        for part in self.parts:
+            if self.way == "cone" and self.cone is not None and trusted(self.cone, self.network, image, part):
+                pairs = self.cone.extremes(self.network, image, part, self.budget)
+            else:
+                pairs = extremes(see, part, self._zeros, max(1, self.budget // self._gradient_bytes(part)))
+            for high, low in pairs:
+                largest.take(part.box, high, low)
+        return largest.map()
+
+    def _zeros(self, sides: tuple[int, ...]) -> torch.Tensor:
+        return torch.zeros(self.shape[0], *sides, device=self.network.device, dtype=self.network.dtype)

@@ -1,0 +1,188 @@
+"""`make bench`: ours against the plain loops of `tests/oracles.py`, on patient 07 where it is, else on a phantom.
+
+The plain method's time is measured on a few voxels (or windows) and scaled to all, as each row says; the maps
+are compared on the voxels that both computed. Give words to run only the cases that hold one of them.
+"""
+
+import os
+import platform
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from captum.attr import NoiseTunnel
+from captum.attr import Saliency as CaptumSaliency
+from torch import nn
+
+from ies_helpers import Lesion, Network, Subject, find_lesions, gradcam_pp, load_subject, smoothgrad
+from ies_helpers.saliency.gradients import LesionGradient
+from ies_helpers.saliency.windows import window_boxes
+from ies_helpers.segmentation.networks import build
+from tests import oracles
+from tests.bench.measure import Row, pair, table
+
+SAMPLE = 3
+"""Voxels on which the plain loop is measured."""
+
+Case = tuple[str, Callable[[], Row]]
+
+
+def patient() -> Subject:
+    """Open patient 07, or a phantom where it is not."""
+    shared = Path(__file__).resolve().parents[3] / "shared"
+    os.environ.setdefault("IES_CACHE", str(shared if shared.is_dir() else Path.home() / ".cache" / "ies-helpers"))
+    try:
+        return load_subject("openms:patient07")
+    except (FileNotFoundError, OSError):
+        return load_subject("phantom:7")
+
+
+def lively(architecture: str, channels: tuple[int, ...] | None = None) -> Network:
+    """Random weights from a fixed seed, with batch statistics that are not neutral."""
+    torch.manual_seed(0)
+    network = build(architecture, channels)
+    for module in network.module.modules():
+        if isinstance(module, nn.BatchNorm3d):
+            module.running_mean.uniform_(-0.2, 0.2)  # pyright: ignore[reportOptionalMemberAccess]
+            module.running_var.uniform_(0.5, 1.5)  # pyright: ignore[reportOptionalMemberAccess]
+    return network
+
+
+def ours(network: Network, image: torch.Tensor, voxels: np.ndarray, how: str) -> torch.Tensor:
+    """The engine, its setting-up included."""
+    engine = LesionGradient(network, image, voxels, how)  # pyright: ignore[reportArgumentType]
+    return engine.place(engine(image))
+
+
+def largest(network: Network, image: torch.Tensor, lesion: Lesion) -> Row:
+    """`max` of one lesion and draw: V backward passes over the whole volume against the cone."""
+    n, loop = len(lesion), oracles.whole(network)
+
+    def plain() -> torch.Tensor:
+        return oracles.aggregate(oracles.voxel_gradients(loop, image, lesion.voxels[:SAMPLE]), "max")
+
+    # A forward pass costs the plain loop little beside n backward passes; scaling both favours neither much.
+    row = pair("", lambda: ours(network, image, lesion.voxels[:SAMPLE], "max"), plain)
+    whole = pair("", lambda: ours(network, image, lesion.voxels, "max"), lambda: torch.ones(1), repeats=3)
+    per_voxel = 1000 * whole.ours / n
+    case = f"U-Net {width(network)}, max, {n} voxels ({per_voxel:.1f} ms a voxel; plain: {SAMPLE} voxels, scaled)"
+    return Row(case, whole.ours, row.plain * n / SAMPLE, whole.memory, row.plain_memory, row.error, row.share)
+
+
+def averages(network: Network, image: torch.Tensor, lesions: list[Lesion]) -> Row:
+    """`mean` of all lesions of a patient in one draw: one backward pass each over the whole volume."""
+    loop, first = oracles.whole(network), lesions[:SAMPLE]
+
+    def plain_one(lesion: Lesion, y: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+        score = y[tuple(torch.as_tensor(lesion.voxels).T)].mean()
+        return torch.autograd.grad(score, x, retain_graph=True)[0][0]
+
+    def plain() -> torch.Tensor:
+        x = image[None].clone().requires_grad_()
+        y = loop(x)
+        return torch.stack([plain_one(lesion, y, x) for lesion in first])
+
+    row = pair("", lambda: torch.stack([ours(network, image, le.voxels, "mean") for le in first]), plain)
+    every = pair(
+        "",
+        lambda: torch.stack([ours(network, image, le.voxels, "mean").amax() for le in lesions]),
+        lambda: torch.ones(1),
+    )
+    case = f"U-Net {width(network)}, mean, {len(lesions)} lesions, one draw (plain: {SAMPLE}, scaled)"
+    return Row(
+        case, every.ours, row.plain * len(lesions) / SAMPLE, every.memory, row.plain_memory, row.error, row.share
+    )
+
+
+def cams(network: Network, image: torch.Tensor, lesion: Lesion) -> Row:
+    """Instance Grad-CAM++ of one lesion: forward, backward and map over the whole volume."""
+    loop = oracles.whole(network)
+    return pair(
+        f"U-Net {width(network)}, Grad-CAM++, {len(lesion)} voxels",
+        lambda: gradcam_pp(network, image, lesion)[0],
+        lambda: oracles.gradcam_pp(network, loop, image, lesion.voxels),
+    )
+
+
+def windowed(network: Network, image: torch.Tensor, lesion: Lesion) -> Row:
+    """One voxel through the sliding window: the published loop goes backward through all windows.
+
+    Plain is measured on one window, forward and backward as the published script does (its parameters
+    require gradients), and scaled to all windows; the maps are compared on that voxel's own windows.
+    """
+    voxel = lesion.voxels[:1]
+    boxes = window_boxes(tuple(image.shape[1:]), 96, network.overlap)
+    engine = LesionGradient(network, image, voxel, "max")
+    held = sum(len(part.views) for part in engine.parts)
+
+    def plain() -> torch.Tensor:
+        network.module.requires_grad_(True)
+        x = image[(slice(None), *boxes[len(boxes) // 2])][None].clone().requires_grad_()
+        network.module(x)[0, 1].sum().backward()
+        network.module.zero_grad()
+        network.module.requires_grad_(False)
+        return torch.ones(1)
+
+    row = pair("", lambda: engine(image).amax(), plain, scale=len(boxes))
+    loop = oracles.voxel_gradients(oracles.blended_on(network, [v.box for v in engine.parts[0].views]), image, voxel)[0]
+    error = oracles.relative(engine.place(engine(image)), loop)
+    case = f"{network.name}, one voxel in {held} of {len(boxes)} windows (plain: 1 window, scaled)"
+    return Row(case, row.ours, row.plain, row.memory, row.plain_memory, error, float("nan"))
+
+
+def against_captum(network: Network, image: torch.Tensor, lesion: Lesion) -> Row:
+    """`mean` with captum's NoiseTunnel over Saliency on the whole volume, its own noise; 2 draws of no noise."""
+    index = tuple(torch.as_tensor(lesion.voxels).T)
+
+    class Scored(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.stack([oracles.whole(network)(one[None])[index].mean() for one in x])
+
+    tunnel = NoiseTunnel(CaptumSaliency(Scored()))
+    return pair(
+        f"U-Net {width(network)}, mean, {len(lesion)} voxels, 2 draws, against captum",
+        lambda: smoothgrad(network, image, lesion, aggregate="mean", draws=2, noise=0.0),
+        lambda: tunnel.attribute(image[None].clone(), nt_samples=2, nt_samples_batch_size=1, stdevs=0.0, abs=False)[0],
+    )
+
+
+def width(network: Network) -> str:
+    """`32-512`."""
+    convolutions = [m for m in network.module.modules() if isinstance(m, nn.Conv3d)]
+    return f"{convolutions[0].out_channels}-{max(m.out_channels for m in convolutions)}"
+
+
+def cases() -> Iterator[Case]:
+    """All cases, the quick ones first."""
+    subject = patient()
+    assert subject.target is not None
+    lesions = list(find_lesions(subject.target.float(), threshold=0.5))
+    image = subject.image
+    chosen = [min(lesions, key=lambda le: abs(len(le) - size)) for size in (10, 50, 110)]
+    for channels in ((32, 64, 128, 256, 512), (16, 32, 64, 128, 256)):
+        network = lively("unet", channels)
+        for lesion in chosen:
+            yield f"max {width(network)} {len(lesion)}", lambda n=network, le=lesion: largest(n, image, le)
+        yield f"mean {width(network)}", lambda n=network: averages(n, image, lesions)
+        yield f"cam {width(network)}", lambda n=network: cams(n, image, chosen[1])
+    yield "captum", lambda: against_captum(lively("unet", (16, 32, 64, 128, 256)), image, chosen[1])
+    yield "nnunet", lambda: windowed(lively("nnunet"), image, chosen[1])
+    yield "swin", lambda: windowed(lively("swin_unetr"), image, chosen[1])
+
+
+def main() -> None:
+    """Run the cases that the arguments name, or all."""
+    torch.set_num_threads(int(os.environ.get("IES_THREADS", "2")))
+    words, rows = sys.argv[1:], []
+    for name, run in cases():
+        if not words or any(word in name for word in words):
+            print(f"{name} ...", flush=True)
+            rows.append(run())
+            print(table(rows[-1:]).splitlines()[-1], flush=True)
+    print(f"\n{platform.machine()}, {torch.get_num_threads()} threads, torch {torch.__version__}\n\n{table(rows)}")
+
+
+if __name__ == "__main__":
+    main()

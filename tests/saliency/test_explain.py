@@ -1,0 +1,278 @@
+"""Explain: every map right and once, resumed where it stopped, never mixed with another's."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from torch import nn
+
+from ies_helpers import Network, explain, gradcam_pp, gradient, smoothgrad
+from ies_helpers.saliency import explain as module
+from ies_helpers.saliency import smoothgrad as engine
+from ies_helpers.segmentation.networks import build
+from tests.scenes import ball, files_below, lesion_of, strays, subject_in_memory
+
+SUBJECT = subject_in_memory()
+LESIONS = [
+    lesion_of(ball(SUBJECT.shape, (10, 10, 10), 1.2), 1),
+    lesion_of(ball(SUBJECT.shape, (14, 20, 8), 1.5), 4, "FN"),
+]
+
+
+@pytest.fixture
+def network() -> Network:
+    """Narrow, seen whole."""
+    torch.manual_seed(3)
+    return replace(build("unet", (2, 3, 4)), name="narrow", window=None, layer="model.1.submodule.2.conv", stride=None)
+
+
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """One entry for each gradient taken."""
+    made: list[int] = []
+    take = engine.LesionGradient.__call__
+
+    def counted(self, image):
+        made.append(len(self.voxels))
+        return take(self, image)
+
+    monkeypatch.setattr(engine.LesionGradient, "__call__", counted)
+    return made
+
+
+def read(folder: Path, name: str) -> torch.Tensor:
+    """The map of a `desc-`, its modalities stacked."""
+    images = sorted((folder / "sub-toy" / "anat").glob(f"*_desc-{name}_*.nii.gz"))
+    return torch.from_numpy(np.stack([np.asanyarray(nibabel.load(p).dataobj) for p in images]))
+
+
+def run(network: Network, out: Path, lesions=LESIONS, **settings) -> pd.DataFrame:
+    return explain(SUBJECT, network, lesions, out, **{"aggregate": "mean", "draws": 3} | settings)
+
+
+# Truth
+
+
+def test_files_hold_exactly_what_the_functions_return(network: Network, tmp_path: Path) -> None:
+    run(network, tmp_path, seed=5, noise=0.1)
+    run(network, tmp_path, method="gradient", aggregate="max")
+    run(network, tmp_path, method="gradcam++")
+    for lesion in LESIONS:
+        drawn = smoothgrad(network, SUBJECT.image, lesion, aggregate="mean", draws=3, seed=5, noise=0.1)
+        assert torch.equal(read(tmp_path, f"smoothgradmean{lesion.label}"), drawn)
+        expected = gradient(network, SUBJECT.image, lesion, aggregate="max")
+        assert torch.equal(read(tmp_path, f"gradientmax{lesion.label}"), expected)
+        assert torch.equal(read(tmp_path, f"gradcampp{lesion.label}"), gradcam_pp(network, SUBJECT.image, lesion))
+
+
+def test_the_index_grows_with_every_run_in_the_folder(network: Network, tmp_path: Path) -> None:
+    run(network, tmp_path)
+    index = run(network, tmp_path, method="gradcam")
+    rows = {(r.lesion, r.group, r.method, r.modality) for r in index.itertuples()}
+    expected = {(le.number, le.group, m, c) for le in LESIONS for m, c in PARTS}
+    assert rows == expected
+    assert len(index) == len(expected) == len(pd.read_csv(tmp_path / "maps.tsv", sep="\t"))
+
+
+PARTS = (("smoothgrad", "flair"), ("smoothgrad", "t1"), ("gradcam", "all"))
+
+
+def test_a_sidecar_tells_what_the_method_used_and_no_more(network: Network, tmp_path: Path) -> None:
+    run(network, tmp_path, noise=0.1)
+    run(network, tmp_path, method="gradcam++")
+    sidecars = {p.name: json.loads(p.read_text()) for p in (tmp_path / "sub-toy" / "anat").glob("*.json")}
+    drawn = sidecars["sub-toy_desc-smoothgradmeanL004_T1w.json"]
+    flair = SUBJECT.image[0]
+    assert drawn["sigma"] == pytest.approx(0.1 * float(flair.max() - flair.min()))
+    assert (drawn["voxels"], drawn["layer"], drawn["digest"]) == (len(LESIONS[1]), None, network.digest())
+    assert drawn["unit"] == "logit per unit of z-scored intensity"
+    cam = sidecars["sub-toy_desc-gradcamppL001_FLAIR.json"]
+    assert [cam[k] for k in ("modality", "draws", "seed", "sigma", "aggregate")] == ["all", None, None, None, None]
+    assert cam["layer"] == "model.1.submodule.2.conv"
+
+
+def test_the_path_through_windows_is_told_and_its_size_is_part_of_the_map(network: Network, tmp_path: Path) -> None:
+    windows = replace(network, window=16, through="windows")
+    run(windows, tmp_path, method="gradient")
+    with pytest.raises(
+        ValueError, match=r"windows 16 voxels, overlap 0\.25, gaussian instead of 20 voxels, overlap 0.25"
+    ):
+        run(replace(windows, window=20), tmp_path, method="gradient")
+    with pytest.raises(ValueError, match=r"through windows instead of whole, windows 16 voxels.* instead of None"):
+        run(network, tmp_path, method="gradient")
+
+
+# Nothing twice, nothing lost, nothing mixed
+
+
+def test_a_finished_map_is_not_computed_again(network: Network, tmp_path: Path, calls: list[int]) -> None:
+    run(network, tmp_path, LESIONS[:1])
+    assert len(calls) == 3
+    stamps = {n: (tmp_path / n).stat().st_mtime_ns for n in files_below(tmp_path) if n.endswith(".nii.gz")}
+    run(network, tmp_path)
+    assert calls[3:] == [len(LESIONS[1])] * 3
+    run(network, tmp_path)
+    assert len(calls) == 6
+    assert stamps.items() <= {n: (tmp_path / n).stat().st_mtime_ns for n in files_below(tmp_path)}.items()
+
+
+class StoppedError(Exception):
+    """Something that happens to a run from outside."""
+
+
+@pytest.mark.parametrize("last", [0, 1, 2])
+def test_a_run_that_stops_goes_on_to_the_same_maps(network, tmp_path, calls, monkeypatch, last: int) -> None:
+    """The draws before the stop are not made again."""
+    run(network, tmp_path / "straight")
+    calls.clear()
+    monkeypatch.setattr(module, "EVERY", 0.0)
+    noise = engine.noisy_image
+
+    def stopping(image, sigma, seed, draw):
+        if draw == last:
+            raise StoppedError
+        return noise(image, sigma, seed, draw)
+
+    monkeypatch.setattr(engine, "noisy_image", stopping)
+    with pytest.raises(StoppedError):
+        run(network, tmp_path / "broken")
+    assert (tmp_path / "broken" / "maps.tsv").is_file()
+    monkeypatch.setattr(engine, "noisy_image", noise)
+    run(network, tmp_path / "broken")
+    assert len(calls) == 6
+    for lesion in LESIONS:
+        name = f"smoothgradmean{lesion.label}"
+        assert torch.equal(read(tmp_path / "broken", name), read(tmp_path / "straight", name))
+    assert strays(tmp_path) == []
+
+
+def test_sums_of_more_draws_are_not_taken_for_those_of_fewer(network, tmp_path, monkeypatch) -> None:
+    """Stopped after two of three draws, then asked for one: a third of the sum of two would be wrong."""
+    monkeypatch.setattr(module, "EVERY", 0.0)
+    noise = engine.noisy_image
+    monkeypatch.setattr(
+        engine, "noisy_image", lambda *a: noise(*a) if a[3] < 2 else (_ for _ in ()).throw(StoppedError)
+    )
+    with pytest.raises(StoppedError):
+        run(network, tmp_path)
+    run(network, tmp_path, draws=1)
+    expected = smoothgrad(network, SUBJECT.image, LESIONS[0], aggregate="mean", draws=1)
+    assert torch.equal(read(tmp_path, "smoothgradmeanL001"), expected)
+
+
+def test_two_subjects_in_one_folder_keep_their_own_state(network, tmp_path, monkeypatch, calls) -> None:
+    monkeypatch.setattr(module, "EVERY", 0.0)
+    noise = engine.noisy_image
+    monkeypatch.setattr(
+        engine, "noisy_image", lambda *a: noise(*a) if a[3] < 2 else (_ for _ in ()).throw(StoppedError)
+    )
+    with pytest.raises(StoppedError):
+        run(network, tmp_path)
+    monkeypatch.setattr(engine, "noisy_image", noise)
+    explain(subject_in_memory(name="other", seed=1), network, LESIONS, tmp_path, aggregate="mean", draws=2)
+    calls.clear()
+    run(network, tmp_path)
+    assert len(calls) == 2
+    assert strays(tmp_path) == []
+
+
+def test_two_methods_and_aggregates_share_a_folder(network: Network, tmp_path: Path) -> None:
+    for method, aggregate in (("smoothgrad", "mean"), ("smoothgrad", "max"), ("gradient", "mean"), ("gradcam", "mean")):
+        index = run(network, tmp_path, LESIONS[:1], method=method, aggregate=aggregate)
+    assert len(index) == 7
+    assert index["path"].nunique() == 7
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"draws": 4}, "draws 3 instead of 4"),
+        ({"seed": 9}, "seed 0 instead of 9"),
+        ({"noise": 0.2}, "noise 0.05 instead"),
+    ],
+)
+def test_other_settings_under_the_same_name_are_refused_before_any_work(
+    network, tmp_path, calls, settings, told
+) -> None:
+    run(network, tmp_path)
+    calls.clear()
+    with pytest.raises(ValueError, match=f"was made with {told}"):
+        run(network, tmp_path, **settings)
+    assert calls == []
+
+
+def test_another_network_image_or_lesion_under_the_same_name_is_refused(network: Network, tmp_path: Path) -> None:
+    run(network, tmp_path, method="gradcam")
+    torch.manual_seed(4)
+    other = replace(network, module=build("unet", (2, 3, 4)).module)
+    with pytest.raises(ValueError, match=f"digest {network.digest()} instead of {other.digest()}"):
+        run(other, tmp_path, method="gradcam")
+    with pytest.raises(ValueError, match=r"was made with image \w+ instead of"):
+        explain(subject_in_memory(seed=1), network, LESIONS, tmp_path, method="gradcam")
+    moved = [replace(le, voxels=le.voxels + 1) for le in LESIONS]
+    with pytest.raises(ValueError, match=r"was made with image \w+ instead of"):
+        run(network, tmp_path, moved, method="gradcam")
+
+
+def test_a_full_disk_keeps_what_was_finished(network, tmp_path, monkeypatch, calls) -> None:
+    save = module.save_map
+
+    def full(folder, subject, saliency, record, command):
+        if record.lesion == 4:
+            raise OSError(28, "No space left on device")
+        return save(folder, subject, saliency, record, command)
+
+    monkeypatch.setattr(module, "save_map", full)
+    with pytest.raises(OSError, match="No space left"):
+        run(network, tmp_path)
+    assert pd.read_csv(tmp_path / "maps.tsv", sep="\t")["lesion"].tolist() == [1, 1]
+    monkeypatch.setattr(module, "save_map", save)
+    calls.clear()
+    run(network, tmp_path)
+    assert set(calls) == {len(LESIONS[1])}
+    assert strays(tmp_path) == []
+
+
+# Mistakes
+
+
+MISTAKES = {
+    "method": ({"method": "lime"}, r"method must be one of smoothgrad, gradcam\+\+, gradcam, gradient, got 'lime'"),
+    "aggregate": ({"aggregate": "median"}, "aggregate must be one of mean, sum, max, got 'median'"),
+    "draws": ({"draws": 0}, "draws must be at least 1 .* got 0"),
+    "noise": ({"noise": -0.1}, "noise a share from 0 to 1, got 3 and -0.1"),
+    "seed": ({"seed": -1}, "seed must be 0 or more, got -1"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_wrong_setting_is_refused_before_the_folder_is_made(network: Network, tmp_path: Path, mistake: str) -> None:
+    settings, told = MISTAKES[mistake]
+    with pytest.raises(ValueError, match=told):
+        run(network, tmp_path / "out", **settings)
+    assert not (tmp_path / "out").exists()
+
+
+def test_no_lesion_is_refused_before_the_folder_is_made(network: Network, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="must be a lesion to explain, got none; lower the threshold"):
+        run(network, tmp_path / "out", [])
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_image_below_one_window_is_refused(network: Network, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="at least one window large; narrow looks through windows of 96 voxels"):
+        run(replace(network, window=96, through="windows"), tmp_path, method="gradient")
+
+
+def test_the_network_comes_back_as_it_was(network: Network, tmp_path: Path) -> None:
+    network.module.train()
+    network.module.requires_grad_(True)
+    run(network, tmp_path)
+    assert all(m.training for m in network.module.modules())
+    assert all(p.requires_grad and p.grad is None for p in network.module.parameters())
+    assert not any(isinstance(m, nn.Module) and m._forward_hooks for m in network.module.modules())

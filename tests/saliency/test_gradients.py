@@ -1,0 +1,306 @@
+"""The aggregated gradient of a lesion: closed forms, the plain loop over voxels, finite differences."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from ies_helpers import Network, gradient
+from ies_helpers.saliency import aggregates, gradients
+from ies_helpers.saliency.gradients import LesionGradient
+from ies_helpers.segmentation.toys import Linear, Neighbourhood, Quadratic, Shifted
+from tests import oracles
+from tests.lively import nnunet, unet
+
+EXACT = 1e-10
+"""Float64, relative to the largest value: rounding alone."""
+
+SINGLE = 1e-4
+"""Float32, relative to the largest value: rounding, and a slope that it may flip."""
+
+HOW = ("mean", "sum", "max")
+LESION = np.array([[30, 20, 31], [31, 20, 31], [32, 21, 33], [31, 15, 31], [31, 16, 32], [47, 48, 40]])
+CORNERS = np.array([[0, 0, 0], [0, 1, 0], [63, 63, 63], [63, 0, 62]])
+
+
+@pytest.fixture
+def image() -> torch.Tensor:
+    return torch.randn(2, 64, 64, 64, dtype=torch.float64)
+
+
+def full(engine: LesionGradient, image: torch.Tensor) -> torch.Tensor:
+    """The engine's result on the whole volume, in its own precision."""
+    whole = torch.zeros_like(image)
+    whole[(slice(None), *engine.box)] = engine(image)
+    return whole
+
+
+@pytest.mark.parametrize(("how", "factor"), [("mean", 1 / 6), ("sum", 1.0), ("max", 1.0)])
+def test_a_linear_network_gives_back_its_weights_on_the_lesion_and_zero_elsewhere(
+    image: torch.Tensor, how: gradients.Aggregate, factor: float
+) -> None:
+    wanted = torch.zeros(2, 64, 64, 64)
+    wanted[(slice(None), *torch.as_tensor(LESION).T)] = torch.tensor([2.0, -1.0])[:, None] * factor
+    assert torch.allclose(gradient(Linear((2.0, -1.0)), image.float(), LESION, aggregate=how), wanted)
+
+
+def test_a_quadratic_network_gives_twice_the_image(image: torch.Tensor) -> None:
+    got = gradient(Quadratic(), image, LESION, aggregate="sum")
+    index = (slice(None), *torch.as_tensor(LESION).T)
+    assert torch.allclose(got[index], 2 * image.float()[index])
+    assert int((got != 0).sum()) == 2 * len(LESION)
+
+
+def test_a_network_that_looks_elsewhere_is_caught_elsewhere(image: torch.Tensor) -> None:
+    got = gradient(Shifted(steps=5, gain=3.0), image.float(), LESION, aggregate="max")
+    wanted = torch.zeros(2, 64, 64, 64)
+    wanted[(0, *torch.as_tensor(LESION + np.array([5, 0, 0])).T)] = 3.0
+    assert torch.equal(got, wanted)
+
+
+def test_the_sum_counts_neighbours_where_the_max_does_not(image: torch.Tensor) -> None:
+    pair = np.array([[10, 10, 10], [11, 10, 10]])
+    total = gradient(Neighbourhood(), image.float(), pair, aggregate="sum")[0]
+    largest = gradient(Neighbourhood(), image.float(), pair, aggregate="max")[0]
+    assert [float(total[i, 10, 10]) for i in range(8, 14)] == [0, 1, 2, 2, 1, 0]
+    assert [float(largest[i, 10, 10]) for i in range(8, 14)] == [0, 1, 1, 1, 1, 0]
+
+
+def test_the_max_keeps_the_sign_of_the_larger_gradient() -> None:
+    class Signed(torch.nn.Module):
+        """Logit k sees voxel 4 alone, with weight (1, -3, 2)[k - 3]: at voxel 4 the max must be -3."""
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            weights = torch.zeros(x.shape[-1]).index_copy_(0, torch.tensor([3, 4, 5]), torch.tensor([1.0, -3.0, 2.0]))
+            logit = x[:, 0, ..., 4:5] * weights
+            return torch.stack([logit, logit], dim=1)
+
+    # A functional network, no leaf to probe: seen whole.
+    network = Network(Signed(), stride=(1, 1, 1))
+    got = gradient(network, torch.randn(1, 8, 8, 8), np.array([[2, 2, 3], [2, 2, 4], [2, 2, 5]]), aggregate="max")
+    assert float(got[0, 2, 2, 4]) == -3.0
+    assert int((got != 0).sum()) == 1
+
+
+@pytest.mark.parametrize("lesion", [LESION, CORNERS], ids=["inside", "corners"])
+@pytest.mark.parametrize("how", HOW)
+def test_the_crop_agrees_with_the_loop_on_the_whole_volume(
+    image: torch.Tensor, how: gradients.Aggregate, lesion: np.ndarray
+) -> None:
+    network = unet()
+    wanted = oracles.aggregate(oracles.voxel_gradients(oracles.whole(network), image, lesion), how)
+    engine = LesionGradient(network, image, lesion, how, way="crop")
+    assert engine.way == "crop"
+    assert oracles.relative(full(engine, image), wanted) < EXACT
+    network.module.float()
+    assert (
+        oracles.relative(full(LesionGradient(network, image.float(), lesion, how, way="crop"), image.float()), wanted)
+        < SINGLE
+    )
+
+
+@pytest.mark.parametrize("how", HOW)
+def test_sides_that_are_no_multiple_of_the_stride_are_padded_at_their_end(how: gradients.Aggregate) -> None:
+    image = torch.randn(2, 50, 41, 70, dtype=torch.float64)
+    lesion = np.array([[49, 40, 69], [49, 39, 69], [33, 20, 2]])
+    network = unet()
+    wanted = oracles.aggregate(oracles.voxel_gradients(oracles.whole(network), image, lesion), how)
+    assert oracles.relative(full(LesionGradient(network, image, lesion, how), image), wanted) < EXACT
+
+
+@pytest.mark.parametrize("weighting", ["gaussian", "constant"])
+@pytest.mark.parametrize("overlap", [0.0, 0.25, 0.5])
+@pytest.mark.parametrize("how", HOW)
+def test_windows_agree_with_autograd_through_the_inferer(how: gradients.Aggregate, overlap: float, weighting) -> None:
+    image = torch.randn(2, 40, 33, 48, dtype=torch.float64)
+    lesion = np.array([[12, 16, 24], [13, 16, 24], [20, 32, 30], [39, 0, 47], [0, 20, 11]])
+    network = replace(nnunet(), window=24, overlap=overlap, weighting=weighting)
+    wanted = oracles.aggregate(oracles.voxel_gradients(oracles.blended(network), image, lesion), how)
+    engine = LesionGradient(network, image, lesion, how)
+    assert engine.way == "windows"
+    assert oracles.relative(full(engine, image), wanted) < EXACT
+
+
+def test_a_window_as_large_as_the_image_is_the_whole_image() -> None:
+    image = torch.randn(2, 32, 32, 32, dtype=torch.float64)
+    lesion = np.array([[12, 16, 24], [13, 16, 24]])
+    windowed = replace(nnunet(), window=32)
+    seen = [
+        full(LesionGradient(n, image, lesion, "max"), image) for n in (windowed, windowed.explained_through("whole"))
+    ]
+    assert oracles.relative(seen[0], seen[1]) < EXACT
+
+
+@pytest.mark.parametrize("through", ["whole", "windows"])
+def test_finite_differences_agree_with_the_sum(through) -> None:
+    image = torch.randn(2, 48, 48, 48, dtype=torch.float64)
+    network = replace(unet(), window=32, overlap=0.5).explained_through(through)
+    lesion = np.array([[20, 20, 20], [21, 20, 20], [20, 22, 30]])
+    at = np.array([[0, 20, 20, 20], [1, 20, 20, 20], [0, 21, 19, 22], [1, 10, 30, 25], [0, 40, 20, 20]])
+    logits = {"whole": oracles.whole, "windows": oracles.blended}[through](network)
+    wanted = oracles.finite_difference(logits, image, lesion, at)
+    got = full(LesionGradient(network, image, lesion, "sum"), image)[tuple(torch.as_tensor(at).T)]
+    assert oracles.relative(got, wanted) < 1e-7  # a central difference of step 1e-5 in float64
+
+
+def test_a_smaller_budget_changes_nothing() -> None:
+    image, long = torch.randn(2, 48, 48, 160, dtype=torch.float64), np.array([[20, 20, k] for k in range(20, 150, 9)])
+    windows = replace(nnunet(), window=32, overlap=0.5)
+    single = max(LesionGradient(unet(), image, v[None], "mean").need for v in long)
+    for network, how, least in ((unet(), "mean", single), (windows, "max", None)):
+        roomy = LesionGradient(network, image, long, how)
+        small = LesionGradient(network, image, long, how, budget=least or roomy.need)
+        assert oracles.relative(full(small, image), full(roomy, image)) < EXACT
+        assert how == "max" or len(small.parts) > len(roomy.parts) == 1
+
+
+def test_a_budget_below_one_window_is_refused_and_the_need_is_told(image: torch.Tensor) -> None:
+    windows = replace(nnunet(), window=32, overlap=0.5)
+    need = LesionGradient(windows, image, LESION, "max").need
+    assert need > 32**3 * 8 * 3  # at least the three features of its first layer
+    with pytest.raises(ValueError, match=f"one forward pass and one gradient, {need} bytes for nnunet here; got 1000"):
+        LesionGradient(windows, image, LESION, "max", budget=1000)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_is_refused_with_the_measured_reason(image: torch.Tensor, dtype: torch.dtype) -> None:
+    network = unet()
+    network.module.to(dtype)
+    with pytest.raises(ValueError, match=r"need float32 or float64, unet is torch.*float16: near-ties .* 12 to 97 %"):
+        gradient(network, image, LESION)
+
+
+def test_a_network_that_works_in_place_changes_neither_image_nor_gradient(image: torch.Tensor) -> None:
+    class InPlace(Linear):
+        def lesion_logit(self, x: torch.Tensor) -> torch.Tensor:
+            return super().lesion_logit(x.mul_(2.0))
+
+    before = image.clone().float()
+    got = gradient(InPlace((2.0, -1.0)), image.float(), LESION, aggregate="sum")
+    assert torch.equal(image.float(), before)
+    assert [float(got[c, 30, 20, 31]) for c in (0, 1)] == [4.0, -2.0]
+
+
+def test_a_lesion_that_fills_a_window_and_a_field_beyond_the_volume() -> None:
+    image = torch.randn(2, 16, 16, 16, dtype=torch.float64)
+    lesion = np.argwhere(np.ones((16, 16, 16)))[::97]
+    network = unet()  # its field of 80 voxels exceeds the volume
+    for network in (unet(), replace(nnunet(), window=16)):
+        loop = (oracles.whole if network.through == "whole" else oracles.blended)(network)
+        wanted = oracles.aggregate(oracles.voxel_gradients(loop, image, lesion), "max")
+        assert oracles.relative(full(LesionGradient(network, image, lesion, "max"), image), wanted) < EXACT
+
+
+def test_active_dropout_is_put_to_rest(image: torch.Tensor) -> None:
+    module = torch.nn.Sequential(torch.nn.Conv3d(2, 2, 1), torch.nn.Dropout(0.9)).train()
+    wanted = module[0].weight[1, :, 0, 0, 0].detach()
+    got = gradient(module, image.float(), LESION)
+    assert torch.allclose(got[:, 30, 20, 31], wanted)
+    assert module.training
+
+
+def test_running_out_of_memory_halves_the_work_and_goes_on(
+    image: torch.Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = replace(nnunet(), window=32, overlap=0.5)
+    wanted = full(LesionGradient(network, image, LESION, "max"), image)
+    added, sizes = aggregates.added_by_voxel, []
+
+    def scarce(see, part, voxels: np.ndarray, zeros) -> torch.Tensor:
+        sizes.append(len(voxels))
+        if len(voxels) > 1:
+            raise torch.cuda.OutOfMemoryError("no memory left")
+        return added(see, part, voxels, zeros)
+
+    monkeypatch.setattr(aggregates, "added_by_voxel", scarce)
+    assert torch.equal(full(LesionGradient(network, image, LESION, "max"), image), wanted)
+    assert max(sizes) > 1
+
+
+def test_out_of_memory_on_the_crop_splits_the_lesion(image: torch.Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+    forward = gradients.forward
+
+    def scarce(network: Network, padded: torch.Tensor, view) -> tuple[torch.Tensor, torch.Tensor]:
+        if view.box[1].stop - view.box[1].start > 48 and view.box[0].stop == 64 and view.box[0].start == 0:
+            raise torch.cuda.OutOfMemoryError("no memory left")
+        return forward(network, padded, view)
+
+    lesion = np.array([[2, 2, 2], [2, 60, 2]])
+    wanted = full(LesionGradient(unet(), image, lesion, "mean"), image)
+    monkeypatch.setattr(gradients, "forward", scarce)
+    assert oracles.relative(full(LesionGradient(unet(), image, lesion, "mean"), image), wanted) < EXACT
+
+
+def test_the_network_and_the_image_come_back_as_they_were(image: torch.Tensor) -> None:
+    module = unet().module.train()
+    module.model[0].eval()  # one part frozen by its owner
+    first = next(module.parameters()).requires_grad_()
+    first.grad = torch.ones_like(first)
+    modes, before = [m.training for m in module.modules()], image.clone()
+    hooks = sum(len(m._forward_hooks) + len(m._backward_hooks) for m in module.modules())
+    gradient(module, image, LESION, aggregate="max")
+    with pytest.raises(ValueError, match="inside the image"):
+        gradient(module, image, LESION + 60)
+    assert [m.training for m in module.modules()] == modes
+    assert [p.requires_grad for p in module.parameters()].count(True) == 1
+    assert torch.equal(first.grad, torch.ones_like(first))
+    assert torch.equal(image, before)
+    assert not image.requires_grad
+    assert sum(len(m._forward_hooks) + len(m._backward_hooks) for m in module.modules()) == hooks
+
+
+def test_a_training_network_is_explained_in_evaluation_mode(image: torch.Tensor) -> None:
+    network = unet()
+    wanted = gradient(network, image, LESION)
+    network.module.train()
+    assert torch.equal(gradient(network, image, LESION), wanted)
+
+
+def test_masks_lesions_and_voxels_say_the_same(image: torch.Tensor) -> None:
+    mask = np.zeros((64, 64, 64), dtype=bool)
+    mask[tuple(LESION.T)] = True
+    by_voxels = gradient(Quadratic(), image, LESION)
+    assert torch.equal(gradient(Quadratic(), image, mask), by_voxels)
+    assert torch.equal(gradient(Quadratic(), image, torch.from_numpy(mask)), by_voxels)
+
+
+@pytest.mark.parametrize(
+    ("lesion", "why"),
+    [
+        (np.zeros((64, 64, 64), dtype=bool), "at least one voxel, got none"),
+        (np.array([[1, 2, 3], [1, 2, 3]]), "each voxel once"),
+        (np.array([[1, 2, -3]]), "inside the image"),
+        (np.zeros((8, 8, 8), dtype=bool), "boolean mask of shape"),
+        (np.ones((64, 64, 64)), "boolean mask of shape"),
+    ],
+)
+def test_what_is_no_lesion_is_refused(image: torch.Tensor, lesion: np.ndarray, why: str) -> None:
+    with pytest.raises(ValueError, match=why):
+        gradient(Quadratic(), image, lesion)
+
+
+def test_the_way_is_chosen_by_looking_at_the_network(image: torch.Tensor) -> None:
+    windows = replace(nnunet(), window=32)
+    cases = [
+        (unet(), "max", "cone"),
+        (unet(), "mean", "crop"),
+        (replace(unet(), window=32).explained_through("windows"), "max", "windows"),
+        (windows, "max", "windows"),
+        (windows.explained_through("whole"), "max", "whole"),
+        (Quadratic(), "max", "crop"),
+    ]
+    assert [LesionGradient(n, image, LESION, how).way for n, how, _ in cases] == [way for _, _, way in cases]
+    with pytest.raises(ValueError, match="unet seen whole can be explained by crop for mean, got 'cone'"):
+        gradient(unet(), image, LESION, aggregate="mean", way="cone")
+
+
+def test_other_mistakes_are_refused(image: torch.Tensor) -> None:
+    with pytest.raises(ValueError, match="aggregate must be one of mean, sum, max, got 'median'"):
+        gradient(Quadratic(), image, LESION, aggregate="median")  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ValueError, match=r"\(C, I, J, K\), got \(1, 2, 64, 64, 64\)"):
+        gradient(Quadratic(), image[None], LESION)
+    with pytest.raises(ValueError, match="must be finite"):
+        gradient(Quadratic(), image * float("nan"), LESION)
+    with pytest.raises(TypeError, match=r"Network or a torch\.nn\.Module, got str"):
+        gradient("unet", image, LESION)  # pyright: ignore[reportArgumentType]
