@@ -1,0 +1,45 @@
+"""Explain a lesion-segmentation network one lesion at a time.
+
+Every public name, in reading order: who there is to look at, what the network sees, why it sees it, what
+a person looks at. Each is imported when it is first used.
+"""
+
+from importlib import import_module
+from typing import Any
+
+_HOMES = {
+    "load_subject": "subjects.loading",
+    "phantom": "subjects.phantom",
+    "Subject": "subjects.subject",
+    "fetch": "subjects.downloads",
+    "load_network": "segmentation.checkpoints",
+    "Network": "segmentation.networks",
+    "predict": "segmentation.inference",
+    "predict_logits": "segmentation.inference",
+    "find_lesions": "segmentation.lesions",
+    "Lesion": "segmentation.lesions",
+    "Lesions": "segmentation.lesions",
+    "gradient": "saliency.gradients",
+    "smoothgrad": "saliency.smoothgrad",
+    "gradcam": "saliency.gradcam",
+    "gradcam_pp": "saliency.gradcam",
+    "explain": "saliency.explain",
+    "plot_lesions": "figures.plots",
+    "plot_saliency": "figures.plots",
+    "saliency_html": "figures.html",
+    "save_map": "subjects.saving",
+}
+
+__all__ = list(_HOMES)  # pyright: ignore[reportUnsupportedDunderAll]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"ies_helpers has no {name!r}; it has {', '.join(__all__)}")
+    value = getattr(import_module(f"ies_helpers.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,417 @@
+"""The command line: what it makes, and one sentence with exit code 2 for every mistake."""
+
+import errno
+import gzip
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from ies_helpers import gradcam_pp, gradient, load_network, load_subject, predict
+from ies_helpers.__main__ import main
+from ies_helpers.subjects import downloads, saving
+from tests.scenes import SPOTS, files_below, strays, write_image, write_network, write_patient
+from tests.subjects.local_server import write_registry
+
+
+@pytest.fixture(scope="module")
+def patient(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_patient(tmp_path_factory.mktemp("patient"))
+
+
+@pytest.fixture(scope="module")
+def network(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_network(tmp_path_factory.mktemp("network") / "narrow.safetensors")
+
+
+@pytest.fixture(scope="module")
+def explained(patient: Path, network: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which two commands have run."""
+    out = tmp_path_factory.mktemp("explained") / "out"
+    common = ["explain", patient, "--network", network, "--out", out, "--json"]
+    assert main([str(a) for a in [*common, "--method", "gradcam++"]]) == 0
+    options = ["--lesions", "1,3", "--aggregate", "mean", "--draws", "2", "--seed", "7"]
+    assert main([str(a) for a in [*common, *options]]) == 0
+    return out
+
+
+def run(*arguments: object) -> int:
+    return main([str(a) for a in arguments])
+
+
+@contextmanager
+def refused(capsys: pytest.CaptureFixture[str], out: Path, *told: str) -> Iterator[list[int]]:
+    """The block appends an exit code: it is 2, stderr holds one line with all of `told`, `out` is not made."""
+    codes: list[int] = []
+    capsys.readouterr()
+    yield codes
+    error = capsys.readouterr().err
+    assert codes == [2], error
+    assert error.startswith("ies: ")
+    assert error.count("\n") == 1, error
+    assert "Traceback" not in error
+    assert [words for words in told if words not in error] == [], error
+    assert not out.exists()
+
+
+# What is right
+
+
+def test_predict_writes_probability_lesions_and_their_table(patient, network, tmp_path, capsys) -> None:
+    assert run("predict", patient, "--network", network, "--out", tmp_path, "--json") == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert [(row["lesion"], row["group"]) for row in rows] == [(1, "TP"), (2, "FP"), (3, "FN")]
+    table = pd.read_csv(tmp_path / "sub-p1" / "lesions.tsv", sep="\t")
+    assert table["volume_mm3"].tolist() == pytest.approx([row["volume_mm3"] for row in rows])
+    subject = load_subject(patient)
+    for row in rows:
+        label = nibabel.load(tmp_path / f"sub-p1/anat/sub-p1_desc-{row['group'].lower()}_dseg.nii.gz")
+        found = np.argwhere(np.asanyarray(label.dataobj) == row["lesion"])
+        assert len(found) == row["voxels"]
+        assert np.linalg.norm(found.mean(axis=0) - SPOTS[row["group"]]) < 1
+        assert np.array_equal(label.affine, subject.affine)
+    probability = nibabel.load(tmp_path / "sub-p1/anat/sub-p1_label-lesion_probseg.nii.gz")
+    assert np.array_equal(np.asanyarray(probability.dataobj), predict(load_network(network), subject.image))
+    assert strays(tmp_path) == []
+
+
+def test_explain_writes_the_maps_that_the_functions_give(patient, network, explained) -> None:
+    subject, net = load_subject(patient), load_network(network)
+    tp = np.argwhere(np.asanyarray(nibabel.load(explained / "sub-p1/anat/sub-p1_desc-tp_dseg.nii.gz").dataobj) == 1)
+    written = nibabel.load(explained / "sub-p1/anat/sub-p1_desc-gradcamppL001_FLAIR.nii.gz")
+    assert np.array_equal(np.asanyarray(written.dataobj), gradcam_pp(net, subject.image, tp)[0])
+    index = pd.read_csv(explained / "maps.tsv", sep="\t", keep_default_na=False)
+    assert sorted(index["path"]) == [n for n in files_below(explained) if n.endswith(("FLAIR.nii.gz", "T1w.nii.gz"))]
+    drawn = index[index["method"] == "smoothgrad"]
+    assert set(drawn[["lesion", "group", "aggregate", "draws", "seed"]].itertuples(index=False, name=None)) == {
+        (1, "TP", "mean", "2", "7"),
+        (3, "FN", "mean", "2", "7"),
+    }
+    assert strays(explained) == []
+
+
+def test_json_is_json_and_nothing_else(explained, patient, network, capsys) -> None:
+    again = ["explain", patient, "--network", network, "--out", explained, "--json", "--method", "gradcam++"]
+    assert run(*again) == 0
+    captured = capsys.readouterr()
+    rows = json.loads(captured.out, parse_constant=lambda word: pytest.fail(f"{word} is no JSON"))
+    assert captured.err == ""
+    assert len(rows) == 7
+    assert rows[0]["draws"] is None
+    assert {row["draws"] for row in rows if row["method"] == "smoothgrad"} == {2}
+
+
+def test_explain_says_which_function_it_differentiates_and_offers_the_other(patient, network, tmp_path, capsys) -> None:
+    common = ["explain", patient, "--network", network, "--lesions", "1", "--method", "gradient", "--aggregate", "sum"]
+    assert run(*common, "--out", tmp_path / "a") == 0
+    assert "seen whole (--through windows otherwise)" in capsys.readouterr().out
+    assert run(*common, "--out", tmp_path / "b", "--through", "windows") == 0
+    assert "seen windows (--through whole otherwise)" in capsys.readouterr().out
+    name = "sub-p1/anat/sub-p1_desc-gradientsumL001_FLAIR.nii.gz"
+    subject, net = load_subject(patient), load_network(network).explained_through("windows")
+    label = nibabel.load(tmp_path / "b/sub-p1/anat/sub-p1_desc-tp_dseg.nii.gz")
+    expected = gradient(net, subject.image, np.asanyarray(label.dataobj) == 1, aggregate="sum")
+    assert np.array_equal(np.asanyarray(nibabel.load(tmp_path / "b" / name).dataobj), expected[0])
+
+
+def test_view_draws_every_map_and_names_what_it_drew(explained, capsys) -> None:
+    assert run("view", explained) == 0
+    told = capsys.readouterr().out.split()
+    assert len(told) == 2 * (3 + 2)
+    assert [path for path in told if not Path(path).is_file()] == []
+
+
+def test_fetch_lists_what_there_is_as_text_and_json(capsys) -> None:
+    assert run("fetch", "--list") == 0
+    assert "openms:patient26" in capsys.readouterr().out
+    assert run("fetch", "--json") == 0
+    assert len(json.loads(capsys.readouterr().out)) == 32
+
+
+def test_without_arguments_the_commands_are_listed(capsys) -> None:
+    assert run() == 0
+    told = capsys.readouterr().out
+    assert [c for c in ("fetch", "predict", "explain", "view", "demo") if c not in told] == []
+
+
+def test_importing_the_package_is_quick_and_leaves_torch_alone() -> None:
+    code = "import ies_helpers, ies_helpers.__main__, sys; sys.exit('torch' in sys.modules or 'monai' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False, timeout=20).returncode == 0
+
+
+# Mistakes in what is asked for
+
+
+SETTINGS = {
+    "an unknown option": (["--fast"], "No such option: --fast"),
+    "an unknown method": (["--method", "lime"], "method must be one of", "'lime'"),
+    "an unknown aggregate": (["--aggregate", "median"], "aggregate must be one of mean, sum, max", "'median'"),
+    "an unknown way through": (["--through", "slices"], "through must be one of whole, windows", "'slices'"),
+    "an unknown device": (["--device", "tpu"], "device must be auto, cpu or cuda", "'tpu'"),
+    "a threshold that is no number": (["--threshold", "low"], "threshold", "valid number"),
+    "a threshold that is no probability": (["--threshold", "30"], "between 0 and 1, got 30"),
+    "no draws": (["--draws", "0"], "draws must be at least 1", "got 0"),
+    "too much noise": (["--noise", "5"], "noise a share from 0 to 1", "5.0"),
+    "a negative seed": (["--seed", "-1"], "seed must be 0 or more, got -1"),
+    "an unknown group": (["--lesions", "TN"], "lesions must be all, TP, FP, FN or numbers", "'TN'"),
+    "a broken list": (["--lesions", "3,,7"], "lesions must be all, TP, FP, FN or numbers", "'3,,7'"),
+    "an unknown network": (["--network", "vnet"], "one of unet, nnunet, swin_unetr, published:unet or a file", "vnet"),
+}
+
+
+@pytest.mark.parametrize("mistake", SETTINGS)
+def test_a_wrong_setting_is_one_sentence(mistake: str, patient, network, tmp_path, capsys) -> None:
+    options, *told = SETTINGS[mistake]
+    with refused(capsys, tmp_path / "out", *told) as codes:
+        codes.append(run("explain", patient, "--network", network, "--out", tmp_path / "out", *options))
+
+
+@pytest.mark.parametrize("command", ["predict", "explain"])
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("nobody", "no folder nobody"),
+        ("phantom:x", "named by its seed, as phantom:7"),
+        ("openms:patient99", "is no name to fetch"),
+    ],
+)
+def test_an_unknown_subject_is_one_sentence(command: str, name: str, told: str, tmp_path, capsys) -> None:
+    with refused(capsys, tmp_path / "out", told) as codes:
+        codes.append(run(command, name, "--out", tmp_path / "out"))
+
+
+@pytest.mark.parametrize("arguments", [["predict", "--flair", "f.nii"], ["predict", "x", "--target", "m.nii"]])
+def test_half_a_subject_is_one_sentence(arguments: list[str], tmp_path, capsys) -> None:
+    with refused(capsys, tmp_path / "out", "one name, or the files flair and t1") as codes:
+        codes.append(run(*arguments, "--out", tmp_path / "out"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["fetch", "openms:patient99"], "is no name to fetch: try openms:patient"),
+        (["view", "nowhere"], "must hold maps made by `ies explain`, nowhere holds none"),
+        (["view"], "Missing argument"),
+        (["segment"], "No such command 'segment'"),
+    ],
+)
+def test_other_commands_refuse_in_one_sentence_too(arguments: list[str], told: str, tmp_path, capsys) -> None:
+    with refused(capsys, tmp_path / "out", told) as codes:
+        codes.append(run(*arguments))
+
+
+def test_a_real_process_ends_the_same_way() -> None:
+    command = [sys.executable, "-m", "ies_helpers", "fetch", "nothing"]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert (ended.returncode, ended.stdout, ended.stderr.count("\n")) == (2, "", 1)
+    assert ended.stderr.startswith("ies: 'nothing' is no name to fetch")
+
+
+def test_a_lesion_number_that_does_not_exist_is_told_which_do(patient, network, tmp_path, capsys) -> None:
+    out = tmp_path / "out"
+    assert run("explain", patient, "--network", network, "--out", out, "--lesions", "2,9", "--json") == 2
+    error = capsys.readouterr().err
+    assert error == "ies: Lesions here are numbered 1 to 3, got 9; see the lesion table.\n"
+    assert [n for n in files_below(out) if "_desc-" in n and "dseg" not in n] == []
+
+
+def test_no_lesion_found_is_told_by_predict_and_refused_by_explain(patient, network, tmp_path, capsys) -> None:
+    shutil.copytree(patient, tmp_path / "healthy")
+    mask = tmp_path / "healthy" / "sub-p1_label-lesion_mask.nii.gz"
+    write_image(mask, np.zeros((96, 96, 96), dtype=np.uint8))
+    common = [tmp_path / "healthy", "--network", network, "--out", tmp_path / "out", "--threshold", "0.9999999"]
+    assert run("predict", *common) == 0
+    assert "Lesions(none)" in capsys.readouterr().out
+    assert run("explain", *common) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error == "ies: There must be a lesion to work on; of 'all' there is none among Lesions(none)."
+    assert strays(tmp_path) == []
+
+
+def test_another_threshold_in_the_same_folder_changes_nothing(explained, patient, network, capsys) -> None:
+    """It would renumber the lesions that the maps refer to."""
+    before = {name: (explained / name).stat().st_mtime_ns for name in files_below(explained)}
+    common = [patient, "--network", network, "--out", explained, "--threshold", "0.9", "--json"]
+    assert run("explain", *common, "--method", "gradcam") == 2
+    error = capsys.readouterr().err
+    assert "maps of other lesions of p1" in error
+    assert error.count("\n") == 1
+    assert {name: (explained / name).stat().st_mtime_ns for name in files_below(explained)} == before
+
+
+def test_other_settings_in_the_same_folder_are_refused_with_what_differs(explained, patient, network, capsys) -> None:
+    common = ["explain", patient, "--network", network, "--out", explained, "--json", "--aggregate", "mean"]
+    assert run(*common, "--lesions", "1", "--draws", "3", "--seed", "7") == 2
+    assert "draws 2 instead of 3. Take another --out." in capsys.readouterr().err
+
+
+# Mistakes in files
+
+
+def damage(folder: Path, how: str) -> None:
+    flair, t1, mask = (folder / f"sub-p1_{s}.nii.gz" for s in ("FLAIR", "T1w", "label-lesion_mask"))
+    match how:
+        case "shape":
+            write_image(t1, np.random.default_rng(0).normal(size=(96, 96, 95)))
+        case "affine":
+            write_image(t1, np.random.default_rng(0).normal(size=(96, 96, 96)), np.eye(4))
+        case "axes":
+            write_image(flair, np.ones((96, 96, 96, 2), dtype=np.uint8))
+        case "NaN":
+            write_image(flair, np.full((96, 96, 96), np.nan, dtype=np.float32))
+        case "constant":
+            write_image(flair, np.ones((96, 96, 96), dtype=np.uint8))
+        case "missing":
+            t1.unlink()
+        case "two":
+            shutil.copy(flair, folder / "other_flair.nii.gz")
+        case "cut":
+            flair.write_bytes(flair.read_bytes()[:50_000])
+        case "text":
+            flair.write_bytes(gzip.compress(b"no image"))
+        case "labels":
+            write_image(mask, np.full((96, 96, 96), 2, dtype=np.uint8))
+        case "grid":
+            write_image(mask, np.zeros((96, 96, 97), dtype=np.uint8))
+
+
+DAMAGES = {
+    "shape": "must share their grid",
+    "affine": "must share their affine",
+    "axes": "must have 3 axes",
+    "NaN": "must be finite",
+    "constant": "is constant",
+    "missing": "needs FLAIR and T1",
+    "two": "must hold one flair image",
+    "cut": "is truncated or damaged",
+    "text": "not readable",
+    "labels": "must hold 0 and 1 only",
+    "grid": "FLAIR and target must share their grid",
+}
+
+
+@pytest.mark.parametrize("how", DAMAGES)
+def test_a_patient_that_cannot_be_used_is_one_sentence(how: str, patient, network, tmp_path, capsys) -> None:
+    shutil.copytree(patient, tmp_path / "in")
+    damage(tmp_path / "in", how)
+    with refused(capsys, tmp_path / "out", DAMAGES[how]) as codes:
+        codes.append(run("predict", tmp_path / "in", "--network", network, "--out", tmp_path / "out"))
+
+
+def test_an_image_below_one_window_is_one_sentence(network, tmp_path, capsys) -> None:
+    small = write_patient(tmp_path / "in", side=64, spots={"TP": (30, 30, 30)})
+    told = "at least one window large; narrow looks through windows of 96 voxels and the image has 64 x 64 x 64"
+    with refused(capsys, tmp_path / "out", told) as codes:
+        codes.append(run("explain", small, "--network", network, "--out", tmp_path / "out"))
+
+
+def test_weights_that_do_not_fit_are_one_sentence(patient, network, tmp_path, capsys) -> None:
+    for architecture in ("nnunet", "swin_unetr"):
+        with refused(capsys, tmp_path / "out", "must fit the architecture", "missing", "unknown") as codes:
+            options = ["--network", network, "--architecture", architecture]
+            codes.append(run("predict", patient, *options, "--out", tmp_path / "out"))
+    state = load_file(network)
+    save_file({k: v for k, v in state.items() if "bias" not in k}, tmp_path / "n.safetensors")
+    with refused(capsys, tmp_path / "out", "n.safetensors must fit the architecture", "missing") as codes:
+        options = ["--network", tmp_path / "n.safetensors", "--architecture", "unet"]
+        codes.append(run("predict", patient, *options, "--out", tmp_path / "out"))
+
+
+class Attack:
+    def __reduce__(self) -> tuple:
+        return os.mkdir, (os.environ["ATTACK"],)
+
+
+def test_weights_that_want_to_run_code_are_one_sentence_and_run_nothing(patient, tmp_path, capsys, monkeypatch) -> None:
+    monkeypatch.setenv("ATTACK", str(tmp_path / "was here"))
+    torch.save({"state_dict": Attack()}, tmp_path / "n.pth")
+    with refused(capsys, tmp_path / "out", "n.pth asks to run posix.mkdir and was not opened") as codes:
+        options = ["--network", tmp_path / "n.pth", "--architecture", "unet"]
+        codes.append(run("predict", patient, *options, "--out", tmp_path / "out"))
+    assert not (tmp_path / "was here").exists()
+
+
+def test_an_archive_that_wants_out_of_its_folder_is_one_sentence(tmp_path, capsys, monkeypatch) -> None:
+    for name in ("weights.pth", "evil"):
+        (tmp_path / name).write_bytes(b"x")
+    archive = tmp_path / "mirror" / "toy" / "deep" / "one.tar.xz"
+    archive.parent.mkdir(parents=True)
+    with tarfile.open(archive, "w:xz") as container:
+        container.add(tmp_path / "weights.pth", "weights.pth")
+        container.add(tmp_path / "evil", "../../../evil-was-here")
+    monkeypatch.setattr(downloads, "data_folder", lambda: tmp_path / "data")
+    monkeypatch.setenv("IES_CACHE", str(tmp_path / "cache"))
+    digest = hashlib.sha256(archive.read_bytes()).hexdigest()
+    base = (tmp_path / "mirror" / "toy").as_uri()
+    write_registry(tmp_path / "data", [base], f'sha256 = "{digest}", member = "*.pth"', "deep/{item}.tar.xz")
+    with refused(capsys, tmp_path / "out", "relative names only", "../../../evil-was-here") as codes:
+        codes.append(run("fetch", "toy:one"))
+    assert list(tmp_path.rglob("*was-here")) == []
+
+
+# Folders that cannot be written
+
+
+def test_an_output_below_a_file_is_one_sentence(patient, network, tmp_path, capsys) -> None:
+    (tmp_path / "file").touch()
+    with refused(capsys, tmp_path / "file" / "out", "file") as codes:
+        codes.append(run("predict", patient, "--network", network, "--out", tmp_path / "file" / "out"))
+
+
+def test_a_disk_that_fills_up_is_one_sentence_and_leaves_whole_files_only(
+    patient, network, tmp_path, capsys, monkeypatch
+) -> None:
+    save, out, made = nibabel.save, tmp_path / "out", []
+
+    def filling(image, path) -> None:
+        made.append(path)
+        if len(made) > 6:  # probability, three groups, one map and its second modality
+            Path(path).write_bytes(b"half")
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        save(image, path)
+
+    monkeypatch.setattr(saving.nibabel, "save", filling)
+    common = ["explain", patient, "--network", network, "--out", out, "--json", "--aggregate", "mean", "--draws", "1"]
+    assert run(*common) == 2
+    error = capsys.readouterr().err
+    assert "No space left on device" in error
+    assert error.count("\n") == 1
+    assert pd.read_csv(out / "maps.tsv", sep="\t")["lesion"].tolist() == [1, 1]
+    assert all(len(np.asanyarray(nibabel.load(p).dataobj)) == 96 for p in out.rglob("*.nii.gz"))
+    assert strays(out) == []
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 1 MB, where this user may mount one; else a message tells why not."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1m", "none", folder], capture_output=True, text=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip(f"needs the right to mount a file system: {mounted.stderr.strip()}")
+    yield folder
+    subprocess.run(["umount", folder], check=True)
+
+
+def test_a_disk_that_is_really_full_is_one_sentence(small_disk: Path, patient, network, capsys) -> None:
+    assert run("predict", patient, "--network", network, "--out", small_disk / "out", "--json") == 2
+    error = capsys.readouterr().err
+    assert "No space left on device" in error
+    assert error.count("\n") == 1
+    assert [name for name in files_below(small_disk) if name.endswith(".nii.gz")] == []
+    assert strays(small_disk) == []

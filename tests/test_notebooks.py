@@ -1,0 +1,146 @@
+"""Every chapter is derived from its source, keeps the handbook's form, and runs from top to bottom."""
+
+import os
+import re
+import time
+from pathlib import Path
+
+import nbformat
+import pytest
+import yaml
+from nbclient import NotebookClient
+from nbformat import NotebookNode
+
+from notebooks import build
+
+CHAPTERS = [source.stem for source in build.sources()]
+HEAD = ("Question", "Objectives", "Minutes", "Needs")
+TAIL = ["What we saw", "Limits", "Exercises", "References", "Next"]
+CELL_LINES = 15
+SECONDS = 600
+
+each_chapter = pytest.mark.parametrize("chapter", CHAPTERS)
+
+SOURCE = """\
+# %% [markdown]
+# # 42 · A throwaway chapter
+
+# %% tags=["setup"]
+# setup
+
+# %% [markdown]
+# Twice the same sum.
+
+# %%
+1 + 1
+
+# %% [markdown]
+# Twice the same sum.
+
+# %%
+1 + 1
+"""
+
+
+def read(chapter: str) -> NotebookNode:
+    """A chapter as its readers get it."""
+    return nbformat.read(build.HERE / f"{chapter}.ipynb", as_version=4)
+
+
+def headings(book: NotebookNode, level: int) -> list[str]:
+    """Headings of one level, in order."""
+    text = "\n".join(cell.source for cell in book.cells if cell.cell_type == "markdown")
+    return re.findall(rf"^#{{{level}}} (.+?) *$", text, flags=re.MULTILINE)
+
+
+@pytest.fixture
+def throwaway(tmp_path: Path) -> Path:
+    """A notebooks folder with one source."""
+    (tmp_path / "src").mkdir()
+    (tmp_path / "src" / "42_throwaway.py").write_text(SOURCE)
+    return tmp_path
+
+
+def test_the_generator_gives_the_same_bytes_each_time_and_no_id_twice(throwaway: Path) -> None:
+    text = build.notebook(throwaway / "src" / "42_throwaway.py")
+    assert text == build.notebook(throwaway / "src" / "42_throwaway.py")
+    ids = [cell.id for cell in nbformat.reads(text, as_version=4).cells]
+    assert len(set(ids)) == len(ids) == 6
+
+
+def test_an_edit_of_one_cell_leaves_the_ids_of_the_others(throwaway: Path) -> None:
+    source = throwaway / "src" / "42_throwaway.py"
+    before = [cell.id for cell in nbformat.reads(build.notebook(source), as_version=4).cells]
+    source.write_text(SOURCE.replace("A throwaway chapter", "Another title"))
+    after = [cell.id for cell in nbformat.reads(build.notebook(source), as_version=4).cells]
+    assert before[0] != after[0]
+    assert before[1:] == after[1:]
+
+
+def test_an_edited_notebook_and_a_lost_one_are_found(throwaway: Path) -> None:
+    written = throwaway / "42_throwaway.ipynb"
+    assert list(build.drift(throwaway)) == [written]
+    written.write_text(build.drift(throwaway)[written], encoding="utf-8")
+    assert build.drift(throwaway) == {}
+    written.write_text(written.read_text(encoding="utf-8").replace("1 + 1", "1 + 2"), encoding="utf-8")
+    (throwaway / "41_gone.ipynb").write_text("{}")
+    assert list(build.drift(throwaway)) == [written]
+    assert build.orphans(throwaway) == [throwaway / "41_gone.ipynb"]
+
+
+def test_a_source_without_a_setup_cell_is_refused(throwaway: Path) -> None:
+    source = throwaway / "src" / "42_throwaway.py"
+    source.write_text(SOURCE.replace(' tags=["setup"]', ""))
+    with pytest.raises(ValueError, match=r"42_throwaway\.py needs one cell .* got 0"):
+        build.notebook(source)
+
+
+def test_notebooks_are_what_their_sources_give() -> None:
+    assert list(build.drift()) == [], "run `make notebooks`"
+    assert build.orphans() == []
+
+
+def test_the_book_lists_every_chapter_in_order() -> None:
+    contents = yaml.safe_load((build.HERE / "book" / "_toc.yml").read_text())
+    assert [entry["file"] for entry in contents["chapters"]] == CHAPTERS
+
+
+@each_chapter
+def test_a_chapter_opens_with_title_question_objectives_minutes_and_needs(chapter: str) -> None:
+    head = read(chapter).cells[0].source
+    assert re.match(rf"# {chapter[:2]} · \S", head)
+    assert [re.search(rf"^\**{word}\b", head, re.MULTILINE) is not None for word in HEAD] == [True] * 4
+
+
+@each_chapter
+def test_a_chapter_has_one_title_and_closes_with_the_fixed_sections(chapter: str) -> None:
+    assert len(headings(read(chapter), 1)) == 1
+    assert headings(read(chapter), 2)[-len(TAIL) :] == TAIL
+
+
+@each_chapter
+def test_prose_stands_between_code_cells_and_cells_are_short(chapter: str) -> None:
+    cells = read(chapter).cells
+    kinds = [cell.cell_type for cell in cells]
+    assert [i for i in range(1, len(kinds)) if kinds[i - 1 : i + 1] == ["code", "code"]] == []
+    sizes = {i: len(c.source.splitlines()) for i, c in enumerate(cells) if c.cell_type == "code"}
+    assert {i: lines for i, lines in sizes.items() if lines > CELL_LINES} == {}
+
+
+@each_chapter
+def test_the_first_code_cell_sets_up_and_nothing_stored_is_output(chapter: str) -> None:
+    code = [cell for cell in read(chapter).cells if cell.cell_type == "code"]
+    assert code[0].source == build.setup_cell()
+    assert [c.id for c in code if c.outputs or c.execution_count is not None] == []
+
+
+@each_chapter
+def test_a_chapter_runs_from_top_to_bottom(chapter: str, tmp_path: Path) -> None:
+    end = time.monotonic() + SECONDS
+    client = NotebookClient(
+        read(chapter),
+        timeout_func=lambda _: max(1, int(end - time.monotonic())),
+        kernel_name="python3",
+        resources={"metadata": {"path": str(tmp_path)}},
+    )
+    client.execute(env={**os.environ, "IES_SMALL": "1", "MPLBACKEND": "module://matplotlib_inline.backend_inline"})
