@@ -1,0 +1,496 @@
+# %% [markdown]
+# # 03 · The gradient by hand
+#
+# **Question.** Which voxels of the images move the network's score for one lesion, and in which direction?
+#
+# **Objectives.** You can say what one value of a gradient map means, with its unit. You work out three maps on paper
+# and find them again in the computer. You build the map of one real lesion with nothing but
+# `torch.autograd.grad`, and see that `ies_helpers.gradient` gives the same. You know why a box of about
+# 80 x 80 x 80 voxels is enough, and why we differentiate logits and not probabilities.
+#
+# **Minutes.** About 1 on two CPU cores with the demo, about 2 with patient 26. GPU: not measured.
+#
+# **Needs.** Chapters 00 to 02 (the subject, the network, lesions as instances), partial derivatives, no patient data.
+
+# %% tags=["setup"]
+# setup
+
+# %% [markdown]
+# We import what we need. `SMALL` is true where the tests run this chapter; it then looks at fewer voxels.
+
+# %%
+import copy
+import os
+import time
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import torch
+import torch.nn.functional as F
+
+from ies_helpers import find_lesions, gradient, load_network, load_subject, plot_saliency, predict
+
+SMALL = os.environ.get("IES_SMALL") == "1"
+
+# %% [markdown]
+# The next cell is the only one to change for another patient: write `openms:patient26` in place of `demo`.
+
+# %%
+SUBJECT = "demo"
+
+# %% [markdown]
+# ## What a gradient map is
+#
+# The network turns an image $x$ into a logit $y_v$ for each output voxel $v$: above zero (roughly) it says lesion,
+# below it says no lesion. The gradient of $y_v$ asks, for every input voxel $u$ and every modality $c$, how much
+# $y_v$ would change if only that one value changed a little:
+#
+# $$ g_v(c, u) = \frac{\partial y_v}{\partial x_c(u)}, \qquad
+#    y_v(x + \varepsilon) \approx y_v(x) + \sum_{c,u} g_v(c, u)\, \varepsilon_c(u). $$
+#
+# So the map has the size of the image, one channel for each modality, and a sign. Its unit is **logits per unit of
+# z-scored intensity**. A value of $+2$ in FLAIR means: make this voxel brighter by a tenth of a standard deviation,
+# and the logit rises by about 0.2. A negative value means that brightness there speaks against a lesion.
+#
+# A lesion has many output voxels. Its map is an aggregate of theirs, voxel of the input by voxel of the input:
+#
+# - `sum`: $\sum_v g_v$, and `mean`: the same divided by the number of lesion voxels (equation 2 of the paper);
+# - `max`: the $g_v$ of the largest absolute value, with its sign (equation 3).
+#
+# ## Three networks you can solve on paper
+#
+# `ies_helpers.segmentation.toys` holds networks that are one line of mathematics. Before you run the cell, work out
+# each gradient:
+#
+# | network | logit at voxel $v$ | gradient, FLAIR | gradient, T1 |
+# |---|---|---|---|
+# | `Linear` | $2\,\mathrm{FLAIR}(v) - \mathrm{T1}(v)$ | $2$ at $v$, else 0 | $-1$ at $v$, else 0 |
+# | `Quadratic` | $\mathrm{FLAIR}(v)^2 + \mathrm{T1}(v)^2$ | $2\,\mathrm{FLAIR}(v)$ at $v$, else 0 | $2\,\mathrm{T1}(v)$ at $v$, else 0 |
+# | `Shifted` | $3\,\mathrm{FLAIR}(v + 5\,\mathrm{voxels})$ | $3$ at $v + 5$, else 0 | 0 |
+#
+# Our lesion has three voxels in a row. They do not share an input voxel, so `sum` and `max` are the same here.
+
+# %%
+from ies_helpers.segmentation.toys import Linear, Quadratic, Shifted
+
+toy_image = torch.randn(2, 16, 16, 16, generator=torch.Generator().manual_seed(4))
+toy_lesion = np.array([[4, 7, 8], [4, 8, 8], [4, 9, 8]])
+at, beyond = tuple(toy_lesion.T), tuple((toy_lesion + np.array([5, 0, 0])).T)
+
+paper = {name: torch.zeros_like(toy_image) for name in ("Linear", "Quadratic", "Shifted")}
+paper["Linear"][0][at], paper["Linear"][1][at] = 2.0, -1.0
+paper["Quadratic"][:, *at] = 2 * toy_image[:, *at]
+paper["Shifted"][0][beyond] = 3.0
+
+# %% [markdown]
+# Now the same by `torch.autograd.grad`. It takes a number and what the number was computed from, and gives the
+# derivative of the one with respect to the other. We ask it for the sum of the lesion's logits. It changes no
+# weight and leaves nothing behind, unlike `.backward()`.
+
+# %%
+computed = {}
+for toy in (Linear(), Quadratic(), Shifted()):
+    x = toy_image[None].clone().requires_grad_()
+    score = toy(x)[0, 1][at].sum()
+    (g,) = torch.autograd.grad(score, x)
+    name = type(toy).__name__
+    computed[name] = g[0]
+    assert torch.allclose(computed[name], paper[name], rtol=1e-6)
+    assert torch.allclose(gradient(toy, toy_image, toy_lesion, aggregate="sum"), paper[name], rtol=1e-6)
+print("paper, autograd and ies_helpers.gradient agree on", ", ".join(computed))
+
+# %% [markdown]
+# The tolerance is one part in a million: float32 carries about seven digits, and these networks do one
+# multiplication or two. Let us look at the FLAIR maps.
+
+# %%
+figure, axes = plt.subplots(1, 3, figsize=(10, 3.6), layout="constrained")
+for ax, (name, g) in zip(axes, computed.items(), strict=True):
+    drawn = ax.imshow(g[0, :, :, 8].T, cmap="RdBu_r", vmin=-3, vmax=3, origin="lower")
+    ax.add_patch(plt.Rectangle((3.5, 6.5), 1, 3, fill=False, lw=2))
+    ax.set_title(f"{name}: gradient to FLAIR", fontsize=11)
+    ax.set_xlabel("first axis (voxels)")
+axes[0].set_ylabel("second axis (voxels)")
+bar = figure.colorbar(drawn, ax=axes, shrink=0.9, label="logit per unit of z-scored intensity")
+
+# %% [markdown]
+# The black frame is the lesion, three voxels high. On the left its voxels are all the same red: 2 logits per unit,
+# whatever the image holds. In the middle their colours differ and one is blue: the gradient is twice the intensity, so
+# the map follows the image. On the right the frame is **white inside** and a red bar of value 3 stands
+# five voxels further along the first axis. This network calls a voxel lesion because of something 5 mm away, and
+# the map gives it away. That is what we want maps for.
+#
+# ## Does the number mean what it says? A finite difference
+#
+# A derivative is a promise about small changes, so make a small change. Add $+h$ to one input voxel, then $-h$, and
+# divide the difference of the scores by $2h$. In float64 rounding is small enough to see that the promise holds.
+
+
+# %%
+def nudge(network, image, score, voxel, h):
+    """(score(x + h) - score(x - h)) / 2h, for one value of the image, in float64."""
+    up, down = image.double().clone(), image.double().clone()
+    up[voxel] += h
+    down[voxel] -= h
+    with torch.no_grad():
+        return float((score(network(up[None])) - score(network(down[None]))) / (2 * h))
+
+
+quadratic = nudge(Quadratic(), toy_image, lambda logits: logits[0, 1][at].sum(), (0, 4, 8, 8), h=1e-3)
+print(f"finite difference {quadratic:.9f}, on paper {2 * float(toy_image[0, 4, 8, 8]):.9f}")
+assert abs(quadratic - 2 * float(toy_image[0, 4, 8, 8])) < 1e-9
+
+# %% [markdown]
+# They agree to at least nine decimals. (For a quadratic the two-sided difference is exact; what is left is rounding,
+# about $10^{-16}$ divided by $h$.)
+#
+# ## The real network, one lesion, by hand
+#
+# We load the patient and the U-Net, predict, and number the lesions, as in chapter 02. Then we take a small found
+# lesion (TP), since we shall walk back once for each voxel: of the four whose size is closest to a dozen voxels, the one
+# closest to the middle of the image.
+
+# %%
+subject = load_subject(SUBJECT)
+network = load_network("unet")
+probability = predict(network, subject.image)
+lesions = find_lesions(probability, subject.target, threshold=network.threshold, affine=subject.affine)
+dozen = sorted(lesions.of("TP"), key=lambda le: abs(len(le) - 12))[:4]
+middle = np.array(subject.shape) / 2
+lesion = min(dozen, key=lambda le: np.linalg.norm(le.voxels.mean(axis=0) - middle))
+print(subject, lesions, lesion, sep="\n")
+
+# %% [markdown]
+# Three details before the loop.
+#
+# - The U-Net halves its grid four times, so each side of the image must be a multiple of 16. We add zeros **at the
+#   end** of each axis where needed (the demo needs none). Zeros in front would shift the network's grid and give a
+#   different map.
+# - The network must be in evaluation mode (batch normalisation then uses its stored statistics) and its weights
+#   frozen. `at_rest` sees to both and puts everything back afterwards.
+# - We keep the graph (`retain_graph=True`), because we walk back through the same forward pass once for each voxel.
+
+# %%
+from ies_helpers.segmentation.networks import at_rest
+
+padding = [p for n in reversed(subject.shape) for p in (0, -n % 16)]
+x = F.pad(subject.image, padding)[None].to(network.device).requires_grad_()
+total, largest = torch.zeros_like(x[0]), torch.zeros_like(x[0])
+with at_rest(network):
+    logits = network.logits(x)[0, 1]
+    for i, j, k in lesion.voxels:
+        (g,) = torch.autograd.grad(logits[i, j, k], x, retain_graph=True)
+        total += g[0]
+        largest = torch.where(g[0].abs() > largest.abs(), g[0], largest)
+del logits
+print(f"{len(lesion)} gradients of {x[0].numel():,} values each")
+
+# %% [markdown]
+# That is all there is to it. `total` is the sum over the lesion's voxels and `largest` the maximum by absolute value.
+# We cut the padding off again and compare with the package, which does the same in less time (we come to how).
+
+# %%
+I, J, K = subject.shape
+by_hand = {"sum": total[:, :I, :J, :K].cpu(), "max": largest[:, :I, :J, :K].cpu()}
+by_hand["mean"] = by_hand["sum"] / len(lesion)
+maps, rows = {}, []
+for aggregate, mine in by_hand.items():
+    maps[aggregate] = gradient(network, subject.image, lesion, aggregate=aggregate)
+    error = (mine - maps[aggregate]).abs() / mine.abs().max()
+    rows.append((aggregate, float(mine.abs().max()), float(error.max()), float((error > 1e-5).float().mean())))
+columns = ["aggregate", "largest value", "largest difference / largest value", "share of values off by > 1e-5"]
+pd.DataFrame(rows, columns=columns)
+
+# %% [markdown]
+# Every line should show differences of about $10^{-6}$. We state the tolerance as two numbers, and the reason is
+# worth knowing. The network's activation, PReLU, has a kink at zero. Where an intermediate value is zero up to
+# rounding, float32 can land on either side of the kink, and the slope there flips. Then a handful of map values
+# differ by more than rounding, though nothing is wrong. So we ask two things: fewer than one value in a thousand is
+# off by more than $10^{-5}$ of the largest, and none by more than $10^{-2}$.
+
+# %%
+for aggregate, _, worst, share in rows:
+    assert share < 1e-3, (aggregate, share)
+    assert worst < 1e-2, (aggregate, worst)
+print("our loop and ies_helpers.gradient agree for", ", ".join(by_hand))
+
+# %% [markdown]
+# ## The map of this lesion
+
+# %%
+title = f"{subject.name}, lesion {lesion.number}: gradient, max over voxels"
+figure = plot_saliency(subject, maps["max"], lesion, title=title, reach_mm=15)
+
+# %% [markdown]
+# Both rows show the brain in grey and the map in colour, FLAIR above and T1 below; the outline is the lesion. The unit
+# is logits per unit of z-scored intensity, and both rows share one scale, so you may compare them. The strong colours
+# sit on the lesion and within a few millimetres of it; further out there is nothing to see. In FLAIR the lesion is
+# warm: brighter there, and the logit rises. In T1 it is blue: darker there, and the logit rises. That is what a
+# radiologist would expect, since these lesions are bright in FLAIR and dark in T1. Around the lesion pale voxels of
+# the opposite colour mix with others. This fringe is ragged: the gradient is taken at one image with its own noise,
+# and the network's grid shows through. Chapter 04 deals with the first.
+#
+# The colours come with numbers, so that you need not trust your eye.
+
+# %%
+mask = lesion.mask(subject.shape)
+best = maps["max"]
+inside = best[:, mask].mean(dim=1)
+peak = np.unravel_index(int(best[0].abs().argmax()), subject.shape)
+off = float(np.linalg.norm((lesion.voxels - np.array(peak)) * np.array(subject.spacing), axis=1).min())
+print(f"mean inside the lesion: FLAIR {inside[0]:+.2f}, T1 {inside[1]:+.2f} logits per unit")
+print(f"largest FLAIR value {float(best[0][peak]):+.2f}, {off:.1f} mm from the nearest lesion voxel")
+assert inside[0] > 0 > inside[1]
+
+# %% [markdown]
+# ## Why a box is enough
+#
+# One output voxel of this U-Net cannot see the whole image. Five levels of small filters reach a certain way and no
+# further: the *receptive field*. Outside of it the gradient is not small, it is exactly zero. The package finds the
+# field by a probe: a copy of the network with positive weights only, so that no path can cancel another.
+
+# %%
+from ies_helpers.saliency.gradients import LesionGradient
+from ies_helpers.segmentation.receptive_field import receptive_field
+
+field = receptive_field(network, channels=2)
+engine = LesionGradient(network, subject.image, lesion, "max")
+side = [s + b + a for s, b, a in zip(field.stride, field.before, field.after, strict=True)]
+print(f"cells of {field.stride} voxels; {field.before} voxels before and {field.after} after: {side} in all")
+print("box of this lesion:", " x ".join(str(s.stop - s.start) for s in engine.box), "voxels")
+
+# %% [markdown]
+# The network's four halvings cut the image into cells of 16 x 16 x 16 voxels. All voxels of a cell see
+# about the same: 80 voxels along each axis, once rounded up to whole cells. A lesion in one cell needs one such box, clipped at the
+# image's border. A lesion across two cells needs a longer one. The box starts at a multiple of 16, so the network's
+# grid lies on it as it lies on the whole image. Our own map, computed without any box, must then be zero outside it.
+
+# %%
+outside = torch.ones_like(best, dtype=torch.bool)
+outside[(slice(None), *engine.box)] = False
+print("largest value of our whole-volume map outside the box:", float(by_hand["max"][outside].abs().max()))
+assert not by_hand["max"][outside].any()
+
+# %% [markdown]
+# Not small: zero. So we may cut the box out before we start, and walk back through it alone. We time both ways for one
+# voxel, forward and back. A computer with other work to do is slow at times, so we take the best of three.
+
+
+# %%
+def seconds(image, voxel):
+    """Best of three: one forward pass and the gradient of one voxel's logit, in seconds."""
+    times = []
+    for _ in range(3):
+        start = time.perf_counter()
+        x = image[None].to(network.device).requires_grad_()
+        torch.autograd.grad(network.logits(x)[0, 1][tuple(voxel)], x)[0].cpu()
+        times.append(time.perf_counter() - start)
+    return min(times)
+
+
+padded, view = F.pad(subject.image, padding), engine.parts[0].views[0].box
+seconds_whole = seconds(padded, lesion.voxels[0])
+seconds_box = seconds(padded[(slice(None), *view)], engine.parts[0].voxels[0] - [s.start for s in view])
+
+# %% [markdown]
+# The box holds a share of the image's voxels and takes about that share of the time, on a computer with nothing else
+# to do. (On a busy one the two times can be anything.)
+
+# %%
+share = np.prod([s.stop - s.start for s in view]) / padded[0].numel()
+print(f"whole volume {seconds_whole:.2f} s, box {seconds_box:.2f} s: {seconds_whole / seconds_box:.1f} times faster")
+print(f"the box holds {share:.0%} of the image and takes {seconds_box / seconds_whole:.0%} of the time")
+
+# %% [markdown]
+# And this is what the box looks like. We draw the absolute value on a logarithmic scale, to see how far the last
+# trace reaches.
+
+# %%
+from ies_helpers.figures.plots import Canonical, busiest, outline, plane_of
+
+space = Canonical(subject)
+slices = dict(zip(("sagittal", "coronal", "axial"), busiest(space.turn(mask.numpy())), strict=True))
+in_box = space.turn((~outside[0]).numpy())
+reach = space.turn(by_hand["max"][0].abs().clamp(min=1e-9).log10().numpy())
+figure, axes = plt.subplots(1, 4, figsize=(13, 3.6), layout="constrained", width_ratios=[4, 3, 2.3, 2])
+for ax, (plane, index) in zip(axes, slices.items(), strict=False):
+    space.show(ax, space.image[0], plane, index)
+    drawn = ax.imshow(np.ma.masked_less(plane_of(reach, plane, index), -8), vmin=-6, vmax=0, origin="lower", alpha=0.7)
+    outline(ax, plane_of(in_box, plane, index), "white", 1.5)
+    ax.set_title(plane, fontsize=11)
+figure.colorbar(drawn, ax=axes[:3], label="log10 of |gradient|")
+axes[3].set_title("seconds for one voxel", fontsize=11)
+bars = axes[3].bar(["whole", "box"], [seconds_whole, seconds_box], color="grey")
+
+# %% [markdown]
+# Three planes through the lesion, over the FLAIR image. Colour is the order of magnitude of the FLAIR gradient: yellow is about 1 logit per
+# unit, each step of the bar ten times less. The white line is the box (where you see none, the box reaches the edge
+# of the image). The coloured patch fills the box or nearly so, and ends sharply: nothing lies beyond it. It falls off
+# in square steps. These are the levels of the network, whose grids are 2, 4, 8 and 16 voxels wide: the coarser the
+# level, the further it looks and the less it counts here. Most of the box is dark, a thousandth and less of the peak.
+# The network *can* look 30 to 45 voxels far. For this lesion it hardly does. The bars on the right are the two times
+# in seconds. The larger the image, the more the box saves: a whole head of 182 x 218 x 182 voxels is six times the
+# demo.
+#
+# ## One value of the map, checked by a finite difference
+#
+# The box makes the check cheap for the real network too. We take the strongest FLAIR value of the `sum` map, copy the
+# network to float64, and nudge this one voxel. The kinks of PReLU matter again: the step must be small enough not
+# to cross one.
+
+# %%
+double = copy.deepcopy(network.module).cpu().double()
+part = LesionGradient(network, subject.image, lesion, "sum")
+corner = np.array([s.start for s in part.box])
+cut = F.pad(subject.image, padding)[(slice(None), *part.parts[0].views[0].box)]
+strongest = np.unravel_index(int(maps["sum"][0].abs().argmax()), subject.shape)
+here = tuple((lesion.voxels - corner).T)
+slope = nudge(double, cut, lambda out: out[0, 1][here].sum(), (0, *(np.array(strongest) - corner)), h=1e-6)
+expected = float(maps["sum"][0][strongest])
+print(f"finite difference {slope:+.5f}, gradient {expected:+.5f} logits per unit")
+assert abs(slope - expected) < 1e-4 * abs(expected)
+
+# %% [markdown]
+# The tolerance is $10^{-4}$ of the value. The difference itself, in float64 with a step of $10^{-6}$, is good to about
+# $10^{-8}$; the float32 gradient is the coarser of the two.
+#
+# ## Logits or probabilities?
+#
+# The network's last step turns the logits of its two classes into a probability $p$. Why not differentiate that?
+# By the chain rule, with $z$ the lesion's logit minus the background's,
+#
+# $$ \frac{\partial p}{\partial x} = p\,(1 - p)\,\frac{\partial z}{\partial x}. $$
+#
+# Where the network is sure, $p(1-p)$ is nearly zero, and the map fades with it. The evidence is as strong as before,
+# but the probability has no room left to rise. We compare both for voxels of a larger lesion, from the least to the
+# most certain. (In float32 a probability above 0.9999999 is 1. So we compute the doubt $1 - p$, which is the softmax
+# of the *other* class. Its gradient has the same size, and float32 can hold a doubt of $10^{-20}$.)
+
+# %%
+large = min(lesions.of("TP"), key=lambda le: abs(len(le) - 100))
+certainty = probability[tuple(large.voxels.T)].numpy()
+chosen = large.voxels[certainty.argsort()[np.linspace(0, len(large) - 1, 6 if SMALL else 16).astype(int)]]
+part = LesionGradient(network, subject.image, large, "sum").parts[0]
+x = F.pad(subject.image, padding)[(slice(None), *part.views[0].box)][None].to(network.device).requires_grad_()
+sizes = []
+with at_rest(network):
+    logits = network.logits(x)[0]
+    doubt = logits.softmax(dim=0)[0]
+    for i, j, k in chosen - [s.start for s in part.views[0].box]:
+        (of_logit,) = torch.autograd.grad(logits[1, i, j, k], x, retain_graph=True)
+        (of_p,) = torch.autograd.grad(doubt[i, j, k], x, retain_graph=True)
+        sizes.append((doubt[i, j, k].item(), of_logit.abs().max().item(), of_p.abs().max().item()))
+
+# %% [markdown]
+# For each of these voxels we have the network's doubt and the largest absolute value of the two gradients.
+
+# %%
+doubt, of_logit, of_p = np.array(sizes).T
+figure, ax = plt.subplots(figsize=(6.5, 4), layout="constrained")
+ax.loglog(doubt, of_logit, "o", label="gradient of the logit")
+ax.loglog(doubt, of_p, "s", label="gradient of the probability")
+ax.invert_xaxis()
+ax.set_xlabel("1 - p: doubt of the network (more certain to the right)")
+ax.set_ylabel("largest |gradient|, per unit")
+ax.legend()
+print(f"least certain to most certain: logit x {of_logit[-1] / of_logit[0]:.2g}, p x {of_p[-1] / of_p[0]:.2g}")
+assert of_logit[-1] / of_logit[0] > 10 * of_p[-1] / of_p[0]
+
+# %% [markdown]
+# Each voxel is a pair of points above one another; certainty grows to the right. The circles stay within one band:
+# certain or not, a logit moves by about as much. The squares fall by orders of magnitude, in step with $1 - p$: a tenth
+# of the doubt, a tenth of the gradient. A map
+# of probabilities would be blank in the core of every clear lesion, and would show its doubtful rim. It would also
+# rank lesions by doubt and call it importance. So this handbook explains logits, as the paper does. (The published
+# target is the lesion class's logit alone, not the difference $z$ of the two. We keep to that.)
+#
+# ## What we saw
+#
+# - A gradient map holds, for each voxel and modality, logits per unit of z-scored intensity, with a sign.
+# - A network that looks only at a cue 5 mm away is caught: its map is empty in the lesion and bright at the cue.
+# - Ten lines of `torch.autograd.grad` give the map of a real lesion. `ies_helpers.gradient` gives the same.
+# - Beyond the receptive field the gradient is exactly zero, so a box of about 80 voxels a side is enough, and faster.
+# - Gradients of probabilities fade where the network is certain. Gradients of logits do not.
+#
+# ## Limits
+#
+# - A gradient is about *small* changes at *this* image. It does not say what happens if a lesion is removed.
+# - It speaks of single voxels, one by one. No scanner changes one voxel alone, and neighbours are correlated.
+# - It is noisy at the scale of single voxels (chapter 04), and depends on the aggregation (chapter 05).
+# - A large gradient says that the network is sensitive there. It does not say that the network is right.
+# - The box is exact for networks whose layers are all local. Instance normalisation and attention see a whole window;
+#   then there is no such box (chapter 08).
+# - The lesion was found through sliding windows and is explained on the whole volume, as published. These are two
+#   functions that differ a little.
+#
+# ## Exercises
+#
+# **1.** On paper: `Shifted()` and a lesion of two voxels, (2, 8, 8) and (7, 8, 8). Where is the `sum` map non-zero,
+# and with which values? Check with `gradient`.
+#
+# <details><summary>Solution</summary>
+#
+# Each voxel looks five steps along the first axis: at (7, 8, 8) and (12, 8, 8), with a gain of 3. One cue lies on a
+# voxel of the lesion by accident, so the map alone does not tell that the network looks elsewhere.
+#
+# ```python
+# g = gradient(Shifted(), toy_image, np.array([[2, 8, 8], [7, 8, 8]]), aggregate="sum")
+# print(g.nonzero().tolist(), g[g != 0].tolist())
+# ```
+#
+# Expected: `[[0, 7, 8, 8], [0, 12, 8, 8]] [3.0, 3.0]`
+#
+# </details>
+#
+# **2.** Make the FLAIR image brighter by 1 everywhere. How do the `sum` maps of `Linear` and `Quadratic` change on the
+# lesion?
+#
+# <details><summary>Solution</summary>
+#
+# `Linear` does not move, its gradient does not depend on the image. `Quadratic` gains $2 \cdot 1$ in FLAIR at each
+# lesion voxel. A gradient map is a property of network *and* image.
+#
+# ```python
+# brighter = toy_image.clone()
+# brighter[0] += 1
+# for toy in (Linear(), Quadratic()):
+#     change = gradient(toy, brighter, toy_lesion) - gradient(toy, toy_image, toy_lesion)
+#     print(type(toy).__name__, [round(v, 4) for v in change[0][at].tolist()])
+# ```
+#
+# Expected: `Linear [0.0, 0.0, 0.0]` and `Quadratic [2.0, 2.0, 2.0]`
+#
+# </details>
+#
+# **3.** Explain a lesion that the network missed: take the smallest of `lesions.of("FN")`. Is the mean FLAIR gradient
+# inside it positive, though the network says no?
+#
+# <details><summary>Solution</summary>
+#
+# ```python
+# missed = min(lesions.of("FN"), key=len)
+# g = gradient(network, subject.image, missed)
+# print(f"{float(g[0][missed.mask(subject.shape)].mean()):+.2f}")
+# ```
+#
+# Expected: a positive number, of the same order as that of the found lesion above. Brightness still speaks for a
+# lesion there; there was not enough of it, or the surroundings spoke against it. A missed lesion is not one without
+# gradient.
+#
+# </details>
+#
+# ## References
+#
+# - Spagnolo F. and others (2026). Instance-level quantitative saliency in multiple sclerosis lesion segmentation.
+#   *Scientific Reports*. [doi 10.1038/s41598-026-36560-9](https://doi.org/10.1038/s41598-026-36560-9),
+#   [arXiv 2406.09335](https://arxiv.org/abs/2406.09335). Equations 2 and 3.
+# - Simonyan K., Vedaldi A., Zisserman A. (2013). Deep inside convolutional networks: visualising image classification
+#   models and saliency maps. [arXiv 1312.6034](https://arxiv.org/abs/1312.6034).
+# - Lesjak Ž. and others (2017). A novel public MR image dataset of multiple sclerosis patients with lesion segmentations based
+#   on multi-rater consensus. *Neuroinformatics* 16:51-63. [doi 10.1007/s12021-017-9348-7](https://doi.org/10.1007/s12021-017-9348-7).
+#   The open patients, among them patient 26.
+#
+# ## Next
+#
+# Chapter 04 takes the same gradient at many noisy copies of the image, and keeps what they agree on: SmoothGrad.

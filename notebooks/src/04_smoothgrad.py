@@ -1,0 +1,439 @@
+# %% [markdown]
+# # 04 · SmoothGrad
+#
+# **Question.** Which part of a gradient map is about the lesion, and which part is about the noise of this one image?
+#
+# **Objectives.** You can say what SmoothGrad averages and with how much noise. You check it against two networks whose
+# answer you know. You see how many draws a map needs, and what the sign, the modality and the strength of the
+# noise do to it. You recognise a wrong SmoothGrad by one test.
+#
+# **Minutes.** About 1 on two CPU cores with the demo, about 2 with patient 26. GPU: not measured.
+#
+# **Needs.** Chapter 03; mean, standard deviation, standard error. No patient data.
+
+# %% tags=["setup"]
+# setup
+
+# %% [markdown]
+# We import what we need. Where the tests run this chapter (`SMALL`), it takes fewer draws.
+
+# %%
+import os
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import torch
+from scipy import ndimage
+
+from ies_helpers import find_lesions, gradient, load_network, load_subject, plot_saliency, predict, smoothgrad
+
+SMALL = os.environ.get("IES_SMALL") == "1"
+DRAWS = 4 if SMALL else 16
+
+# %% [markdown]
+# The next cell is the only one to change for another patient: write `openms:patient26` in place of `demo`.
+
+# %%
+SUBJECT = "demo"
+
+# %% [markdown]
+# The lesion of this chapter is that of chapter 03: of the four found ones (TP) whose size is closest to a dozen voxels,
+# the one closest to the middle of the image.
+
+# %%
+subject = load_subject(SUBJECT)
+network = load_network("unet")
+probability = predict(network, subject.image)
+lesions = find_lesions(probability, subject.target, threshold=network.threshold, affine=subject.affine)
+dozen = sorted(lesions.of("TP"), key=lambda le: abs(len(le) - 12))[:4]
+middle = np.array(subject.shape) / 2
+lesion = min(dozen, key=lambda le: np.linalg.norm(le.voxels.mean(axis=0) - middle))
+mask = lesion.mask(subject.shape).numpy()
+print(subject, lesions, lesion, sep="\n")
+
+# %% [markdown]
+# ## The noise
+#
+# SmoothGrad takes $N$ copies of the image, adds fresh noise to each, computes the gradient at each copy, and averages:
+#
+# $$ \bar g = \frac1N \sum_{n=1}^{N} g(x + \varepsilon_n), \qquad \varepsilon_n \sim \mathcal N(0, \sigma^2). $$
+#
+# The paper takes $N = 50$ and $\sigma$ = 5 % of the range of the FLAIR image (largest value minus smallest, after
+# z-scoring), the same $\sigma$ for FLAIR and T1. The lesion's aggregation (`mean`, `sum`, `max`) is done within each
+# draw, before the average over draws.
+
+# %%
+from ies_helpers.saliency.smoothgrad import noise_sigma, noisy_image
+
+sigma = noise_sigma(subject.image, 0.05)
+low, high = float(subject.image[0].min()), float(subject.image[0].max())
+print(f"FLAIR from {low:.2f} to {high:.2f}, so sigma = 0.05 x {high - low:.2f} = {sigma:.3f} standard deviations")
+
+# %% [markdown]
+# A range is a fragile yardstick: one very bright voxel raises $\sigma$ for the whole image. We keep it because it is the
+# published one. Next, randomness. Draw $n$ of seed $s$ comes from a generator that is seeded with the pair $(s, n)$. So
+# draw 7 is the same whether or not draws 0 to 6 were made, on every machine, and every lesion of a subject sees the
+# same draws.
+
+# %%
+draw7 = noisy_image(subject.image, sigma, seed=0, draw=7)
+assert torch.equal(draw7, noisy_image(subject.image, sigma, seed=0, draw=7))
+assert not torch.equal(draw7, noisy_image(subject.image, sigma, seed=0, draw=8))
+spread = (draw7 - subject.image).std(dim=(1, 2, 3))
+print(f"standard deviation of the noise in draw 7: FLAIR {spread[0]:.3f}, T1 {spread[1]:.3f}")
+
+# %% [markdown]
+# What does the network get to see?
+
+# %%
+from ies_helpers.figures.plots import SIGNED, Canonical, busiest, outline, plane_of
+
+space = Canonical(subject)
+index = busiest(space.turn(mask))[2]
+figure, axes = plt.subplots(1, 4, figsize=(13, 3.9), layout="constrained")
+images = [subject.image[0], draw7[0], subject.image[1], draw7[1]]
+for ax, volume, name in zip(axes, images, ("FLAIR", "FLAIR, draw 7", "T1", "T1, draw 7"), strict=True):
+    space.show(ax, space.turn(volume.numpy()), "axial", index)
+    outline(ax, plane_of(space.turn(mask), "axial", index), "yellow", 1.2)
+    ax.set_title(name, fontsize=11)
+
+# %% [markdown]
+# One axial plane, clean and with the noise of draw 7, for both modalities; the lesion has a yellow outline. The noisy
+# images are grainy but a reader would still find the same structures, and the larger lesions. The noise is everywhere,
+# also outside the brain. There the clean image is zero, which the clean panels show as black; zero is the mean of the
+# z-scored brain, so with noise it turns into grey grain. The network never saw such a background in training.
+#
+# ## Two networks whose answer we know
+#
+# `Linear` has the same gradient everywhere, so noise cannot move it: SmoothGrad must return $(2, -1)$ on the lesion,
+# to the last digit. For `Quadratic` the gradient at $x + \varepsilon$ is $2x + 2\varepsilon$. Its mean over the noise
+# is exactly $2x$, and with $N$ draws a value misses it by about $2\sigma/\sqrt N$, its standard error.
+
+# %%
+from ies_helpers.segmentation.toys import Linear, Quadratic
+
+toy_image = torch.randn(2, 16, 16, 16, generator=torch.Generator().manual_seed(4))
+toy_lesion = np.argwhere(np.ones((16, 16, 16), dtype=bool))
+settings = {"aggregate": "sum", "draws": 100}
+linear = smoothgrad(Linear(), toy_image, toy_lesion, **settings)
+assert torch.allclose(linear, gradient(Linear(), toy_image, toy_lesion, aggregate="sum"), rtol=0, atol=1e-6)
+quadratic = smoothgrad(Quadratic(), toy_image, toy_lesion, **settings)
+miss = float((quadratic - 2 * toy_image).std())
+standard_error = 2 * noise_sigma(toy_image, 0.05) / 100**0.5
+print(f"Quadratic, 100 draws: misses 2x by {miss:.4f} (expected {standard_error:.4f})")
+assert abs(miss / standard_error - 1) < 0.05
+
+# %% [markdown]
+# The toy lesion is the whole cube, 8192 values, so the spread of the misses is known to about one per cent, and we allow
+# five. This test is worth remembering. It compares *values*, and it would catch a wrong divisor, a wrong $\sigma$, or
+# absolute values taken where a sign belongs. We come back to it.
+#
+# ## One lesion, draw by draw
+#
+# Now the U-Net. `LesionGradient` is the engine of chapter 03, set up once for this lesion and used for each noisy image.
+# We keep each draw's map, on the lesion's box of about 80 x 80 x 80 voxels, to look into the average afterwards.
+
+# %%
+from ies_helpers.saliency.gradients import LesionGradient
+
+engine = LesionGradient(network, subject.image, lesion, "max")
+draws = torch.stack([engine(noisy_image(subject.image, sigma, 0, n)).cpu() for n in range(DRAWS)])
+running = draws.cumsum(dim=0) / torch.arange(1, DRAWS + 1).reshape(-1, 1, 1, 1, 1)
+ours = smoothgrad(network, subject.image, lesion, aggregate="max", draws=DRAWS, seed=0)
+difference = (engine.place(running[-1]) - ours).abs().max() / ours.abs().max()
+print(f"our average and ies_helpers.smoothgrad differ by {difference:.1e} of the largest value")
+assert difference < 1e-5
+
+# %% [markdown]
+# The tolerance is float32 rounding, as before; both took the very same draws. The figure shows the FLAIR map after one
+# draw, after some, and after all, and below it what each still lacks: its difference to the last.
+
+# %%
+steps = [1, DRAWS // 4, DRAWS]
+maps = [space.turn(engine.place(running[n - 1])[0].numpy()) for n in steps]
+centre = [int(c) for c in np.argwhere(plane_of(space.turn(mask), "axial", index)).mean(axis=0)]
+figure, axes = plt.subplots(2, 3, figsize=(9, 6.2), layout="constrained")
+for column, (values, n) in enumerate(zip(maps, steps, strict=True)):
+    for ax, shown, top in zip(axes[:, column], (values, values - maps[-1]), (2.0, 0.5), strict=True):
+        space.show(ax, space.image[0], "axial", index)
+        drawn = ax.imshow(plane_of(shown, "axial", index), cmap=SIGNED, vmin=-top, vmax=top, origin="lower")
+        outline(ax, plane_of(space.turn(mask), "axial", index), "white", 1.2)
+        ax.set(xlim=(centre[1] - 12, centre[1] + 12), ylim=(centre[0] - 12, centre[0] + 12))
+    axes[0, column].set_title(f"mean of {n} draw{'s' * (n > 1)}", fontsize=11)
+    axes[1, column].set_title(f"minus mean of {DRAWS}", fontsize=11)
+for row, top in zip(axes, (2, 0.5), strict=True):
+    figure.colorbar(plt.cm.ScalarMappable(plt.Normalize(-top, top), SIGNED), ax=row, label="logit per unit")
+
+# %% [markdown]
+# A square of 24 x 24 voxels around the lesion, warm colours above zero and blue below. The upper row has one scale of
+# 2 logits per unit, the lower row one of 0.5. Look at the upper row first: the three panels are much alike. The warm
+# lesion is there from the first draw on, and so is most of its fringe. SmoothGrad was invented for large classifiers
+# whose gradients look like noise. This U-Net is small and its gradient is quiet already. The lower row shows what the
+# average does: after one draw single voxels are off by some tenths of a logit in either direction, after a few by
+# less, and the last panel is empty because it is compared with itself. More draws do not make the map sharper. They
+# make it *reproducible*.
+#
+# ## How many draws?
+#
+# If single draws scatter with standard deviation $s$, the mean of $n$ of them still differs from the mean of all $N$
+# by about
+#
+# $$ s\,\sqrt{\tfrac1n - \tfrac1N}\,, $$
+#
+# which for $n$ well below $N$ is the familiar $1/\sqrt n$. We measure both sides, as root mean square over the voxels
+# within 5 mm of the lesion.
+
+# %%
+near = torch.from_numpy(ndimage.distance_transform_edt(~mask, sampling=subject.spacing) <= 5)[engine.box]
+counts = [n for n in (1, 2, 4, 8, 16) if n < DRAWS]
+measured = [float((running[n - 1] - running[-1])[:, near].square().mean().sqrt()) for n in counts]
+scatter = float(draws[:, :, near].var(dim=0).mean().sqrt())
+expected = [scatter * (1 / n - 1 / DRAWS) ** 0.5 for n in counts]
+figure, ax = plt.subplots(figsize=(6, 3.8), layout="constrained")
+ax.loglog(counts, measured, "o", label=f"difference to {DRAWS} draws")
+ax.loglog(counts, expected, "-", label="s sqrt(1/n - 1/N)")
+ax.set(xlabel="draws n", ylabel="logit per unit (root mean square)", xticks=counts, xticklabels=counts)
+ax.legend()
+ratio = [round(m / e, 2) for m, e in zip(measured, expected, strict=True)]
+print(f"measured over expected: {ratio}; a draw scatters by {scatter:.3f}, the peak is {float(ours.abs().max()):.2f}")
+assert all(0.5 < r < 2 for r in ratio)
+
+# %% [markdown]
+# Both axes are logarithmic; the points are the measured differences in logits per unit, the line the expectation.
+# They fall together, by about half for every fourfold number of draws. (The last point drops faster, because the map
+# we compare with is made of finitely many draws, the same ones among them.) The points do not sit on the line: we have
+# one sequence of few draws, and neighbouring voxels err together. The assertion allows a factor of two. Read the figure the other way round to choose $N$: decide what
+# difference you could live with, and look up the draws. The price is linear, one aggregated gradient for each draw.
+#
+# ## The sign, and how far it reaches
+#
+# The paper reports that in FLAIR the map is positive inside the lesion and negative around it. Is that so here? We
+# sort all voxels by their distance to the lesion's border, below zero inside, and average the map in shells of 1 mm.
+
+# %%
+depth = ndimage.distance_transform_edt(mask, sampling=subject.spacing)
+distance = ndimage.distance_transform_edt(~mask, sampling=subject.spacing) - np.maximum(depth - 1, 0)
+shells = np.round(distance).clip(-9, 13).astype(int)
+present = np.unique(shells)[:-1]
+profile = [[float(channel[shells == d].mean()) for d in present] for channel in ours.numpy()]
+figure, ax = plt.subplots(figsize=(6.5, 3.8), layout="constrained")
+for name, values in zip(("FLAIR", "T1"), profile, strict=True):
+    ax.plot(present, values, "o-", label=name)
+ax.axhline(0, color="black", lw=0.8)
+ax.set_yscale("symlog", linthresh=0.01)
+ax.set(xlabel="distance to the lesion (mm), 0 and below: inside", ylabel="mean, logit per unit")
+legend = ax.legend()
+
+# %% [markdown]
+# From left to right we walk out of the lesion. The vertical scale is linear between -0.01 and 0.01 and logarithmic
+# beyond, or the surroundings would be a flat line. In FLAIR the lesion itself is clearly positive, and so is the
+# first millimetre outside. Then the curve crosses zero and stays below for some millimetres, with values of a few
+# hundredths of those inside and less. Then it fades, or wavers about zero. T1 starts below zero and rises above it just outside the lesion. So the
+# network looks for *contrast*: bright in FLAIR on a surround that is not, dark in T1 on a surround that is not.
+
+# %%
+inside, surround = shells <= 0, (shells >= 3) & (shells <= 6)
+for name, channel in zip(("FLAIR", "T1"), ours.numpy(), strict=True):
+    negative = float((channel[surround] < 0).mean())
+    means = f"inside {channel[inside].mean():+.3f}, 3 to 6 mm around {channel[surround].mean():+.4f} logits per unit"
+    print(f"{name}: {means}; {negative:.0%} of the voxels around are negative")
+assert ours[0][torch.from_numpy(inside)].mean() > 0 > ours[0][torch.from_numpy(surround)].mean()
+
+# %% [markdown]
+# The claim holds for the *mean* of this lesion's surroundings. Read the percentage as well: of the single voxels around,
+# many are positive. "Negative around the lesion" is a statement about an average.
+#
+# The whole map, both modalities on one scale:
+
+# %%
+title = f"{subject.name}, lesion {lesion.number}: SmoothGrad, {DRAWS} draws"
+figure = plot_saliency(subject, ours, lesion, title=title, reach_mm=15)
+
+# %% [markdown]
+# FLAIR above, T1 below, 15 mm around the lesion, in logits per unit. The FLAIR lesion is warm throughout, with a faint
+# blue fringe a few voxels away. T1 shows it the other way round and paler: dark in T1 speaks for a lesion, and counts
+# less.
+#
+# ## More lesions, and the share of each modality
+#
+# One lesion is an anecdote. We take up to eight found lesions across all sizes. To keep it short we use few draws and
+# the `sum` aggregation, which needs a single backward pass per draw. The FLAIR share is
+# $\sum|\mathrm{FLAIR}| / (\sum|\mathrm{FLAIR}| + \sum|\mathrm{T1}|)$.
+
+# %%
+by_size = sorted(lesions.of("TP"), key=len)
+several = [by_size[n] for n in np.linspace(0, len(by_size) - 1, min(4 if SMALL else 8, len(by_size))).astype(int)]
+rows = []
+for le in several:
+    g = smoothgrad(network, subject.image, le, aggregate="sum", draws=2 if SMALL else 4).numpy()
+    far = ndimage.distance_transform_edt(~le.mask(subject.shape).numpy(), sampling=subject.spacing)
+    shell = (far >= 3) & (far <= 6)
+    share = np.abs(g[0]).sum() / np.abs(g).sum()
+    rows.append((le.number, len(le), *(c[m].mean() for c in g for m in (far == 0, shell)), share))
+columns = ["lesion", "voxels", "FLAIR inside", "FLAIR 3-6 mm", "T1 inside", "T1 3-6 mm", "FLAIR share"]
+table = pd.DataFrame(rows, columns=columns).round(3)
+table
+
+# %% [markdown]
+# Each row is a lesion, from small to large; the four columns in the middle are means of the `sum` map in logits per
+# unit. Look down the columns, not at one row: FLAIR inside is the largest in size and positive; its surround tends to
+# be negative; T1 inside is negative. The last column says that FLAIR moves the network more than T1, though not by
+# much. The line below counts.
+
+# %%
+positive = int((table["FLAIR inside"] > 0).sum())
+negative = int((table["FLAIR 3-6 mm"] < 0).sum())
+print(f"of {len(table)} lesions: FLAIR positive inside {positive}, negative 3 to 6 mm around {negative}")
+print(f"FLAIR share {table['FLAIR share'].min():.2f} to {table['FLAIR share'].max():.2f}")
+assert positive == len(table)
+assert table["FLAIR share"].mean() > 0.5
+
+# %% [markdown]
+# One caution. The unit of each map is its own modality's standard deviation. If T1 varies less across a lesion's
+# border than FLAIR does, an equal gradient means less in T1. The share compares sensitivities, not contributions.
+#
+# ## How strong should the noise be?
+#
+# We make the map of our lesion with four strengths, and print how alike they are. We also ask the network whether it
+# still sees the lesion under that noise: a map at an image where the lesion is gone explains something else.
+
+# %%
+from ies_helpers.segmentation.inference import whole_logits
+
+levels, found, results = (0.0, 0.01, 0.05, 0.2), [], []
+here = tuple((lesion.voxels - [s.start for s in engine.box]).T)
+for level in levels:
+    results.append(smoothgrad(network, subject.image, lesion, draws=(2 if SMALL else 8) if level else 1, noise=level))
+    noisy = noisy_image(subject.image, noise_sigma(subject.image, level), seed=0, draw=0)
+    with torch.no_grad():
+        p = whole_logits(network, noisy[(slice(None), *engine.box)]).softmax(dim=0)[1]
+    found.append(float(p[here].mean()))
+assert found[-1] < found[0]
+reference = results[levels.index(0.05)].flatten()
+alike = [float(torch.corrcoef(torch.stack([r.flatten(), reference]))[0, 1]) for r in results]
+
+# %% [markdown]
+# Each panel of the figure has its own scale, printed above it, since we compare patterns here and not sizes.
+
+# %%
+figure, axes = plt.subplots(1, 4, figsize=(13, 4.2), layout="constrained")
+for ax, level, result, r, p in zip(axes, levels, results, alike, found, strict=True):
+    values, top = space.turn(result[0].numpy()), float(result[0].abs().max())
+    space.show(ax, space.image[0], "axial", index)
+    ax.imshow(plane_of(values, "axial", index), cmap=SIGNED, vmin=-top, vmax=top, origin="lower")
+    outline(ax, plane_of(space.turn(mask), "axial", index), "white", 1.2)
+    ax.set(xlim=(centre[1] - 12, centre[1] + 12), ylim=(centre[0] - 12, centre[0] + 12))
+    told = f"noise {level:.0%}: peak {top:.2f} logits per unit\ncorrelation with 5 % {r:.2f}, lesion p {p:.2f}"
+    ax.set_title(told, fontsize=10)
+
+# %% [markdown]
+# FLAIR maps, from no noise (the plain gradient of chapter 03) to 20 % of the range. Look at the patterns first: the
+# warm centre stays, the fringe changes a little, and under the strongest noise the peak is lower. Now read $p$, the mean
+# probability that the network gives the lesion's voxels under one draw of that noise. It falls as the noise grows. For
+# a lesion as small as ours the published 5 % is a lot already, and at 20 % the network sees no lesion there at all. The
+# map does not tell: it still looks like the map of a lesion, since we
+# ask about these voxels, and brightness at a voxel speaks for a lesion whether or not there is one. So with strong noise we
+# average answers about images without the lesion we wanted to explain. Look at $p$ before you choose the noise; the map
+# will not warn you.
+#
+# ## A mistake to know
+#
+# A widely used library returns, as its default, not the mean of the gradients but $\sqrt{\sum_n g_n^2}\,/\,N$ (MONAI's
+# `SmoothGrad` with `magnitude=True`). It looks like a magnitude. Watch its size as draws are added: the sum of $n$
+# squares grows like $n$, its root like $\sqrt n$, and division by $n$ leaves $1/\sqrt n$. Two lines show it.
+
+# %%
+for n in [*counts, DRAWS]:
+    wrong, right = draws[:n].square().sum(dim=0).sqrt() / n, draws[:n].mean(dim=0)
+    print(f"{n:3d} draws: peak of the mean {float(right.abs().max()):.3f}, of sqrt(sum g^2)/n {float(wrong.max()):.3f}")
+assert float(wrong.max()) < 1.5 * float(draws[0].abs().max()) / DRAWS**0.5
+
+# %% [markdown]
+# The mean settles on a value. The other number keeps falling, to nearly nothing, and no amount of draws makes it
+# converge; its sign is lost too. A picture scaled to its own maximum hides all of this, which is why it can live long.
+# The two toys above find it at once: `Linear` would return 0.2 for 2 with a hundred draws, and 0.1 for $-1$.
+#
+# ## What we saw
+#
+# - SmoothGrad is the mean of the gradient over noisy copies of the image; a map depends on the seed and the number of
+#   draws, and on nothing else.
+# - What stays after averaging is at the lesion. The error falls like $1/\sqrt n$, as the scatter of the draws predicts.
+# - In FLAIR the map is positive inside the lesion and, on average, negative some millimetres around it. T1 has the opposite sign
+#   inside. FLAIR has the larger share.
+# - Under strong noise the network loses the lesion, and the map looks much the same: check the prediction as well.
+# - Compare values with a case you can solve, before you look at pictures.
+#
+# ## Limits
+#
+# - The average removes what varies between draws. A pattern that every draw shares, such as the grid of the network's
+#   strides, stays, and is not evidence about the patient.
+# - White noise is not scanner noise, and is added outside the brain too. The noisy images lie off the training data.
+# - $\sigma$ hangs on the single brightest and darkest voxel of FLAIR, and T1 gets the same $\sigma$.
+# - Less grain is no proof of truth. A smooth map can be wrong (chapter 10).
+# - The signs and shares here are of one small network and one patient. Compare before you generalise.
+#
+# ## Exercises
+#
+# **1.** Repeat the map of `lesion` with `seed=1` and correlate it with `ours`. What correlation do you expect with 1
+# draw, and with all of them?
+#
+# <details><summary>Solution</summary>
+#
+# ```python
+# for n in (1, DRAWS):
+#     a, b = (smoothgrad(network, subject.image, lesion, draws=n, seed=s).flatten() for s in (0, 1))
+#     print(n, f"{float(torch.corrcoef(torch.stack([a, b]))[0, 1]):.3f}")
+# ```
+#
+# Expected: high already for one draw (most of the map is the lesion itself), and closer to 1 for all. What is missing
+# to 1 is the variance of the noise. It falls like $1/n$: with four times the draws, about a quarter of it is left.
+#
+# </details>
+#
+# **2.** On paper: `Quadratic`, but with noise that has mean 0.1 instead of 0. What does SmoothGrad converge to?
+#
+# <details><summary>Solution</summary>
+#
+# To $2(x + 0.1) = 2x + 0.2$: the gradient at the *average noisy image*. Check with the toy:
+#
+# ```python
+# shifted = smoothgrad(Quadratic(), toy_image + 0.1, toy_lesion, aggregate="sum", draws=100)
+# print(f"{float((shifted - 2 * toy_image).mean()):.2f}")
+# ```
+#
+# Expected: `0.20`
+#
+# </details>
+#
+# **3.** Write the wrong SmoothGrad of the last section for `Linear` with 4 and with 100 draws. What does it return on
+# the lesion in FLAIR?
+#
+# <details><summary>Solution</summary>
+#
+# Every draw gives 2, so the result is $\sqrt{n \cdot 4}/n = 2/\sqrt n$.
+#
+# ```python
+# for n in (4, 100):
+#     g = torch.full((n,), 2.0)
+#     print(n, float(g.square().sum().sqrt() / n))
+# ```
+#
+# Expected: `4 1.0` and `100 0.2` (up to rounding)
+#
+# </details>
+#
+# ## References
+#
+# - Smilkov D. and others (2017). SmoothGrad: removing noise by adding noise.
+#   [arXiv 1706.03825](https://arxiv.org/abs/1706.03825).
+# - Spagnolo F. and others (2026). Instance-level quantitative saliency in multiple sclerosis lesion segmentation.
+#   *Scientific Reports*. [doi 10.1038/s41598-026-36560-9](https://doi.org/10.1038/s41598-026-36560-9),
+#   [arXiv 2406.09335](https://arxiv.org/abs/2406.09335). Equations 2 and 3, and the signs reported there.
+# - Lesjak Ž. and others (2017). A novel public MR image dataset of multiple sclerosis patients with lesion
+#   segmentations based on multi-rater consensus. *Neuroinformatics* 16:51-63.
+#   [doi 10.1007/s12021-017-9348-7](https://doi.org/10.1007/s12021-017-9348-7).
+#
+# ## Next
+#
+# Chapter 05 asks what `mean` and `max` do to lesions of different size, and why it matters which one you take.

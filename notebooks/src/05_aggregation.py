@@ -1,0 +1,294 @@
+# %% [markdown]
+# # 05 · Aggregation: mean or max
+#
+# **Question.** A lesion has many voxels, and each has its own gradient. How do they become one map, and what does the choice do to lesions of different size?
+#
+# **Objectives.** You can write down equations (2) and (3) of the paper and predict their outcome for a toy. You can show on real lesions that `mean` fades with size and `max` does not. You know what each costs, and how the published scripts differ from the equations.
+#
+# **Minutes.** 2 on two CPU cores; not measured on a GPU.
+#
+# **Needs.** Chapters 02 to 04 read. No download.
+
+# %% tags=["setup"]
+# setup
+
+# %% [markdown]
+# ## Two equations
+#
+# Let $\Omega$ be the voxels of one lesion, and $g_v^{(n)}$ the gradient of the logit of voxel $v \in \Omega$ with respect to the image, taken at noise draw $n$ of $N$. It is itself an image: it has a value at every input voxel $x$. Equation (2) averages over the lesion's voxels:
+#
+# $$M_\text{mean}(x) = \frac{1}{N} \sum_{n} \frac{1}{|\Omega|} \sum_{v \in \Omega} g_v^{(n)}(x).$$
+#
+# Equation (3) keeps, at each input voxel, the gradient of largest absolute value, with its sign:
+#
+# $$M_\text{max}(x) = \frac{1}{N} \sum_{n} g_{v^*}^{(n)}(x), \qquad v^* = \arg\max_{v \in \Omega} \left| g_v^{(n)}(x) \right|.$$
+#
+# The third, `sum`, is (2) without the division. All three average over draws; they differ in how the *voxels* of the lesion are put together.
+
+# %%
+import os
+import time
+
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+
+from ies_helpers import find_lesions, gradient, load_network, load_subject, plot_saliency, predict, smoothgrad
+
+SUBJECT = "demo"  # or "openms:patient26"
+SMALL = bool(os.environ.get("IES_SMALL"))
+DRAWS, LESIONS, SAMPLED, PICTURED = (2, 6, 8, 40) if SMALL else (6, 10, 30, 200)
+
+# %% [markdown]
+# ## A toy that can be solved by hand
+#
+# The toy network `Neighbourhood` scores a voxel by the sum of FLAIR over the 3 × 3 × 3 cube around it. The gradient of one voxel's logit is therefore 1 on its 27 neighbours and 0 elsewhere. Take a lesion that is a cube of side $s$ and look at its centre. How many lesion voxels have the centre among their 27? All of them while $s \le 3$; afterwards 27, however large the lesion. So
+#
+# $$\text{sum} = \min(s, 3)^3, \qquad \text{mean} = \min(s, 3)^3 / s^3, \qquad \text{max} = 1.$$
+#
+# (For odd $s$, so that there is a centre.) We compare with the package.
+
+# %%
+from ies_helpers.segmentation.toys import Neighbourhood
+
+toy, sheet = Neighbourhood(), torch.zeros(2, 13, 13, 13)
+print("side  voxels    sum    mean   max")
+for s in (1, 3, 5, 7):
+    cube = torch.zeros(13, 13, 13, dtype=torch.bool)
+    cube[tuple([slice(6 - s // 2, 7 + s // 2)] * 3)] = True
+    peaks = {how: float(gradient(toy, sheet, cube, aggregate=how).max()) for how in ("sum", "mean", "max")}
+    print(f"{s:4}  {s**3:6}  {peaks['sum']:5.1f}  {peaks['mean']:6.3f}  {peaks['max']:4.1f}")
+    inner = min(s, 3) ** 3
+    assert np.allclose([peaks["sum"], peaks["mean"], peaks["max"]], [inner, inner / s**3, 1])
+
+# %% [markdown]
+# Nothing about the network changed from row to row, only the size of the lesion. `sum` grows until the lesion is as large as the network's reach, then stays. `mean` stays at first, then falls like one over the volume. `max` says 1 in every row: the largest influence that this voxel has on any voxel of the lesion.
+#
+# ## Real lesions of different size
+#
+# Does the U-Net behave like the toy? We take true positives, spread over all sizes. One plain gradient each is enough here (no noise), so that the chapter stays short.
+#
+# For `mean` and `sum` one backward pass does for all voxels. For `max` every voxel needs its own, and a large lesion has thousands. We spare time in a way that cannot flatter `max`: we take it over a few voxels of the lesion only, spread evenly. Leaving voxels out can only make the largest *smaller*.
+
+# %%
+subject, network = load_subject(SUBJECT), load_network("unet")
+probability = predict(network, subject.image)
+lesions = find_lesions(probability, subject.target, threshold=network.threshold, affine=subject.affine)
+by_size = sorted(lesions.of("TP"), key=len)
+chosen = [by_size[n] for n in np.unique(np.linspace(0, len(by_size) - 1, LESIONS).astype(int))]
+
+
+def spread(lesion, count=SAMPLED):
+    """At most `count` voxels of a lesion, evenly along its list."""
+    return lesion.voxels[np.unique(np.linspace(0, len(lesion) - 1, count).astype(int))]
+
+
+means = [gradient(network, subject.image, le, aggregate="mean") for le in chosen]
+maxima = [gradient(network, subject.image, spread(le), aggregate="max") for le in chosen]
+
+# %% [markdown]
+# A map has one peak: its largest absolute value, here over both modalities.
+
+# %%
+sizes = np.array([len(le) for le in chosen])
+peaks = {"mean": np.array([float(m.abs().max()) for m in means])}
+peaks["sum"] = peaks["mean"] * sizes
+peaks["max"] = np.array([float(m.abs().max()) for m in maxima])
+figure, ax = plt.subplots(figsize=(7, 4), layout="constrained")
+slopes = {}
+for name, marker in (("mean", "o"), ("sum", "s"), ("max", "^")):
+    ax.loglog(sizes, peaks[name], marker, label=name)
+    slopes[name] = np.polyfit(np.log(sizes), np.log(peaks[name]), 1)[0]
+    first, last = peaks[name][[0, -1]]
+    print(f"{name:4}: {first:.3f} in the smallest, {last:.3f} in the largest, slope {slopes[name]:+.2f}")
+ax.set_xlabel("voxels of the lesion")
+ax.set_ylabel("peak, logit per unit of z-score")
+legend = ax.legend()
+
+# %% [markdown]
+# Read it aloud: each lesion is three marks above one another, and both axes are logarithmic. The circles (`mean`) fall from left to right: the peak of a large lesion is a small fraction of a small one's. The triangles (`max`) stay about level. The squares (`sum`) rise, more slowly than the volume does. The slope says how fast: −1 would be one over the volume, 0 no change at all.
+#
+# The cause is the toy's. Only lesion voxels within a few millimetres of $x$ have a strong gradient there. Their number is set by the network, not by the lesion; the divisor $|\Omega|$ is set by the lesion. That a lesion of 1000 voxels has a faint `mean` map does not tell that the network cared less about it.
+
+# %%
+assert slopes["mean"] < -0.4, "mean fades"
+assert abs(slopes["max"]) < 0.3, "max does not"
+
+# %% [markdown]
+# The same as pictures: a lesion of about 40 voxels, and the largest. All four panels share one colour scale. First the maps.
+
+# %%
+lesion = min(lesions.of("TP"), key=lambda le: abs(len(le) - 40))
+pair = {}
+for le in (lesion, chosen[-1]):
+    for how, voxels in (("mean", le), ("max", spread(le, PICTURED))):
+        pair[le.number, how] = gradient(network, subject.image, voxels, aggregate=how)[0].numpy()
+
+# %% [markdown]
+# Then the planes through them.
+
+# %%
+from ies_helpers.figures.plots import SIGNED, Canonical, busiest, outline, plane_of
+
+space, top = Canonical(subject), peaks["max"].max()
+figure, axes = plt.subplots(2, 2, figsize=(7.6, 7), layout="constrained")
+for row, le in zip(axes, (lesion, chosen[-1]), strict=True):
+    mask = space.turn(le.mask(subject.shape).numpy())
+    z, (across, up, _) = busiest(mask)[2], np.nonzero(mask)
+    for ax, how in zip(row, ("mean", "max"), strict=True):
+        values = space.turn(pair[le.number, how])
+        space.show(ax, space.image[0], "axial", z)
+        shown = ax.imshow(plane_of(values, "axial", z), cmap=SIGNED, vmin=-top, vmax=top, origin="lower")
+        outline(ax, plane_of(mask, "axial", z), "black", 1.5)
+        ax.set(xlim=(across.min() - 8, across.max() + 8), ylim=(up.min() - 8, up.max() + 8))
+        ax.set_title(f"{how}, {len(le)} voxels")
+bar = figure.colorbar(shown, ax=axes, label="FLAIR, logit per unit of z-score", shrink=0.7)
+
+# %% [markdown]
+# Read it aloud: an axial plane of FLAIR, the lesion outlined in black, 8 voxels of its surroundings. Above, the small lesion: `mean` is faint beside `max`, but may just be seen. Below, the large one: with `mean` hardly anything is left to see (the white is FLAIR itself), with `max` there is colour all over, in the same range as above. (They come in patches: only some voxels of the large lesion have spoken. With all of them it would be fuller.) The colours run from minus to plus the strongest `max` of all chosen lesions. A viewer that gives each map its own scale hides the fading; a comparison of peaks over lesions does not.
+#
+# This is why the paper compares lesions of different size by `max`.
+#
+# ## With noise: SmoothGrad of both kinds
+#
+# Now one lesion properly: all its voxels, both aggregations, a few noisy draws.
+
+# %%
+maps = {}
+for how in ("mean", "max"):
+    maps[how] = smoothgrad(network, subject.image, lesion, aggregate=how, draws=DRAWS)
+    print(f"{how:4}: peak {maps[how].abs().max():.2f} in {DRAWS} draws")
+    figure = plot_saliency(subject, maps[how], lesion, title=f"lesion {lesion.number}, {len(lesion)} voxels: {how}")
+
+# %% [markdown]
+# Read it aloud: the two figures have colour bars of their own, and the lower one (`max`) reaches higher. Both are orange to red inside the outline in FLAIR. `max` is fuller: at each place one strong voice is enough. In `mean`, gradients of opposite sign cancel: it is weaker towards the rim, may have gaps, and in T1 little may be left of it.
+#
+# ## Signs
+#
+# Suppose that at some input voxel three lesion voxels have the gradients +0.5, +0.4 and −0.6. Their mean is +0.1, their max −0.6: not only another value, another sign. `max` reports the strongest single voice, `mean` the outcome of the vote. How often do they disagree?
+
+# %%
+inside = lesion.mask(subject.shape)
+disagree = (maps["mean"] * maps["max"] < 0)[0]
+strong = maps["max"][0].abs() > 0.1 * maps["max"][0].abs().max()
+print(f"opposite signs in FLAIR: {disagree[strong].float().mean():.0%} of voxels above a tenth of the peak")
+for how, values in maps.items():
+    share = (values[0][inside] > 0).float().mean()
+    print(f"{how:4}: {share:.0%} of the lesion's own voxels are positive, mean there {values[0][inside].mean():+.3f}")
+assert maps["mean"][0][inside].mean() > 0, "brighter inside the lesion raises its logits"
+
+# %% [markdown]
+# Where the signs differ, neither is wrong; they answer different questions. Write with each map which one it is.
+#
+# A second difference lies in the order of things. Averaging over draws and averaging over voxels can change places, so for `mean` the order is free. A maximum cannot: the paper takes it *within each draw*, and so does the package.
+#
+# ## Cost
+#
+# `mean` takes one backward pass per draw, `max` one for each voxel of the lesion. We time both on the same lesion, without noise.
+
+# %%
+seconds = {}
+for how in ("mean", "max"):
+    start = time.perf_counter()
+    gradient(network, subject.image, lesion, aggregate=how)
+    seconds[how] = time.perf_counter() - start
+print(f"max took {seconds['max'] / seconds['mean']:.1f} times as long as mean, for {len(lesion)} voxels")
+voxels = {group: sum(len(le) for le in lesions.of(group)) for group in ("TP", "FP", "FN")}
+hours = sum(voxels.values()) * seconds["max"] / len(lesion) * 50 / 3600
+print(f"all {sum(voxels.values())} lesion voxels of this subject, 50 draws, on this machine: {hours:.1f} h for max")
+
+# %% [markdown]
+# For a small lesion the ratio stays below the number of voxels, because they share the forward pass; for a large one it approaches it. The largest of many gradients cannot be had from their sum. Every shortcut that sums first computes something else, and that brings us to the scripts.
+#
+# ## What the published scripts do
+#
+# The paper's repository departs from its equations, and whoever compares numbers must know how. With $L$ lesions in the subject:
+#
+# | script | what it computes for one lesion | factor |
+# |---|---|---|
+# | `ies.py` | summed gradient, divided by draws and by the number of *lesions* $L$ | ours (`mean`) × $\lvert\Omega\rvert / L$ |
+# | `ies.py` | starts from uninitialised memory | none: it may add anything |
+# | `ies_maxpool_nets.py` | *sums* gradients over chunks of 512 voxels, then the largest over chunks | up to 512 voxels: ours (`mean`) × $\lvert\Omega\rvert$, which is `sum` |
+#
+# The first is a `sum` under the name of a mean, scaled alike for all lesions of a subject. It does not fade with size; it grows. The second is the `sum` under the name of a max for every lesion of up to 512 voxels, and something in between for larger ones. We compute both by our own means, for the largest lesion.
+
+# %%
+large, L = chosen[-1], len(lesions.of("TP") + lesions.of("FP"))
+like_average = gradient(network, subject.image, large, aggregate="sum") / L
+assert torch.allclose(like_average, means[-1] * len(large) / L, rtol=1e-3, atol=1e-4 * float(like_average.abs().max()))
+chunks = [large.voxels[n : n + 512] for n in range(0, len(large), 512)]
+parts = torch.stack([gradient(network, subject.image, chunk, aggregate="sum") for chunk in chunks])
+like_max = parts.gather(0, parts.abs().argmax(dim=0, keepdim=True))[0]
+print(f"{len(large)} voxels in {len(chunks)} chunks; {L} lesions found")
+print(f"peak by equation (2) {means[-1].abs().max():.3f}, as ies.py scales it {like_average.abs().max():.3f}")
+print(f"peak by equation (3) at least {maxima[-1].abs().max():.3f}, in chunks of 512 {like_max.abs().max():.3f}")
+
+# %% [markdown]
+# The factor holds (the assertion), and the peaks differ by as much as it says. For a lesion of up to 512 voxels there is one chunk, and the last number would be the plain sum. In this handbook `mean`, `sum` and `max` are what their names say; the docstring of `smoothgrad` repeats the factor.
+#
+# ## What we saw
+#
+# - `mean` divides by the lesion's volume, though the network's reach does not grow with it. Large lesions fade.
+# - `max` is the strongest influence on any one voxel of the lesion. It hardly depends on size, keeps its sign, and costs one backward pass per voxel.
+# - `sum` grows with size until the reach is filled.
+# - The published scripts compute sums; the factor to ours is known.
+#
+# ## Limits
+#
+# - Size is not all that differs between these lesions: large ones may be brighter, or lie elsewhere. The toy isolates size, the patient does not.
+# - `max` picks an extreme, and the extreme of more numbers is larger by chance alone. In noisy gradients it grows slowly with the number of voxels.
+# - Our `max` of the large lesions was taken over a sample of voxels: a lower bound of the peak, and a patchy map.
+# - No aggregation says how lesion voxels act *together*. Raising one voxel's logit is not raising the lesion's.
+#
+# ## Exercises
+#
+# **1.** In the toy, take a line of $n$ voxels instead of a cube. What are the three peaks for $n = 9$?
+#
+# <details><summary>Solution</summary>
+#
+# ```python
+# line = torch.zeros(13, 13, 13, dtype=torch.bool)
+# line[2:11, 6, 6] = True
+# print([round(float(gradient(toy, sheet, line, aggregate=how).max()), 3) for how in ("sum", "mean", "max")])
+# ```
+#
+# Expected: `[3.0, 0.333, 1.0]`. Only three voxels of a line lie within one step of any place, so `sum` is 3 and `mean` 3/9.
+#
+# </details>
+#
+# **2.** Show that leaving out voxels can only lower `max`, but may raise `mean`.
+#
+# <details><summary>Solution</summary>
+#
+# ```python
+# few, everything = (gradient(network, subject.image, v, aggregate="max").abs() for v in (spread(lesion, 8), lesion))
+# print(bool((few <= everything + 1e-5).all()))
+# few, everything = (gradient(network, subject.image, v, aggregate="mean").abs().max() for v in (spread(lesion, 8), lesion))
+# print(float(few / everything))
+# ```
+#
+# Expected: `True`, and a number near 1 or above: the sum is smaller, but so is the divisor.
+#
+# </details>
+#
+# **3.** A colleague scales each map by its own peak before comparing lesions. Which of the differences between `mean` and `max` are left?
+#
+# <details><summary>Solution</summary>
+#
+# ```python
+# scaled = {how: values / values.abs().max() for how, values in maps.items()}
+# print({how: round(float(values[0][inside].mean()), 2) for how, values in scaled.items()})
+# ```
+#
+# Expected: two numbers between −1 and 1 of similar order. The fading with size is gone, because scaling removes it; with it goes every statement about strength, such as "true positives have higher peaks than false ones". Shape and signs are left.
+#
+# </details>
+#
+# ## References
+#
+# - F. Spagnolo and others, Scientific Reports 2026, [doi 10.1038/s41598-026-36560-9](https://doi.org/10.1038/s41598-026-36560-9), [arXiv 2406.09335](https://arxiv.org/abs/2406.09335): equations (2) and (3).
+# - D. Smilkov and others, *SmoothGrad*, 2017, [arXiv 1706.03825](https://arxiv.org/abs/1706.03825): the mean over draws.
+#
+# ## Next
+#
+# [06](06_gradcam.ipynb) looks inside the network: Grad-CAM++ for one lesion.
