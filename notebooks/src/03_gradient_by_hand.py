@@ -116,10 +116,10 @@ bar = figure.colorbar(drawn, ax=axes, shrink=0.9, label="logit per unit of z-sco
 
 # %% [markdown]
 # The black frame is the lesion, three voxels high. On the left its voxels are all the same red: 2 logits per unit,
-# whatever the image holds. In the middle their colours differ and one is blue: the gradient is twice the intensity, so
-# the map follows the image. On the right the frame is **white inside** and a red bar of value 3 stands
-# five voxels further along the first axis. This network calls a voxel lesion because of something 5 mm away, and
-# the map gives it away. That is what we want maps for.
+# whatever the image holds. In the middle their colours differ and one is blue: the gradient is twice the intensity,
+# so the map follows the image. On the right the frame is **white inside** and a red bar of value 3 stands five voxels
+# further along the first axis. This network calls a voxel lesion because of something 5 mm away, and the map gives it
+# away. That is what we want maps for.
 #
 # ## Does the number mean what it says? A finite difference
 #
@@ -148,8 +148,8 @@ assert abs(quadratic - 2 * float(toy_image[0, 4, 8, 8])) < 1e-9
 # ## The real network, one lesion, by hand
 #
 # We load the patient and the U-Net, predict, and number the lesions, as in chapter 02. Then we take a small found
-# lesion (TP), since we shall walk back once for each voxel: of the four whose size is closest to a dozen voxels, the one
-# closest to the middle of the image.
+# lesion (TP), since we shall walk back once for each voxel: of the four whose size is closest to a dozen voxels, the
+# one closest to the middle of the image.
 
 # %%
 subject = load_subject(SUBJECT)
@@ -223,13 +223,13 @@ title = f"{subject.name}, lesion {lesion.number}: gradient, max over voxels"
 figure = plot_saliency(subject, maps["max"], lesion, title=title, reach_mm=15)
 
 # %% [markdown]
-# Both rows show the brain in grey and the map in colour, FLAIR above and T1 below; the outline is the lesion. The unit
-# is logits per unit of z-scored intensity, and both rows share one scale, so you may compare them. The strong colours
-# sit on the lesion and within a few millimetres of it; further out there is nothing to see. In FLAIR the lesion is
-# warm: brighter there, and the logit rises. In T1 it is blue: darker there, and the logit rises. That is what a
-# radiologist would expect, since these lesions are bright in FLAIR and dark in T1. Around the lesion pale voxels of
-# the opposite colour mix with others. This fringe is ragged: the gradient is taken at one image with its own noise,
-# and the network's grid shows through. Chapter 04 deals with the first.
+# Both rows show the brain in grey and the map in colour, FLAIR above and T1 below; the outline is the lesion. The
+# unit is logits per unit of z-scored intensity, and both rows share one scale, so you may compare them. The strong
+# colours sit on the lesion and within a few millimetres of it; further out there is nothing to see. In FLAIR the
+# lesion is warm: brighter there, and the logit rises. In T1 it is blue: darker there, and the logit rises. That is
+# what a radiologist would expect, since these lesions are bright in FLAIR and dark in T1. Around the lesion pale
+# voxels of the opposite colour mix with others. This fringe is ragged: the gradient is taken at one image with its
+# own noise, and the network's grid shows through. Chapter 04 deals with the first.
 #
 # The colours come with numbers, so that you need not trust your eye.
 
@@ -261,10 +261,11 @@ print(f"cells of {field.stride} voxels; {field.before} voxels before and {field.
 print("box of this lesion:", " x ".join(str(s.stop - s.start) for s in engine.box), "voxels")
 
 # %% [markdown]
-# The network's four halvings cut the image into cells of 16 x 16 x 16 voxels. All voxels of a cell see
-# about the same: 80 voxels along each axis, once rounded up to whole cells. A lesion in one cell needs one such box, clipped at the
-# image's border. A lesion across two cells needs a longer one. The box starts at a multiple of 16, so the network's
-# grid lies on it as it lies on the whole image. Our own map, computed without any box, must then be zero outside it.
+# The network's four halvings cut the image into cells of 16 x 16 x 16 voxels. All voxels of a cell see about the
+# same: 80 voxels along each axis, once rounded up to whole cells. A lesion in one cell needs one such box, clipped at
+# the image's border. A lesion across two cells needs a longer one. The box starts at a multiple of 16, so the
+# network's grid lies on it as it lies on the whole image. Our own map, computed without any box, must then be zero
+# outside it.
 
 # %%
 outside = torch.ones_like(best, dtype=torch.bool)
@@ -273,8 +274,8 @@ print("largest value of our whole-volume map outside the box:", float(by_hand["m
 assert not by_hand["max"][outside].any()
 
 # %% [markdown]
-# Not small: zero. So we may cut the box out before we start, and walk back through it alone. We time both ways for one
-# voxel, forward and back. A computer with other work to do is slow at times, so we take the best of three.
+# Not small: zero. So we may cut the box out before we start, and walk back through it alone. We time both ways for
+# one voxel, forward and back. A computer with other work to do is slow at times, so we take the best of three.
 
 
 # %%
@@ -324,14 +325,14 @@ axes[3].set_title("seconds for one voxel", fontsize=11)
 bars = axes[3].bar(["whole", "box"], [seconds_whole, seconds_box], color="grey")
 
 # %% [markdown]
-# Three planes through the lesion, over the FLAIR image. Colour is the order of magnitude of the FLAIR gradient: yellow is about 1 logit per
-# unit, each step of the bar ten times less. The white line is the box (where you see none, the box reaches the edge
-# of the image). The coloured patch fills the box or nearly so, and ends sharply: nothing lies beyond it. It falls off
-# in square steps. These are the levels of the network, whose grids are 2, 4, 8 and 16 voxels wide: the coarser the
-# level, the further it looks and the less it counts here. Most of the box is dark, a thousandth and less of the peak.
-# The network *can* look 30 to 45 voxels far. For this lesion it hardly does. The bars on the right are the two times
-# in seconds. The larger the image, the more the box saves: a whole head of 182 x 218 x 182 voxels is six times the
-# demo.
+# Three planes through the lesion, over the FLAIR image. Colour is the order of magnitude of the FLAIR gradient:
+# yellow is about 1 logit per unit, each step of the bar ten times less. The white line is the box (where you see
+# none, the box reaches the edge of the image). The coloured patch fills the box or nearly so, and ends sharply:
+# nothing lies beyond it. It falls off in square steps. These are the levels of the network, whose grids are 2, 4, 8
+# and 16 voxels wide: the coarser the level, the further it looks and the less it counts here. Most of the box is
+# dark, a thousandth and less of the peak. The network *can* look 30 to 45 voxels far. For this lesion it hardly does.
+# The bars on the right are the two times in seconds. The larger the image, the more the box saves: a whole head of
+# 182 x 218 x 182 voxels is six times the demo.
 #
 # ## One value of the map, checked by a finite difference
 #
@@ -352,8 +353,8 @@ print(f"finite difference {slope:+.5f}, gradient {expected:+.5f} logits per unit
 assert abs(slope - expected) < 1e-4 * abs(expected)
 
 # %% [markdown]
-# The tolerance is $10^{-4}$ of the value. The difference itself, in float64 with a step of $10^{-6}$, is good to about
-# $10^{-8}$; the float32 gradient is the coarser of the two.
+# The tolerance is $10^{-4}$ of the value. The difference itself, in float64 with a step of $10^{-6}$, is good to
+# about $10^{-8}$; the float32 gradient is the coarser of the two.
 #
 # ## Logits or probabilities?
 #
@@ -399,11 +400,11 @@ assert of_logit[-1] / of_logit[0] > 10 * of_p[-1] / of_p[0]
 
 # %% [markdown]
 # Each voxel is a pair of points above one another; certainty grows to the right. The circles stay within one band:
-# certain or not, a logit moves by about as much. The squares fall by orders of magnitude, in step with $1 - p$: a tenth
-# of the doubt, a tenth of the gradient. A map
-# of probabilities would be blank in the core of every clear lesion, and would show its doubtful rim. It would also
-# rank lesions by doubt and call it importance. So this handbook explains logits, as the paper does. (The published
-# target is the lesion class's logit alone, not the difference $z$ of the two. We keep to that.)
+# certain or not, a logit moves by about as much. The squares fall by orders of magnitude, in step with $1 - p$: a
+# tenth of the doubt, a tenth of the gradient. A map of probabilities would be blank in the core of every clear
+# lesion, and would show its doubtful rim. It would also rank lesions by doubt and call it importance. So this
+# handbook explains logits, as the paper does. (The published target is the lesion class's logit alone, not the
+# difference $z$ of the two. We keep to that.)
 #
 # ## What we saw
 #
@@ -443,8 +444,8 @@ assert of_logit[-1] / of_logit[0] > 10 * of_p[-1] / of_p[0]
 #
 # </details>
 #
-# **2.** Make the FLAIR image brighter by 1 everywhere. How do the `sum` maps of `Linear` and `Quadratic` change on the
-# lesion?
+# **2.** Make the FLAIR image brighter by 1 everywhere. How do the `sum` maps of `Linear` and `Quadratic` change on
+# the lesion?
 #
 # <details><summary>Solution</summary>
 #
@@ -487,9 +488,9 @@ assert of_logit[-1] / of_logit[0] > 10 * of_p[-1] / of_p[0]
 #   [arXiv 2406.09335](https://arxiv.org/abs/2406.09335). Equations 2 and 3.
 # - Simonyan K., Vedaldi A., Zisserman A. (2013). Deep inside convolutional networks: visualising image classification
 #   models and saliency maps. [arXiv 1312.6034](https://arxiv.org/abs/1312.6034).
-# - Lesjak Ž. and others (2017). A novel public MR image dataset of multiple sclerosis patients with lesion segmentations based
-#   on multi-rater consensus. *Neuroinformatics* 16:51-63. [doi 10.1007/s12021-017-9348-7](https://doi.org/10.1007/s12021-017-9348-7).
-#   The open patients, among them patient 26.
+# - Lesjak Ž. and others (2017). A novel public MR image dataset of multiple sclerosis patients with lesion
+#   segmentations based on multi-rater consensus. *Neuroinformatics* 16:51-63. [doi
+#   10.1007/s12021-017-9348-7](https://doi.org/10.1007/s12021-017-9348-7). The open patients, among them patient 26.
 #
 # ## Next
 #

@@ -3,8 +3,8 @@
 #
 # **Question.** Which part of a gradient map is about the lesion, and which part is about the noise of this one image?
 #
-# **Objectives.** You can say what SmoothGrad averages and with how much noise. You check it against two networks whose
-# answer you know. You see how many draws a map needs, and what the sign, the modality and the strength of the
+# **Objectives.** You can say what SmoothGrad averages and with how much noise. You check it against two networks
+# whose answer you know. You see how many draws a map needs, and what the sign, the modality and the strength of the
 # noise do to it. You recognise a wrong SmoothGrad by one test.
 #
 # **Minutes.** About 1 on two CPU cores with the demo, about 2 with patient 26. GPU: not measured.
@@ -38,8 +38,8 @@ DRAWS = 4 if SMALL else 16
 SUBJECT = "demo"
 
 # %% [markdown]
-# The lesion of this chapter is that of chapter 03: of the four found ones (TP) whose size is closest to a dozen voxels,
-# the one closest to the middle of the image.
+# The lesion of this chapter is that of chapter 03: of the four found ones (TP) whose size is closest to a dozen
+# voxels, the one closest to the middle of the image.
 
 # %%
 subject = load_subject(SUBJECT)
@@ -55,7 +55,8 @@ print(subject, lesions, lesion, sep="\n")
 # %% [markdown]
 # ## The noise
 #
-# SmoothGrad takes $N$ copies of the image, adds fresh noise to each, computes the gradient at each copy, and averages:
+# SmoothGrad takes $N$ copies of the image, adds fresh noise to each, computes the gradient at each copy, and
+# averages:
 #
 # $$ \bar g = \frac1N \sum_{n=1}^{N} g(x + \varepsilon_n), \qquad \varepsilon_n \sim \mathcal N(0, \sigma^2). $$
 #
@@ -71,10 +72,10 @@ low, high = float(subject.image[0].min()), float(subject.image[0].max())
 print(f"FLAIR from {low:.2f} to {high:.2f}, so sigma = 0.05 x {high - low:.2f} = {sigma:.3f} standard deviations")
 
 # %% [markdown]
-# A range is a fragile yardstick: one very bright voxel raises $\sigma$ for the whole image. We keep it because it is the
-# published one. Next, randomness. Draw $n$ of seed $s$ comes from a generator that is seeded with the pair $(s, n)$. So
-# draw 7 is the same whether or not draws 0 to 6 were made, on every machine, and every lesion of a subject sees the
-# same draws.
+# A range is a fragile yardstick: one very bright voxel raises $\sigma$ for the whole image. We keep it because it is
+# the published one. Next, randomness. Draw $n$ of seed $s$ comes from a generator that is seeded with the pair $(s,
+# n)$. So draw 7 is the same whether or not draws 0 to 6 were made, on every machine, and every lesion of a subject
+# sees the same draws.
 
 # %%
 draw7 = noisy_image(subject.image, sigma, seed=0, draw=7)
@@ -100,9 +101,10 @@ for ax, volume, name in zip(axes, images, ("FLAIR", "FLAIR, draw 7", "T1", "T1, 
 
 # %% [markdown]
 # One axial plane, clean and with the noise of draw 7, for both modalities; the lesion has a yellow outline. The noisy
-# images are grainy but a reader would still find the same structures, and the larger lesions. The noise is everywhere,
-# also outside the brain. There the clean image is zero, which the clean panels show as black; zero is the mean of the
-# z-scored brain, so with noise it turns into grey grain. The network never saw such a background in training.
+# images are grainy but a reader would still find the same structures, and the larger lesions. The noise is
+# everywhere, also outside the brain. There the clean image is zero, which the clean panels show as black; zero is the
+# mean of the z-scored brain, so with noise it turns into grey grain. The network never saw such a background in
+# training.
 #
 # ## Two networks whose answer we know
 #
@@ -125,14 +127,15 @@ print(f"Quadratic, 100 draws: misses 2x by {miss:.4f} (expected {standard_error:
 assert abs(miss / standard_error - 1) < 0.05
 
 # %% [markdown]
-# The toy lesion is the whole cube, 8192 values, so the spread of the misses is known to about one per cent, and we allow
-# five. This test is worth remembering. It compares *values*, and it would catch a wrong divisor, a wrong $\sigma$, or
-# absolute values taken where a sign belongs. We come back to it.
+# The toy lesion is the whole cube, 8192 values, so the spread of the misses is known to about one per cent, and we
+# allow five. This test is worth remembering. It compares *values*, and it would catch a wrong divisor, a wrong
+# $\sigma$, or absolute values taken where a sign belongs. We come back to it.
 #
 # ## One lesion, draw by draw
 #
-# Now the U-Net. `LesionGradient` is the engine of chapter 03, set up once for this lesion and used for each noisy image.
-# We keep each draw's map, on the lesion's box of about 80 x 80 x 80 voxels, to look into the average afterwards.
+# Now the U-Net. `LesionGradient` is the engine of chapter 03, set up once for this lesion and used for each noisy
+# image. We keep each draw's map, on the lesion's box of about 80 x 80 x 80 voxels, to look into the average
+# afterwards.
 
 # %%
 from ies_helpers.saliency.gradients import LesionGradient
@@ -146,8 +149,8 @@ print(f"our average and ies_helpers.smoothgrad differ by {difference:.1e} of the
 assert difference < 1e-5
 
 # %% [markdown]
-# The tolerance is float32 rounding, as before; both took the very same draws. The figure shows the FLAIR map after one
-# draw, after some, and after all, and below it what each still lacks: its difference to the last.
+# The tolerance is float32 rounding, as before; both took the very same draws. The figure shows the FLAIR map after
+# one draw, after some, and after all, and below it what each still lacks: its difference to the last.
 
 # %%
 steps = [1, DRAWS // 4, DRAWS]
@@ -202,9 +205,10 @@ assert all(0.5 < r < 2 for r in ratio)
 # %% [markdown]
 # Both axes are logarithmic; the points are the measured differences in logits per unit, the line the expectation.
 # They fall together, by about half for every fourfold number of draws. (The last point drops faster, because the map
-# we compare with is made of finitely many draws, the same ones among them.) The points do not sit on the line: we have
-# one sequence of few draws, and neighbouring voxels err together. The assertion allows a factor of two. Read the figure the other way round to choose $N$: decide what
-# difference you could live with, and look up the draws. The price is linear, one aggregated gradient for each draw.
+# we compare with is made of finitely many draws, the same ones among them.) The points do not sit on the line: we
+# have one sequence of few draws, and neighbouring voxels err together. The assertion allows a factor of two. Read the
+# figure the other way round to choose $N$: decide what difference you could live with, and look up the draws. The
+# price is linear, one aggregated gradient for each draw.
 #
 # ## The sign, and how far it reaches
 #
@@ -229,8 +233,9 @@ legend = ax.legend()
 # From left to right we walk out of the lesion. The vertical scale is linear between -0.01 and 0.01 and logarithmic
 # beyond, or the surroundings would be a flat line. In FLAIR the lesion itself is clearly positive, and so is the
 # first millimetre outside. Then the curve crosses zero and stays below for some millimetres, with values of a few
-# hundredths of those inside and less. Then it fades, or wavers about zero. T1 starts below zero and rises above it just outside the lesion. So the
-# network looks for *contrast*: bright in FLAIR on a surround that is not, dark in T1 on a surround that is not.
+# hundredths of those inside and less. Then it fades, or wavers about zero. T1 starts below zero and rises above it
+# just outside the lesion. So the network looks for *contrast*: bright in FLAIR on a surround that is not, dark in T1
+# on a surround that is not.
 
 # %%
 inside, surround = shells <= 0, (shells >= 3) & (shells <= 6)
@@ -241,8 +246,8 @@ for name, channel in zip(("FLAIR", "T1"), ours.numpy(), strict=True):
 assert ours[0][torch.from_numpy(inside)].mean() > 0 > ours[0][torch.from_numpy(surround)].mean()
 
 # %% [markdown]
-# The claim holds for the *mean* of this lesion's surroundings. Read the percentage as well: of the single voxels around,
-# many are positive. "Negative around the lesion" is a statement about an average.
+# The claim holds for the *mean* of this lesion's surroundings. Read the percentage as well: of the single voxels
+# around, many are positive. "Negative around the lesion" is a statement about an average.
 #
 # The whole map, both modalities on one scale:
 
@@ -251,9 +256,9 @@ title = f"{subject.name}, lesion {lesion.number}: SmoothGrad, {DRAWS} draws"
 figure = plot_saliency(subject, ours, lesion, title=title, reach_mm=15)
 
 # %% [markdown]
-# FLAIR above, T1 below, 15 mm around the lesion, in logits per unit. The FLAIR lesion is warm throughout, with a faint
-# blue fringe a few voxels away. T1 shows it the other way round and paler: dark in T1 speaks for a lesion, and counts
-# less.
+# FLAIR above, T1 below, 15 mm around the lesion, in logits per unit. The FLAIR lesion is warm throughout, with a
+# faint blue fringe a few voxels away. T1 shows it the other way round and paler: dark in T1 speaks for a lesion, and
+# counts less.
 #
 # ## More lesions, and the share of each modality
 #
@@ -329,19 +334,18 @@ for ax, level, result, r, p in zip(axes, levels, results, alike, found, strict=T
 
 # %% [markdown]
 # FLAIR maps, from no noise (the plain gradient of chapter 03) to 20 % of the range. Look at the patterns first: the
-# warm centre stays, the fringe changes a little, and under the strongest noise the peak is lower. Now read $p$, the mean
-# probability that the network gives the lesion's voxels under one draw of that noise. It falls as the noise grows. For
-# a lesion as small as ours the published 5 % is a lot already, and at 20 % the network sees no lesion there at all. The
-# map does not tell: it still looks like the map of a lesion, since we
-# ask about these voxels, and brightness at a voxel speaks for a lesion whether or not there is one. So with strong noise we
-# average answers about images without the lesion we wanted to explain. Look at $p$ before you choose the noise; the map
-# will not warn you.
+# warm centre stays, the fringe changes a little, and under the strongest noise the peak is lower. Now read $p$, the
+# mean probability that the network gives the lesion's voxels under one draw of that noise. It falls as the noise
+# grows. For a lesion as small as ours the published 5 % is a lot already, and at 20 % the network sees no lesion
+# there at all. The map does not tell: it still looks like the map of a lesion, since we ask about these voxels, and
+# brightness at a voxel speaks for a lesion whether or not there is one. So with strong noise we average answers about
+# images without the lesion we wanted to explain. Look at $p$ before you choose the noise; the map will not warn you.
 #
 # ## A mistake to know
 #
-# A widely used library returns, as its default, not the mean of the gradients but $\sqrt{\sum_n g_n^2}\,/\,N$ (MONAI's
-# `SmoothGrad` with `magnitude=True`). It looks like a magnitude. Watch its size as draws are added: the sum of $n$
-# squares grows like $n$, its root like $\sqrt n$, and division by $n$ leaves $1/\sqrt n$. Two lines show it.
+# A widely used library returns, as its default, not the mean of the gradients but $\sqrt{\sum_n g_n^2}\,/\,N$
+# (MONAI's `SmoothGrad` with `magnitude=True`). It looks like a magnitude. Watch its size as draws are added: the sum
+# of $n$ squares grows like $n$, its root like $\sqrt n$, and division by $n$ leaves $1/\sqrt n$. Two lines show it.
 
 # %%
 for n in [*counts, DRAWS]:
@@ -351,16 +355,17 @@ assert float(wrong.max()) < 1.5 * float(draws[0].abs().max()) / DRAWS**0.5
 
 # %% [markdown]
 # The mean settles on a value. The other number keeps falling, to nearly nothing, and no amount of draws makes it
-# converge; its sign is lost too. A picture scaled to its own maximum hides all of this, which is why it can live long.
-# The two toys above find it at once: `Linear` would return 0.2 for 2 with a hundred draws, and 0.1 for $-1$.
+# converge; its sign is lost too. A picture scaled to its own maximum hides all of this, which is why it can live
+# long. The two toys above find it at once: `Linear` would return 0.2 for 2 with a hundred draws, and 0.1 for $-1$.
 #
 # ## What we saw
 #
 # - SmoothGrad is the mean of the gradient over noisy copies of the image; a map depends on the seed and the number of
 #   draws, and on nothing else.
-# - What stays after averaging is at the lesion. The error falls like $1/\sqrt n$, as the scatter of the draws predicts.
-# - In FLAIR the map is positive inside the lesion and, on average, negative some millimetres around it. T1 has the opposite sign
-#   inside. FLAIR has the larger share.
+# - What stays after averaging is at the lesion. The error falls like $1/\sqrt n$, as the scatter of the draws
+#   predicts.
+# - In FLAIR the map is positive inside the lesion and, on average, negative some millimetres around it. T1 has the
+#   opposite sign inside. FLAIR has the larger share.
 # - Under strong noise the network loses the lesion, and the map looks much the same: check the prediction as well.
 # - Compare values with a case you can solve, before you look at pictures.
 #

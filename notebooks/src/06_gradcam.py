@@ -4,8 +4,8 @@
 # **Question.** Which parts of one layer's activations made the network call this lesion a lesion, and no other?
 #
 # **Objectives.** You read a layer's activations and gradients with a hook you build yourself. You compute instance
-# Grad-CAM++ from the paper's equations 8 to 10 and check it against `ies_helpers.gradcam_pp`. You see what pooling over
-# space does to a neighbouring lesion. You know what this map cannot say.
+# Grad-CAM++ from the paper's equations 8 to 10 and check it against `ies_helpers.gradcam_pp`. You see what pooling
+# over space does to a neighbouring lesion. You know what this map cannot say.
 #
 # **Minutes.** About 1 on two CPU cores with the demo, about 2 with patient 26. GPU: not measured.
 #
@@ -62,8 +62,8 @@ print(lesions, lesion, neighbour, f"{apart:.0f} mm from centre to centre", sep="
 #
 # SmoothGrad asks about the *input*. Grad-CAM++ stops on the way, at one layer, and asks about its activations $A$:
 # several maps (channels) on a coarser grid, made by the network itself. The paper reads the U-Net at the layer below,
-# the last one before full resolution. PyTorch tells us what passes through a layer if we register a *hook*: a function
-# that is called with the layer, its inputs and its output.
+# the last one before full resolution. PyTorch tells us what passes through a layer if we register a *hook*: a
+# function that is called with the layer, its inputs and its output.
 
 # %%
 layer = network.module.get_submodule(network.layer)
@@ -71,8 +71,8 @@ print(network.layer)
 print(layer)
 
 # %% [markdown]
-# Our hook keeps the output. It also cuts the graph there: what it hands on is a fresh tensor that requires a gradient,
-# so the way back from the lesion ends at this layer.
+# Our hook keeps the output. It also cuts the graph there: what it hands on is a fresh tensor that requires a
+# gradient, so the way back from the lesion ends at this layer.
 
 # %%
 kept = {}
@@ -84,9 +84,9 @@ def keep(module, inputs, output):
 
 
 # %% [markdown]
-# One forward pass with the hook in place. A hook stays until it is removed, and a forgotten one slows or changes every
-# later pass, so it goes in a `finally`: removed also if the pass fails. The score is the sum of the lesion's logits,
-# $y' = \sum_{v \in \mathrm{lesion}} y_v$, and no other lesion's.
+# One forward pass with the hook in place. A hook stays until it is removed, and a forgotten one slows or changes
+# every later pass, so it goes in a `finally`: removed also if the pass fails. The score is the sum of the lesion's
+# logits, $y' = \sum_{v \in \mathrm{lesion}} y_v$, and no other lesion's.
 
 # %%
 from ies_helpers.segmentation.networks import at_rest
@@ -105,9 +105,9 @@ print(f"image {tuple(x.shape[2:])}, activations A {tuple(A.shape)}: channels, th
 print(f"the gradient is non-zero at {int((g != 0).any(dim=0).sum())} of {A[0].numel():,} positions")
 
 # %% [markdown]
-# Half the resolution means cells of 2 mm. The gradient $g = \partial y'/\partial A$ lives on a few of them: between this
-# layer and the logits there is one small filter, so only cells beside the lesion count. This is what makes the map
-# *local*, by construction.
+# Half the resolution means cells of 2 mm. The gradient $g = \partial y'/\partial A$ lives on a few of them: between
+# this layer and the logits there is one small filter, so only cells beside the lesion count. This is what makes the
+# map *local*, by construction.
 #
 # ## Equations 8 to 10
 #
@@ -117,9 +117,10 @@ print(f"the gradient is non-zero at {int((g != 0).any(dim=0).sum())} of {A[0].nu
 #    w^k_p = \alpha^k_p\,\mathrm{relu}(g^k_p), \qquad
 #    M_p = \mathrm{relu}\Big(\sum_k w^k_p A^k_p\Big). $$
 #
-# In words: keep the gradients that are positive, weigh them by $\alpha$, multiply by the activation, add the channels,
-# keep what is positive. The weights stay **per position**. They are not averaged over space; we come to why. Where a
-# denominator is zero, $\alpha$ is set to zero. We use float64, because the two terms of the denominator can cancel.
+# In words: keep the gradients that are positive, weigh them by $\alpha$, multiply by the activation, add the
+# channels, keep what is positive. The weights stay **per position**. They are not averaged over space; we come to
+# why. Where a denominator is zero, $\alpha$ is set to zero. We use float64, because the two terms of the denominator
+# can cancel.
 
 # %%
 square = g**2
@@ -143,9 +144,9 @@ print(f"largest value {float(ours.max()):.3g}, ours and by hand differ by {diffe
 assert difference < 1e-3
 
 # %% [markdown]
-# The tolerance is a thousandth of the largest value. The package runs the network on the lesion's box (chapter 03), we
-# ran it on the whole image; float32 activations then differ in the last digit, and a denominator that nearly cancels
-# makes that difference larger.
+# The tolerance is a thousandth of the largest value. The package runs the network on the lesion's box (chapter 03),
+# we ran it on the whole image; float32 activations then differ in the last digit, and a denominator that nearly
+# cancels makes that difference larger.
 #
 # ## The map
 
@@ -155,11 +156,11 @@ title = f"{subject.name}, lesion {lesion.number}: Grad-CAM++"
 figure = plot_saliency(subject, ours, lesion, title=title, unit=unit, reach_mm=20)
 
 # %% [markdown]
-# One row now, not two: the layer has mixed FLAIR and T1, and the map cannot be told apart by modality. It lies over the
-# FLAIR image. The values are activations times weights, so their unit is arbitrary, and only the upper half of the
-# colour bar is used: the map is never negative. Blobs are a few millimetres wide, the size of the layer's cells. The
-# planes cut the middle of the lesion, and the map may be strongest in another one. So we ask in numbers: how much of
-# the map is inside the lesion, and where is its peak?
+# One row now, not two: the layer has mixed FLAIR and T1, and the map cannot be told apart by modality. It lies over
+# the FLAIR image. The values are activations times weights, so their unit is arbitrary, and only the upper half of
+# the colour bar is used: the map is never negative. Blobs are a few millimetres wide, the size of the layer's cells.
+# The planes cut the middle of the lesion, and the map may be strongest in another one. So we ask in numbers: how much
+# of the map is inside the lesion, and where is its peak?
 
 
 # %%
@@ -177,8 +178,8 @@ peak, off, inside, near = summary(lesion, ours)
 print(f"peak {peak:.3g}, {off:.1f} mm from the lesion; {inside:.0%} of the map inside, {near:.0%} within 4 mm")
 
 # %% [markdown]
-# The share within 4 mm is all of it or nearly so: the map cannot be elsewhere. The rest of the share is not inside but
-# on the rim: the cells are 2 mm wide and reach over the border.
+# The share within 4 mm is all of it or nearly so: the map cannot be elsewhere. The rest of the share is not inside
+# but on the rim: the cells are 2 mm wide and reach over the border.
 #
 # ## Every lesion, and empty maps
 #
@@ -196,12 +197,12 @@ print(f"the largest peak belongs to lesion {top['lesion']}, {top['group']}, {top
 table.round({"peak": 6, "peak off by (mm)": 1, "inside": 2, "within 4 mm": 2})
 
 # %% [markdown]
-# Look at the column of peaks: they differ by orders of magnitude, far more than the lesions do, and the largest need not
-# be a lesion that the network is sure of, nor even one that it found. So do not compare peaks of Grad-CAM++ between
-# lesions, and even less between networks. The share inside grows with the lesion: of a small one much of the map lies
-# outside, because a cell of the layer is nearly as large as the lesion. Should a line show an *empty* map (peak 0, the
-# rest undefined), that is no error. It means that no channel had a positive gradient where its activation could add
-# to the map. To see how that can be, we look at the channels of our lesion.
+# Look at the column of peaks: they differ by orders of magnitude, far more than the lesions do, and the largest need
+# not be a lesion that the network is sure of, nor even one that it found. So do not compare peaks of Grad-CAM++
+# between lesions, and even less between networks. The share inside grows with the lesion: of a small one much of the
+# map lies outside, because a cell of the layer is nearly as large as the lesion. Should a line show an *empty* map
+# (peak 0, the rest undefined), that is no error. It means that no channel had a positive gradient where its
+# activation could add to the map. To see how that can be, we look at the channels of our lesion.
 
 # %%
 active = (g != 0).any(dim=0)
@@ -219,15 +220,16 @@ print(f"denominators below zero: {float(flipped.sum() / (active.sum() * len(g)))
 
 # %% [markdown]
 # Each channel is a pair of bars. Upwards: more of this channel, more lesion. Downwards: more of this channel, less
-# lesion. Grad-CAM++ keeps the upward bars and cuts off the downward ones. A network may well express a lesion by *less* of a
-# channel, a detector of healthy tissue that falls silent. Then its evidence stands below the line, and the map does not
-# show it. The printed lines say how much is left for this lesion, and how many denominators are negative.
+# lesion. Grad-CAM++ keeps the upward bars and cuts off the downward ones. A network may well express a lesion by
+# *less* of a channel, a detector of healthy tissue that falls silent. Then its evidence stands below the line, and
+# the map does not show it. The printed lines say how much is left for this lesion, and how many denominators are
+# negative.
 #
 # ## Two networks that compute the same
 #
 # Is that a detail? We write one network in two ways. Its logit is the FLAIR value itself. In the first version the
-# layer holds $A = x$ and the logit is $+A$, in the second the layer holds $A = -x$ and the logit is $-A$. For every image
-# they give the same prediction, and the same gradient to the input.
+# layer holds $A = x$ and the logit is $+A$, in the second the layer holds $A = -x$ and the logit is $-A$. For every
+# image they give the same prediction, and the same gradient to the input.
 
 
 # %%
@@ -244,10 +246,10 @@ class Signed(torch.nn.Module):
 
 
 # %% [markdown]
-# The lesion has three voxels with FLAIR values 1, 2 and 3. On paper, for the first version: $g = 1$ on the lesion, the
-# denominator is $2 + (1 + 2 + 3) = 8$, and the map is $(1, 2, 3) / 8$. For the second version $g = -1$, and relu leaves
-# nothing. The third line takes the first version and a *dark* lesion, $-1, -2, -3$: the denominator is
-# $2 - 6 = -4$, two minus signs meet, and the map is $(1, 2, 3) / 4$.
+# The lesion has three voxels with FLAIR values 1, 2 and 3. On paper, for the first version: $g = 1$ on the lesion,
+# the denominator is $2 + (1 + 2 + 3) = 8$, and the map is $(1, 2, 3) / 8$. For the second version $g = -1$, and relu
+# leaves nothing. The third line takes the first version and a *dark* lesion, $-1, -2, -3$: the denominator is $2 - 6
+# = -4$, two minus signs meet, and the map is $(1, 2, 3) / 4$.
 
 # %%
 toy_lesion = np.array([[4, 4, 4], [4, 4, 5], [4, 4, 6]])
@@ -258,18 +260,18 @@ for text, sign, image in (("A = x", 1, bright), ("A = -x", -1, bright), ("A = x,
     print(f"{text:20s} logits {image[0][tuple(toy_lesion.T)].tolist()}  map {cam[0][tuple(toy_lesion.T)].tolist()}")
 
 # %% [markdown]
-# Line one and two: the same function, one map full, the other empty. So Grad-CAM++ explains how a network is *written*
-# as well as what it computes. Line three is stranger. Every logit is negative, the network says no lesion, and the map is
-# not only positive but twice as high as for the bright lesion. The denominator did that. In the original derivation it
-# comes from exponentials of the score, and nothing keeps it positive. Where the sum of $A g^3$ over space falls below
-# $-2 g^2$, the weights change sign.
+# Line one and two: the same function, one map full, the other empty. So Grad-CAM++ explains how a network is
+# *written* as well as what it computes. Line three is stranger. Every logit is negative, the network says no lesion,
+# and the map is not only positive but twice as high as for the bright lesion. The denominator did that. In the
+# original derivation it comes from exponentials of the score, and nothing keeps it positive. Where the sum of $A g^3$
+# over space falls below $-2 g^2$, the weights change sign.
 #
 # ## Why not pool over space
 #
-# Grad-CAM, the older method, averages the gradient over all positions: one weight for each channel,
-# $w^k = \frac1Z \sum_p g^k_p$, and the map is $\mathrm{relu}(\sum_k w^k A^k)$. For a picture of one dog that is fine. For one lesion
-# among many it is not: the weights come from this lesion, but they are applied *everywhere* the channels are active. We
-# compute both maps for our lesion.
+# Grad-CAM, the older method, averages the gradient over all positions: one weight for each channel, $w^k = \frac1Z
+# \sum_p g^k_p$, and the map is $\mathrm{relu}(\sum_k w^k A^k)$. For a picture of one dog that is fine. For one lesion
+# among many it is not: the weights come from this lesion, but they are applied *everywhere* the channels are active.
+# We compute both maps for our lesion.
 
 # %%
 from ies_helpers.figures.plots import Canonical, outline
@@ -289,9 +291,9 @@ for ax, values, name in zip(axes, (pooled, ours), ("Grad-CAM, pooled", "Grad-CAM
 # %% [markdown]
 # We look from above through the whole image and see at each point the largest value along the line of sight, each
 # panel on its own scale from zero. Green is the lesion we ask about, blue its neighbour, grey all others. On the left
-# the map is spread over the image: it lights up wherever the layer's channels do what they do at our lesion, and so at
-# other lesions. It is a map of what this layer calls lesion, not of our lesion. On the right everything is dark but a
-# spot at the green outline (or all of it, should this map be empty). The neighbour gets nothing.
+# the map is spread over the image: it lights up wherever the layer's channels do what they do at our lesion, and so
+# at other lesions. It is a map of what this layer calls lesion, not of our lesion. On the right everything is dark
+# but a spot at the green outline (or all of it, should this map be empty). The neighbour gets nothing.
 
 # %%
 away = ndimage.distance_transform_edt(~masks[0].numpy(), sampling=subject.spacing)
@@ -310,9 +312,9 @@ table.round(4)
 # claims to explain. The map per position has nothing there, not even rounding.
 #
 # The same mistake has a second form. Some tools run a network through sliding windows and rescale the map of each
-# window to 0..1 before they put them together. A window without the lesion, whose true map is almost nothing, then gets
-# a maximum of 1, as bright as the window with the lesion. Scale once, for display, after everything is added up; on
-# disk keep raw values. `ies_helpers` does so, and `figures` alone knows about colours.
+# window to 0..1 before they put them together. A window without the lesion, whose true map is almost nothing, then
+# gets a maximum of 1, as bright as the window with the lesion. Scale once, for display, after everything is added up;
+# on disk keep raw values. `ies_helpers` does so, and `figures` alone knows about colours.
 #
 # ## Next to SmoothGrad
 #
@@ -336,10 +338,11 @@ for ax, (name, values, channel) in zip(axes, panels, strict=True):
     figure.colorbar(drawn, ax=ax, shrink=0.8, label="arbitrary" if name == "Grad-CAM++" else "logit per unit")
 
 # %% [markdown]
-# An axial plane, 30 mm across; each panel has its own scale, since the units differ. On the left one smooth patch in one
-# colour. In the middle and on the right voxels of 1 mm, with signs: mostly warm in the FLAIR lesion, faint colours of
-# both signs around it, and T1 the other way round. SmoothGrad says *what* would have to change, in which image and in which direction. Grad-CAM++
-# says that something at this place in the layer supports the lesion, and no more. We put a number on how alike they are.
+# An axial plane, 30 mm across; each panel has its own scale, since the units differ. On the left one smooth patch in
+# one colour. In the middle and on the right voxels of 1 mm, with signs: mostly warm in the FLAIR lesion, faint
+# colours of both signs around it, and T1 the other way round. SmoothGrad says *what* would have to change, in which
+# image and in which direction. Grad-CAM++ says that something at this place in the layer supports the lesion, and no
+# more. We put a number on how alike they are.
 
 # %%
 strength = smooth.abs().sum(dim=0)
@@ -353,9 +356,9 @@ for name, m in (("Grad-CAM++", ours[0]), ("|SmoothGrad|", strength)):
 
 # %% [markdown]
 # If both measured the same thing, the correlation would be near 1. It is clearly lower. The share inside differs even
-# more, and not because SmoothGrad missed the lesion: its faint tails fill a box of 80 voxels a side, and adding up their
-# absolute values gives a large sum. Grad-CAM++ cannot have such tails. Neither map is the truth; chapter 10 tests maps
-# against something other than each other.
+# more, and not because SmoothGrad missed the lesion: its faint tails fill a box of 80 voxels a side, and adding up
+# their absolute values gives a large sum. Grad-CAM++ cannot have such tails. Neither map is the truth; chapter 10
+# tests maps against something other than each other.
 #
 # ## What we saw
 #
@@ -369,9 +372,10 @@ for name, m in (("Grad-CAM++", ours[0]), ("|SmoothGrad|", strength)):
 # - **No sign.** The map cannot show what speaks against the lesion, nor evidence that the network writes as less of a
 #   channel.
 # - **No modality.** FLAIR and T1 are mixed before the layer.
-# - **The layer's resolution.** Cells of 2 mm are as large as a small lesion; interpolation hides this, it does not help.
-# - **Local by construction.** Only cells beside the lesion can be non-zero at this layer. That the map is at the lesion is
-#   no evidence that the network looks there. For this question ask SmoothGrad, or chapter 07.
+# - **The layer's resolution.** Cells of 2 mm are as large as a small lesion; interpolation hides this, it does not
+#   help.
+# - **Local by construction.** Only cells beside the lesion can be non-zero at this layer. That the map is at the
+#   lesion is no evidence that the network looks there. For this question ask SmoothGrad, or chapter 07.
 # - **The denominator** can be negative or nearly zero, and then flips or inflates weights.
 # - **The choice of layer** is free, and changes the map (exercise 1).
 #
@@ -387,8 +391,8 @@ for name, m in (("Grad-CAM++", ours[0]), ("|SmoothGrad|", strength)):
 #     print(name, f"reaches {float(away[m[0].numpy() > 0].max(initial=0)):.1f} mm from the lesion")
 # ```
 #
-# Expected: the deeper map reaches clearly further, by several millimetres. Its cells are larger, and more of them have a way to the
-# lesion.
+# Expected: the deeper map reaches clearly further, by several millimetres. Its cells are larger, and more of them
+# have a way to the lesion.
 #
 # </details>
 #
@@ -396,8 +400,8 @@ for name, m in (("Grad-CAM++", ours[0]), ("|SmoothGrad|", strength)):
 #
 # <details><summary>Solution</summary>
 #
-# The denominator is $2 - 1 = 1$, positive, so the weights are $+1$ and the sum of weight times activation is negative. Relu
-# leaves zero: empty. A slightly darker lesion ($-1, -2, -3$) had a bright map.
+# The denominator is $2 - 1 = 1$, positive, so the weights are $+1$ and the sum of weight times activation is
+# negative. Relu leaves zero: empty. A slightly darker lesion ($-1, -2, -3$) had a bright map.
 #
 # ```python
 # faint = torch.zeros(2, 8, 8, 8)
@@ -413,8 +417,8 @@ for name, m in (("Grad-CAM++", ours[0]), ("|SmoothGrad|", strength)):
 #
 # <details><summary>Solution</summary>
 #
-# Every $g$ is divided by the number of voxels $V$. In $\alpha$ the numerator and $2g^2$ shrink by $V^2$, the sum of $A g^3$
-# by $V^3$; so $\alpha$ changes, and by another factor in each channel. Check:
+# Every $g$ is divided by the number of voxels $V$. In $\alpha$ the numerator and $2g^2$ shrink by $V^2$, the sum of
+# $A g^3$ by $V^3$; so $\alpha$ changes, and by another factor in each channel. Check:
 #
 # ```python
 # h = g / len(lesion)
@@ -425,17 +429,17 @@ for name, m in (("Grad-CAM++", ours[0]), ("|SmoothGrad|", strength)):
 # ```
 #
 # Expected: two numbers whose ratio is not $V$ in general. Where $2g^2$ rules the denominator, the map shrinks by $V$.
-# Where the sum over space rules it, both sides shrink by $V^3$ and the map stays as it was. So Grad-CAM++ depends on the
-# scale of the score in no simple way; a gradient just scales with it.
+# Where the sum over space rules it, both sides shrink by $V^3$ and the map stays as it was. So Grad-CAM++ depends on
+# the scale of the score in no simple way; a gradient just scales with it.
 #
 # </details>
 #
 # ## References
 #
-# - Chattopadhyay A. and others (2018). Grad-CAM++: generalized gradient-based visual explanations for deep convolutional
-#   networks. [arXiv 1710.11063](https://arxiv.org/abs/1710.11063).
-# - Selvaraju R. R. and others (2017). Grad-CAM: visual explanations from deep networks via gradient-based localization.
-#   [arXiv 1610.02391](https://arxiv.org/abs/1610.02391).
+# - Chattopadhyay A. and others (2018). Grad-CAM++: generalized gradient-based visual explanations for deep
+#   convolutional networks. [arXiv 1710.11063](https://arxiv.org/abs/1710.11063).
+# - Selvaraju R. R. and others (2017). Grad-CAM: visual explanations from deep networks via gradient-based
+#   localization. [arXiv 1610.02391](https://arxiv.org/abs/1610.02391).
 # - Spagnolo F. and others (2026). Instance-level quantitative saliency in multiple sclerosis lesion segmentation.
 #   *Scientific Reports*. [doi 10.1038/s41598-026-36560-9](https://doi.org/10.1038/s41598-026-36560-9),
 #   [arXiv 2406.09335](https://arxiv.org/abs/2406.09335). Equations 8 to 10.
