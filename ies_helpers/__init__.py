@@ -4,8 +4,13 @@ Every public name, in reading order: who there is to look at, what the network s
 a person looks at. Each is imported when it is first used.
 """
 
+import os
 from importlib import import_module
 from typing import Any
+
+# Threads that wait should sleep: torch's spin, and on a machine that does anything else at the same time the many
+# short steps of a backward pass then take up to fifteen times as long. Read when torch is first imported.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 _HOMES = {
     "load_subject": "subjects.loading",

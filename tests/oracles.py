@@ -87,13 +87,15 @@ def smoothgrad(
 
 
 def gradcam_pp(network: Network, logits: Logits, image: torch.Tensor, voxels: np.ndarray) -> torch.Tensor:
-    """`(I, J, K)`: equations 8 to 10 on the whole volume, channel by channel."""
+    """`(I, J, K)`: equations 8 to 10 on the whole volume, channel by channel, after one backward pass to the input."""
     kept = []
     layer = network.module.get_submodule(network.layer or "")
     handle = layer.register_forward_hook(lambda _m, _i, output: kept.append(output))
     y = logits(image[None].clone().requires_grad_())
     handle.remove()
-    (g,) = torch.autograd.grad(y[tuple(torch.as_tensor(voxels).T)].sum(), kept[0])
+    kept[0].retain_grad()
+    y[tuple(torch.as_tensor(voxels).T)].sum().backward()
+    g = kept[0].grad
     low = torch.zeros_like(g[0, 0])
     for a_k, g_k in zip(kept[0][0].detach(), g[0], strict=True):
         denominator = 2 * g_k**2 + (a_k * g_k**3).sum()

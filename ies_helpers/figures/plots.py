@@ -103,7 +103,7 @@ def plot_saliency(
     mask = space.turn(_mask(lesion, subject)).astype(bool)
     maps = [space.turn(channel) for channel in saliency.numpy()]
     centre = busiest(mask)
-    frame = _frame(mask, reach_mm / space.spacing)
+    frame = _square(mask, reach_mm, space.spacing)
     top = _largest(maps, centre, frame)
     figure, axes = plt.subplots(len(maps), 3, figsize=(10, 3.2 * len(maps) + 0.6), squeeze=False, layout="constrained")
     for row, values in enumerate(maps):
@@ -181,7 +181,7 @@ def overlay(ax: Axes, cut: np.ndarray, top: float, aspect: float) -> AxesImage:
 
 def _largest(maps: Sequence[np.ndarray], centre: Sequence[int], frame: np.ndarray) -> float:
     """The largest absolute value in the planes shown; where they show none, of the maps."""
-    box = tuple(slice(int(low + 0.5), int(high + 0.5)) for low, high in frame)
+    box = tuple(slice(max(0, int(low + 0.5)), int(high + 0.5)) for low, high in frame)
     shown = [np.take(m[box], centre[axis] - box[axis].start, axis=axis) for m in maps for axis in range(3)]
     return max(float(np.abs(cut).max()) for cut in shown) or max(float(np.abs(m).max()) for m in maps)
 
@@ -191,6 +191,14 @@ def _frame(mask: np.ndarray, reach: np.ndarray) -> np.ndarray:
     where = np.argwhere(mask)
     low, high = np.floor(where.min(axis=0) - reach), np.ceil(where.max(axis=0) + reach)
     return np.stack([np.maximum(low, 0) - 0.5, np.minimum(high, np.array(mask.shape) - 1) + 0.5], axis=1)
+
+
+def _square(mask: np.ndarray, reach_mm: float, spacing: np.ndarray) -> np.ndarray:
+    """`(3, 2)`: as many mm along each axis, `reach_mm` beyond the longest side of the mask, and of the volume."""
+    where = np.argwhere(mask)
+    low, high = where.min(axis=0), where.max(axis=0)
+    half = (((high - low + 1) * spacing).max() / 2 + reach_mm) / spacing
+    return np.stack([(low + high) / 2 - half, (low + high) / 2 + half], axis=1)
 
 
 def _numbered(ax: Axes, cut: np.ndarray, lesion: Lesion) -> None:

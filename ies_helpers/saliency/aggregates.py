@@ -1,10 +1,10 @@
 """Sum and maximum over a lesion's voxels of gradients that are taken view by view."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 
-from ies_helpers.saliency.views import Part, View, add, inside, size
+from ies_helpers.saliency.views import Pairs, Part, View, add, inside, size
 from ies_helpers.types import Box, Voxels
 
 See = Callable[[View], tuple[torch.Tensor, torch.Tensor]]
@@ -12,9 +12,6 @@ See = Callable[[View], tuple[torch.Tensor, torch.Tensor]]
 
 Zeros = Callable[[tuple[int, ...]], torch.Tensor]
 """Sides `(i, j, k)` -> zeros `(C, i, j, k)` of the right precision and device."""
-
-Pairs = Iterator[tuple[torch.Tensor, torch.Tensor]]
-"""Largest and smallest gradients over some voxels, each `(C, i, j, k)`."""
 
 
 def added_up(see: See, parts: Sequence[Part], box: Box, zeros: Zeros) -> torch.Tensor:
@@ -66,7 +63,7 @@ def extremes(see: See, part: Part, zeros: Zeros, chunk: int) -> Pairs:
                 raise
             chunk //= 2
             continue
-        yield g.amax(dim=0), g.amin(dim=0)
+        yield part.box, g.amax(dim=0), g.amin(dim=0)
         start += chunk
 
 
@@ -77,7 +74,7 @@ def _one_view(see: See, part: Part) -> Pairs:
     clip = (slice(None), *inside(part.box, view.box))
     for score in logits[index] * view.weights_at(index).to(logits):
         (g,) = torch.autograd.grad(score, x, retain_graph=True)
-        yield g[0][clip], g[0][clip]
+        yield part.box, g[0][clip], g[0][clip]
 
 
 def added_by_voxel(see: See, part: Part, voxels: Voxels, zeros: Zeros) -> torch.Tensor:

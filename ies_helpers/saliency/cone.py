@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from ies_helpers.saliency.unet import Layer, take_apart
-from ies_helpers.saliency.views import Part, cut, forward, size
+from ies_helpers.saliency.views import Pairs, Part, cut, forward, inside
 from ies_helpers.segmentation.networks import Network
 from ies_helpers.types import Volume, Voxels
 
@@ -48,28 +48,26 @@ class Cone:
                     hooks.callback(layer.act.register_forward_pre_hook(layer.see).remove)
             self.module(x)
 
-    def extremes(
-        self, network: Network, image: Volume, part: Part, budget: int
-    ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """The largest and smallest gradient over batches of a part's voxels, `(C, i, j, k)` on the part's box."""
-        for g in self.gradients_of(network, image, part, part.voxels, budget):
-            yield g.amax(dim=0), g.amin(dim=0)
+    def extremes(self, network: Network, image: Volume, part: Part, budget: int) -> Pairs:
+        """The largest and smallest gradients of a part's voxels, cell by cell, each on its cell's box.
 
-    def gradients_of(
-        self, network: Network, image: Volume, part: Part, voxels: Voxels, budget: int
-    ) -> Iterator[torch.Tensor]:
-        """Gradients of voxels of one cell, `(B, C, i, j, k)` on the part's box."""
+        One forward pass on the part's crop serves all its cells.
+        """
         (view,) = part.views
-        origin = np.array([s.start for s in view.box])
         self.look(cut(image, view.box, network))
-        side = 2**self.strides
-        cell = voxels[0] // side
-        first = side * cell - 2 * side + 1
+        origin, side = np.array([s.start for s in view.box]), 2**self.strides
         batch = max(1, budget // (self.values() * network.dtype.itemsize))
         if network.device.type == "cpu":
             batch = min(batch, BATCH)
-        for g in self.gradients(cell, origin, voxels, batch):
-            yield window(g, origin - first, origin - first + np.array(size(part.box)) - 1)
+        cells, which = np.unique(part.voxels // side, axis=0, return_inverse=True)
+        for n, cell in enumerate(cells):
+            first = side * cell - 2 * side + 1
+            lo = np.maximum(first, [s.start for s in part.box])
+            hi = np.minimum(first + 5 * side - 1, [s.stop for s in part.box])
+            box = tuple(slice(int(a), int(b)) for a, b in zip(lo, hi, strict=True))
+            for g in self.gradients(cell, origin, part.voxels[which.ravel() == n], batch):
+                inner = window(g, lo - first, hi - first - 1)
+                yield box, inner.amax(dim=0), inner.amin(dim=0)  # pyright: ignore[reportReturnType]
 
     def values(self) -> int:
         """Values that the backward pass of one voxel holds at its widest, three times the encoder's windows."""
@@ -146,8 +144,8 @@ def trusted(cone: Cone, network: Network, image: Volume, part: Part) -> bool:
         (view,) = part.views
         x, logits = forward(network, image, view)
         (wanted,) = torch.autograd.grad(logits[view.local(part.voxels[:1])].sum(), x)
-        wanted = wanted[(..., *(slice(0, n) for n in size(part.box)))]
-        (got,) = cone.gradients_of(network, image, part, part.voxels[:1], 0)
+        ((box, got, _),) = cone.extremes(network, image, Part(part.voxels[:1], part.views, part.box), 0)
+        wanted = wanted[0][(slice(None), *inside(box, view.box))]
         close = bool((got - wanted).abs().max() <= CLOSE * wanted.abs().max())
         if not close:
             warnings.warn(f"{network.name} is no U-Net of the published kind after all; taking the crop.", stacklevel=2)

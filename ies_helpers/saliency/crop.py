@@ -27,13 +27,35 @@ def crop_parts(field: ReceptiveField, shape: Sequence[int], voxels: Voxels, affo
     halves add up to its own.
     """
     part = crop_part(field, shape, voxels)
+    parts = _halves(field, voxels)
+    if not field.bounded or voxels_seen(part) <= affordable or len(parts) == 1:
+        return [part]
+    return [p for half in parts for p in crop_parts(field, shape, half, affordable)]
+
+
+def shared_parts(field: ReceptiveField, shape: Sequence[int], voxels: Voxels, affordable: float) -> list[Part]:
+    """One crop for neighbouring cells where it has fewer voxels than their own crops together, and is affordable."""
+    part, halves = crop_part(field, shape, voxels), _halves(field, voxels)
+    if len(halves) == 1:
+        return [part]
+    apart = [p for half in halves for p in shared_parts(field, shape, half, affordable)]
+    return [part] if voxels_seen(part) <= min(affordable, sum(map(voxels_seen, apart))) else apart
+
+
+def voxels_seen(part: Part) -> int:
+    """Voxels that go through the network for a part."""
+    return sum(int(np.prod(size(view.box))) for view in part.views)
+
+
+def _halves(field: ReceptiveField, voxels: Voxels) -> list[Voxels]:
+    """Voxels cut in two at a cell's border along their longest side, or left alone in one cell."""
     cells = voxels // np.asarray(field.stride)
     spread = cells.max(axis=0) - cells.min(axis=0)
-    if not field.bounded or np.prod(size(part.views[0].box)) <= affordable or not spread.any():
-        return [part]
+    if not spread.any():
+        return [voxels]
     axis = int(spread.argmax())
     low = cells[:, axis] <= cells[:, axis].min() + spread[axis] // 2
-    return [p for half in (voxels[low], voxels[~low]) for p in crop_parts(field, shape, half, affordable)]
+    return [voxels[low], voxels[~low]]
 
 
 def cell_parts(field: ReceptiveField, shape: Sequence[int], voxels: Voxels) -> list[Part]:

@@ -3,11 +3,10 @@
 import time
 from collections.abc import Sequence
 
-import numpy as np
 from torch import nn
 
+from ies_helpers.saliency.crop import voxels_seen
 from ies_helpers.saliency.gradients import Aggregate, LesionGradient, Statistics
-from ies_helpers.saliency.views import size
 from ies_helpers.segmentation.lesions import Lesion
 from ies_helpers.segmentation.networks import Network
 from ies_helpers.types import LabelMap, Volume, Voxels
@@ -50,14 +49,14 @@ def _by_voxels(
     extra = max(1, len(some[1]) - 1)
     voxel = max(0.0, more - once) / extra if len(some[1]) > 1 else once / 2
     views = len(part.views)
-    passes = sum(len(p.views) for engine in engines for p in engine.parts)
+    passes = sum(map(_looked_at, engines)) * views / voxels_seen(timed[0].parts[0])
     voxels = sum(len(p.views) * len(p.voxels) for engine in engines for p in engine.parts)
     return max(0.0, once - voxel) / views * passes + voxel / views * voxels
 
 
 def _looked_at(engine: LesionGradient) -> int:
     """Voxels that go through the network for one call."""
-    return sum(int(np.prod(size(view.box))) for part in engine.parts for view in part.views)
+    return sum(map(voxels_seen, engine.parts))
 
 
 def _timed(engine: LesionGradient, image: Volume) -> float:

@@ -8,7 +8,7 @@ from torch import nn
 
 from ies_helpers.saliency.aggregates import Largest, See, added_up, extremes, out_of_memory
 from ies_helpers.saliency.cone import cone_of, trusted
-from ies_helpers.saliency.crop import cell_parts, crop_parts
+from ies_helpers.saliency.crop import cell_parts, crop_parts, shared_parts
 from ies_helpers.saliency.frozen import Frozen, frozen
 from ies_helpers.saliency.views import Boxed, Part, forward, hull, size
 from ies_helpers.saliency.windows import window_part, window_parts
@@ -159,10 +159,12 @@ class LesionGradient:
                 return window_parts(self.network, shape, self.voxels)
             return [window_part(self.network, shape, self.voxels)]
         field = receptive_field(self.network, self.shape[0])
+        affordable = self.budget / (KEPT * field.activations + self.shape[0]) / self.network.dtype.itemsize
+        if self.way == "cone":
+            return shared_parts(field, shape, self.voxels, affordable)
         if self.aggregate == "max":
             return cell_parts(field, shape, self.voxels)
-        per_voxel = (KEPT * field.activations + self.shape[0]) * self.network.dtype.itemsize
-        return crop_parts(field, shape, self.voxels, self.budget / per_voxel)
+        return crop_parts(field, shape, self.voxels, affordable)
 
     def __call__(self, image: Volume) -> torch.Tensor:
         """The aggregated gradient on `box`: `(C, i, j, k)`, in the network's precision and on its device."""
@@ -201,8 +203,8 @@ class LesionGradient:
                 pairs = self.cone.extremes(self.network, image, part, self.budget)
             else:
                 pairs = extremes(see, part, self._zeros, max(1, self.budget // self._gradient_bytes(part)))
-            for high, low in pairs:
-                largest.take(part.box, high, low)
+            for box, high, low in pairs:
+                largest.take(box, high, low)
         return largest.map()
 
     def _zeros(self, sides: tuple[int, ...]) -> torch.Tensor:

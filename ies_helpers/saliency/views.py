@@ -4,7 +4,7 @@ The explained output is always a fixed weighted sum of forward passes on boxes o
 weight 1 for a network seen whole, blended windows otherwise. Gradients need nothing else.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -72,6 +72,10 @@ def forward(network: Network, image: Volume, view: View) -> tuple[torch.Tensor, 
     x = cut(image, view.box, network).requires_grad_()
     with torch.enable_grad():
         return x, network.logits(x)[0, 1]
+
+
+Pairs = Iterator[tuple[Box, torch.Tensor, torch.Tensor]]
+"""A box, and on it the largest and the smallest gradient over some voxels, each `(C, i, j, k)`."""
 
 
 def hull(boxes: Sequence[Box], shape: Sequence[int]) -> Box:

@@ -64,7 +64,7 @@ figure = plot_lesions(subject, lesions, at=lesion, title=f"{subject.name}, plane
 lesion
 
 # %% [markdown]
-# Read it aloud: FLAIR is above, T1 below. The three planes meet in the chosen lesion. Each outline is one lesion with its number; the colour says its group. Blue ones were found and are real, orange ones were found and are not, yellow ones were missed. Lesions are bright in FLAIR and grey to dark in T1.
+# Read it aloud: FLAIR is above, T1 below. The three planes meet in the chosen lesion. Each outline is one lesion with its number; the colour says its group. Blue ones were found and are real, orange ones were found and are not, yellow ones were missed. Lesions are brighter than their surroundings in FLAIR, and in T1 darker than white matter, often only slightly.
 #
 # **Why it sees it.** The network's score for our lesion is a number for each of its voxels: the *logit*. The gradient of a logit with respect to the image says, for every voxel of FLAIR and of T1, how much the score would rise if that voxel were a little brighter. SmoothGrad takes this gradient on several copies of the image with a little noise on each (`DRAWS` copies) and averages. Of the lesion's voxels, `max` keeps the strongest gradient at each place.
 

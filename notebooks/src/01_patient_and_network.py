@@ -46,7 +46,7 @@ assert np.allclose(np.abs(np.linalg.det(subject.affine[:3, :3])), np.prod(subjec
 #
 # ## What MS lesions look like
 #
-# FLAIR suppresses fluid: the ventricles are dark and lesions are bright. In T1 fluid is dark too, white matter is bright, and lesions are grey to dark. We outline the lesions of the target alone; no network has looked yet, so their group is `unknown`.
+# FLAIR suppresses fluid: the ventricles are dark and lesions are bright. In T1 fluid is dark too, white matter is bright, and lesions are darker than white matter: some hardly, some nearly as dark as fluid. We outline the lesions of the target alone; no network has looked yet, so their group is `unknown`.
 
 # %%
 from ies_helpers import find_lesions, plot_lesions
@@ -95,7 +95,7 @@ axes[0].set_ylabel("share of voxels per unit")
 legend = axes[0].legend()
 
 # %% [markdown]
-# Read it aloud: in FLAIR the lesion voxels lie to the right, one or several standard deviations above the rest; the two heaps overlap little. In T1 they lie where grey matter lies, so T1 alone could not tell them apart. That is one reason to expect FLAIR to count for more in the maps. (In real patients the heaps overlap more.)
+# Read it aloud: in FLAIR the lesion voxels lie to the right of the rest, by about one standard deviation or more (the printed medians). The heaps overlap, so a threshold on brightness would not do. In T1 they lie in the midst of the rest, and T1 alone could not tell them apart. That is one reason to expect FLAIR to count for more in the maps.
 #
 # **A trap.** After z-scoring, zero is the *average*, so `image > 0` is not the brain: it is the brighter part of it. Raw intensities do not help either: in the open patients' FLAIR the fluid is about 0 or below. What is outside is *exactly* zero, and a few voxels inside may be so by chance. Hence: not zero, holes filled.
 
@@ -182,10 +182,12 @@ ax.set_xlabel("distance from the lesion, mm")
 ax.set_ylabel("share of the absolute gradient")
 ax.set_ylim(0, 1.05)
 legend = ax.legend()
+near, far = g[:, distance == 0].mean(), g[:, (distance > 10) & (distance <= 20)].mean()
+print(f"a voxel of the lesion has {near / far:.0f} times the gradient of a voxel 10 to 20 mm away")
 print(f"half of it lies within {np.argmax(within >= 0.5)} mm, 90 % within {np.argmax(within >= 0.9)} mm")
 
 # %% [markdown]
-# Read it aloud: the curves start above zero, with the lesion itself at 0 mm, climb steeply, and flatten long before the receptive field ends. The two solid curves add up to the dashed one; the higher of them is the modality with more of the gradient. The network could look tens of millimetres away, but mostly goes by what is near. How much context it *needs* is another question, which a chapter on perilesional tissue will ask.
+# Read it aloud: at 0 mm stands the share of the lesion itself, and it is small. The curves climb fastest within the first one or two centimetres and are flat well before the receptive field ends. The two solid curves add up to the dashed one; the higher of them is the modality with more of the gradient. Voxel for voxel the lesion counts by far the most (the printed ratio); but there are so many voxels farther off that their faint gradients add up. How much of this context the network *needs* is another question, which a chapter on perilesional tissue will ask.
 #
 # ## Logits, not probabilities
 #
@@ -265,13 +267,13 @@ g_windows = gradient(through_windows, subject.image, lesion, aggregate="mean").a
 print(f"share of the map that changes: {np.abs(g_windows - g).sum() / g.sum():.1%}")
 
 # %% [markdown]
-# Read it with the remainders above: aligned windows change the map little, misaligned ones much. So a map must say which of the two it explains; files written by the package do.
+# Read it with the remainders above: aligned windows change the map less, misaligned ones more. So a map must say which of the two it explains; files written by the package do.
 #
 # ## What we saw
 #
 # - A subject is two channels on one grid, with an affine that makes voxels millimetres.
 # - Z-scores make scans comparable and give maps their unit; zero is average, not empty.
-# - The U-Net's field is bounded: beyond it nothing counts. Within it, what is near counts most.
+# - The U-Net's field is bounded: beyond it nothing counts. Within it, voxel for voxel, what is near counts most.
 # - The softmax saturates, for wrong lesions too. Logits keep their slope.
 # - Through windows and on the whole volume are two functions: borders and the grid of cells set them apart.
 #
@@ -280,7 +282,7 @@ print(f"share of the map that changes: {np.abs(g_windows - g).sum() / g.sum():.1
 # - A z-score is taken over all non-zero voxels, so it depends on the field of view and on how the skull was stripped.
 # - The curve of distances is one lesion's plain gradient. It counts positive and negative alike and says nothing about need.
 # - $z_1$ alone is half of the story: the network can also raise a probability by lowering $z_0$. Exercise 2 looks at it.
-# - Histograms of a synthetic brain are tidier than those of patients.
+# - The contrast of a synthetic brain was drawn at random; no histogram here says what a scanner would give.
 #
 # ## Exercises
 #

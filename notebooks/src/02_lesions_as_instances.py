@@ -111,7 +111,7 @@ print(lesions)
 lesions.table().groupby("group")[["voxels", "mean_probability", "max_probability"]].median().round(2)
 
 # %% [markdown]
-# The table has one row a lesion; here are the medians of each group. Found lesions (TP) tend to be larger than wrong or missed ones. Inside a missed lesion no more than specks of up to 5 voxels can lie above the threshold, so its mean probability is low; its largest may not be.
+# The table has one row a lesion; here are the medians of each group. Compare FN with TP: it is the small ones that are missed. Inside a missed lesion no more than specks of up to 5 voxels can lie above the threshold, so its mean probability is low; its largest may not be.
 #
 # Where are they?
 
@@ -282,4 +282,4 @@ assert shares[-1] > shares[0], "farther off, the class map is about others"
 #
 # ## Next
 #
-# [03](03_gradient_by_hand.ipynb): the gradient of one lesion, by hand.
+# [03 · The gradient by hand](03_gradient_by_hand.ipynb): what one backward pass gives, and how to do it yourself.

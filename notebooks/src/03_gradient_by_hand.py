@@ -8,7 +8,7 @@
 # `torch.autograd.grad`, and see that `ies_helpers.gradient` gives the same. You know why a box of about
 # 80 x 80 x 80 voxels is enough, and why we differentiate logits and not probabilities.
 #
-# **Minutes.** About 1 on two CPU cores with the demo, about 2 with patient 26. GPU: not measured.
+# **Minutes.** Less than 1 on two CPU cores with the demo, about 1 with patient 26. GPU: not measured.
 #
 # **Needs.** Chapters 00 to 02 (the subject, the network, lesions as instances), partial derivatives, no patient data.
 
@@ -489,8 +489,8 @@ assert of_logit[-1] / of_logit[0] > 10 * of_p[-1] / of_p[0]
 # - Simonyan K., Vedaldi A., Zisserman A. (2013). Deep inside convolutional networks: visualising image classification
 #   models and saliency maps. [arXiv 1312.6034](https://arxiv.org/abs/1312.6034).
 # - Lesjak Ž. and others (2017). A novel public MR image dataset of multiple sclerosis patients with lesion
-#   segmentations based on multi-rater consensus. *Neuroinformatics* 16:51-63. [doi
-#   10.1007/s12021-017-9348-7](https://doi.org/10.1007/s12021-017-9348-7). The open patients, among them patient 26.
+#   segmentations based on multi-rater consensus. *Neuroinformatics* 16:51-63.
+#   [doi 10.1007/s12021-017-9348-7](https://doi.org/10.1007/s12021-017-9348-7). The open patients, among them patient 26.
 #
 # ## Next
 #

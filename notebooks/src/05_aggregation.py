@@ -291,4 +291,4 @@ print(f"peak by equation (3) at least {maxima[-1].abs().max():.3f}, in chunks of
 #
 # ## Next
 #
-# [06](06_gradcam.ipynb) looks inside the network: Grad-CAM++ for one lesion.
+# [06 · Grad-CAM++](06_gradcam.ipynb): a look inside the network, for one lesion.

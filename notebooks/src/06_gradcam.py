@@ -7,7 +7,7 @@
 # Grad-CAM++ from the paper's equations 8 to 10 and check it against `ies_helpers.gradcam_pp`. You see what pooling
 # over space does to a neighbouring lesion. You know what this map cannot say.
 #
-# **Minutes.** About 1 on two CPU cores with the demo, about 2 with patient 26. GPU: not measured.
+# **Minutes.** Less than 1 on two CPU cores with the demo, about 1 with patient 26. GPU: not measured.
 #
 # **Needs.** Chapters 03 and 04. No patient data.
 
@@ -197,12 +197,12 @@ print(f"the largest peak belongs to lesion {top['lesion']}, {top['group']}, {top
 table.round({"peak": 6, "peak off by (mm)": 1, "inside": 2, "within 4 mm": 2})
 
 # %% [markdown]
-# Look at the column of peaks: they differ by orders of magnitude, far more than the lesions do, and the largest need
-# not be a lesion that the network is sure of, nor even one that it found. So do not compare peaks of Grad-CAM++
-# between lesions, and even less between networks. The share inside grows with the lesion: of a small one much of the
-# map lies outside, because a cell of the layer is nearly as large as the lesion. Should a line show an *empty* map
-# (peak 0, the rest undefined), that is no error. It means that no channel had a positive gradient where its
-# activation could add to the map. To see how that can be, we look at the channels of our lesion.
+# Look at the column of peaks: they differ by orders of magnitude, and neighbours in size and group can be far apart.
+# The largest need not belong to the lesion that the network is most sure of, nor even to one that it found. So do not
+# compare peaks of Grad-CAM++ between lesions, and even less between networks. The share inside grows with the lesion:
+# of a small one much of the map lies outside, because a cell of the layer is nearly as large as the lesion. Should a
+# line show an *empty* map (peak 0, the rest undefined), that is no error. It means that no channel had a positive
+# gradient where its activation could add to the map. To see how that can be, we look at the channels of our lesion.
 
 # %%
 active = (g != 0).any(dim=0)
@@ -248,8 +248,8 @@ class Signed(torch.nn.Module):
 # %% [markdown]
 # The lesion has three voxels with FLAIR values 1, 2 and 3. On paper, for the first version: $g = 1$ on the lesion,
 # the denominator is $2 + (1 + 2 + 3) = 8$, and the map is $(1, 2, 3) / 8$. For the second version $g = -1$, and relu
-# leaves nothing. The third line takes the first version and a *dark* lesion, $-1, -2, -3$: the denominator is $2 - 6
-# = -4$, two minus signs meet, and the map is $(1, 2, 3) / 4$.
+# leaves nothing. The third line takes the first version and a *dark* lesion, $-1, -2, -3$: the denominator is
+# $2 - 6 = -4$, two minus signs meet, and the map is $(1, 2, 3) / 4$.
 
 # %%
 toy_lesion = np.array([[4, 4, 4], [4, 4, 5], [4, 4, 6]])
@@ -268,8 +268,8 @@ for text, sign, image in (("A = x", 1, bright), ("A = -x", -1, bright), ("A = x,
 #
 # ## Why not pool over space
 #
-# Grad-CAM, the older method, averages the gradient over all positions: one weight for each channel, $w^k = \frac1Z
-# \sum_p g^k_p$, and the map is $\mathrm{relu}(\sum_k w^k A^k)$. For a picture of one dog that is fine. For one lesion
+# Grad-CAM, the older method, averages the gradient over all positions: one weight for each channel,
+# $w^k = \frac1Z \sum_p g^k_p$, and the map is $\mathrm{relu}(\sum_k w^k A^k)$. For a picture of one dog that is fine. For one lesion
 # among many it is not: the weights come from this lesion, but they are applied *everywhere* the channels are active.
 # We compute both maps for our lesion.
 
@@ -291,9 +291,10 @@ for ax, values, name in zip(axes, (pooled, ours), ("Grad-CAM, pooled", "Grad-CAM
 # %% [markdown]
 # We look from above through the whole image and see at each point the largest value along the line of sight, each
 # panel on its own scale from zero. Green is the lesion we ask about, blue its neighbour, grey all others. On the left
-# the map is spread over the image: it lights up wherever the layer's channels do what they do at our lesion, and so
-# at other lesions. It is a map of what this layer calls lesion, not of our lesion. On the right everything is dark
-# but a spot at the green outline (or all of it, should this map be empty). The neighbour gets nothing.
+# the map is spread over the image: it lights up wherever the channels with a large weight are active, and so at other
+# lesions. It may be brighter there than at our own. It is a map of what this layer calls lesion, not of our lesion.
+# On the right everything is dark but a spot at the green outline (or all of it, should this map be empty). The
+# neighbour gets nothing.
 
 # %%
 away = ndimage.distance_transform_edt(~masks[0].numpy(), sampling=subject.spacing)
@@ -301,15 +302,17 @@ rows = []
 for name, m in (("Grad-CAM", pooled[0].numpy()), ("Grad-CAM++", ours[0].numpy())):
     total = max(float(m.sum()), 1e-30)
     parts = [float(m[where].sum()) / total for where in (away <= 4, masks[1].numpy(), away > 10)]
-    rows.append((name, *parts))
-table = pd.DataFrame(rows, columns=["map", "within 4 mm of the lesion", "in the neighbour", "beyond 10 mm"])
+    rows.append((name, *parts, m[away <= 4].max() / max(float(m.max()), 1e-30)))
+columns = ["map", "within 4 mm of the lesion", "in the neighbour", "beyond 10 mm", "peak within 4 mm / peak"]
+table = pd.DataFrame(rows, columns=columns)
 assert table["in the neighbour"][1] == table["beyond 10 mm"][1] == 0
 assert table["beyond 10 mm"][0] > 0.5 or not pooled.any()
 table.round(4)
 
 # %% [markdown]
-# The numbers are shares of each map's sum. Most of the pooled map lies more than a centimetre from the lesion it
-# claims to explain. The map per position has nothing there, not even rounding.
+# The first three numbers are shares of each map's sum. Most of the pooled map lies more than a centimetre from the
+# lesion it claims to explain. The map per position has nothing there, not even rounding. The last column compares the
+# brightest point at our lesion with the brightest of the map: 1 means that the peak is ours.
 #
 # The same mistake has a second form. Some tools run a network through sliding windows and rescale the map of each
 # window to 0..1 before they put them together. A window without the lesion, whose true map is almost nothing, then

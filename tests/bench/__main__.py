@@ -6,6 +6,7 @@ are compared on the voxels that both computed. Give words to run only the cases 
 
 import os
 import platform
+import statistics
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,13 +16,14 @@ import torch
 from captum.attr import NoiseTunnel
 from captum.attr import Saliency as CaptumSaliency
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from ies_helpers import Lesion, Network, Subject, find_lesions, gradcam_pp, load_subject, smoothgrad
 from ies_helpers.saliency.gradients import LesionGradient
 from ies_helpers.saliency.windows import window_boxes
 from ies_helpers.segmentation.networks import build
 from tests import oracles
-from tests.bench.measure import Row, pair, table
+from tests.bench.measure import Row, pair, table, timed
 
 SAMPLE = 3
 """Voxels on which the plain loop is measured."""
@@ -56,19 +58,30 @@ def ours(network: Network, image: torch.Tensor, voxels: np.ndarray, how: str) ->
     return engine.place(engine(image))
 
 
+def scaled(loop: oracles.Logits, image: torch.Tensor, seconds: float, count: int) -> float:
+    """The plain loop's time for `count` backward passes, from one forward pass and `SAMPLE` of them in `seconds`."""
+    times = [timed(lambda: loop(image[None].clone().requires_grad_()).detach())[0] for _ in range(3)]
+    forward = statistics.median(times)
+    return forward + (seconds - forward) * count / SAMPLE
+
+
 def largest(network: Network, image: torch.Tensor, lesion: Lesion) -> Row:
-    """`max` of one lesion and draw: V backward passes over the whole volume against the cone."""
-    n, loop = len(lesion), oracles.whole(network)
+    """`max` of one lesion and draw: V backward passes over the whole volume against the cone.
+
+    Setting up the engine, once a lesion whatever the number of draws, is left out; the plain loop has none.
+    """
+    n, loop, some = len(lesion), oracles.whole(network), lesion.voxels[:SAMPLE]
+    engine = LesionGradient(network, image, lesion, "max")
 
     def plain() -> torch.Tensor:
-        return oracles.aggregate(oracles.voxel_gradients(loop, image, lesion.voxels[:SAMPLE]), "max")
+        return oracles.aggregate(oracles.voxel_gradients(loop, image, some), "max")
 
-    # A forward pass costs the plain loop little beside n backward passes; scaling both favours neither much.
-    row = pair("", lambda: ours(network, image, lesion.voxels[:SAMPLE], "max"), plain)
-    whole = pair("", lambda: ours(network, image, lesion.voxels, "max"), lambda: torch.ones(1), repeats=3)
+    same = pair("", lambda: ours(network, image, some, "max"), plain)
+    whole = pair("", lambda: engine(image).amax(), lambda: torch.ones(1), repeats=5)
     per_voxel = 1000 * whole.ours / n
     case = f"U-Net {width(network)}, max, {n} voxels ({per_voxel:.1f} ms a voxel; plain: {SAMPLE} voxels, scaled)"
-    return Row(case, whole.ours, row.plain * n / SAMPLE, whole.memory, row.plain_memory, row.error, row.share)
+    seconds = scaled(loop, image, same.plain, n)
+    return Row(case, whole.ours, seconds, whole.memory, same.plain_memory, same.error, same.share)
 
 
 def averages(network: Network, image: torch.Tensor, lesions: list[Lesion]) -> Row:
@@ -85,32 +98,35 @@ def averages(network: Network, image: torch.Tensor, lesions: list[Lesion]) -> Ro
         return torch.stack([plain_one(lesion, y, x) for lesion in first])
 
     row = pair("", lambda: torch.stack([ours(network, image, le.voxels, "mean") for le in first]), plain)
-    every = pair(
-        "",
-        lambda: torch.stack([ours(network, image, le.voxels, "mean").amax() for le in lesions]),
-        lambda: torch.ones(1),
-    )
+    engines = [LesionGradient(network, image, lesion, "mean") for lesion in lesions]
+    every = pair("", lambda: torch.stack([engine(image).amax() for engine in engines]), lambda: torch.ones(1))
     case = f"U-Net {width(network)}, mean, {len(lesions)} lesions, one draw (plain: {SAMPLE}, scaled)"
-    return Row(
-        case, every.ours, row.plain * len(lesions) / SAMPLE, every.memory, row.plain_memory, row.error, row.share
-    )
+    seconds = scaled(loop, image, row.plain, len(lesions))
+    return Row(case, every.ours, seconds, every.memory, row.plain_memory, row.error, row.share)
 
 
 def cams(network: Network, image: torch.Tensor, lesion: Lesion) -> Row:
-    """Instance Grad-CAM++ of one lesion: forward, backward and map over the whole volume."""
+    """Instance Grad-CAM++ of one lesion: forward, backward and map over the whole volume.
+
+    As in the published script the plain method's parameters require gradients.
+    """
     loop = oracles.whole(network)
-    return pair(
-        f"U-Net {width(network)}, Grad-CAM++, {len(lesion)} voxels",
-        lambda: gradcam_pp(network, image, lesion)[0],
-        lambda: oracles.gradcam_pp(network, loop, image, lesion.voxels),
-    )
+
+    def plain() -> torch.Tensor:
+        network.module.requires_grad_(True)
+        got = oracles.gradcam_pp(network, loop, image, lesion.voxels)
+        network.module.requires_grad_(False).zero_grad()
+        return got.detach()
+
+    case = f"U-Net {width(network)}, Grad-CAM++, {len(lesion)} voxels"
+    return pair(case, lambda: gradcam_pp(network, image, lesion)[0], plain)
 
 
 def windowed(network: Network, image: torch.Tensor, lesion: Lesion) -> Row:
     """One voxel through the sliding window: the published loop goes backward through all windows.
 
-    Plain is measured on one window, forward and backward as the published script does (its parameters
-    require gradients), and scaled to all windows; the maps are compared on that voxel's own windows.
+    Plain is measured on one window, forward and backward as the published script does (checkpointed, with
+    parameters that require gradients), and scaled to all windows; the maps are compared on that voxel's own.
     """
     voxel = lesion.voxels[:1]
     boxes = window_boxes(tuple(image.shape[1:]), 96, network.overlap)
@@ -120,7 +136,7 @@ def windowed(network: Network, image: torch.Tensor, lesion: Lesion) -> Row:
     def plain() -> torch.Tensor:
         network.module.requires_grad_(True)
         x = image[(slice(None), *boxes[len(boxes) // 2])][None].clone().requires_grad_()
-        network.module(x)[0, 1].sum().backward()
+        checkpoint(network.module, x, use_reentrant=False)[0, 1].sum().backward()
         network.module.zero_grad()
         network.module.requires_grad_(False)
         return torch.ones(1)

@@ -204,3 +204,17 @@ def test_a_smaller_budget_takes_fewer_voxels_at_once(monkeypatch: pytest.MonkeyP
 def test_the_network_seen_through_windows_does_not_take_the_cone() -> None:
     network = replace(unet((3, 4, 5)), window=16).explained_through("windows")
     assert LesionGradient(network, torch.randn(2, 16, 16, 16), np.array([[7, 8, 9]]), "max").way == "windows"
+
+
+def test_neighbouring_cells_share_a_forward_pass_and_distant_ones_do_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    looks, look = [], Cone.look
+    monkeypatch.setattr(Cone, "look", lambda self, x: looks.append(tuple(x.shape[2:])) or look(self, x))
+    network, image = unet((3, 4, 5)), torch.randn(2, 64, 32, 32, dtype=torch.float64)
+    for voxels, wanted in (
+        (np.array([[15, 15, 15], [16, 15, 15], [16, 16, 16]]), [(24, 24, 24)]),  # two cells along each axis
+        (np.array([[2, 2, 2], [60, 2, 2]]), [(12, 12, 12), (12, 12, 12)]),
+    ):
+        map_of(network, image, voxels)  # asks whether to trust
+        looks.clear()
+        map_of(network, image, voxels)
+        assert looks == wanted
