@@ -44,7 +44,7 @@ def gradcam_pp(
     Raises:
         ValueError: for an unknown layer, or one that the lesion does not depend on.
     """
-    return _placed(network, image, lesion, layer, _pp_weights)
+    return boxed_cam(network, image, lesion, layer, _pp_weights).full(tuple(image.shape[1:]))
 
 
 def gradcam(
@@ -56,7 +56,7 @@ def gradcam(
     the whole image, so a network with a bounded field needs one pass over all of it. Arguments and errors as
     `gradcam_pp`.
     """
-    return _placed(network, image, lesion, layer, _pooled_weights)
+    return boxed_cam(network, image, lesion, layer, _pooled_weights).full(tuple(image.shape[1:]))
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,7 +68,8 @@ class Seen:
     gradient: torch.Tensor
 
 
-def _placed(network: Any, image: Volume, lesion: Any, layer: str | None, weigh: Any) -> Saliency:
+def boxed_cam(network: Any, image: Volume, lesion: Any, layer: str | None, weigh: Any) -> Boxed:
+    """The map of `weigh`'s weights in float64, `(1, i, j, k)` on the box where it can be non-zero."""
     check_image(image)
     network = as_network(network)
     module = find_layer(network, layer or network.layer)
@@ -84,7 +85,7 @@ def _placed(network: Any, image: Volume, lesion: Any, layer: str | None, weigh: 
     total = torch.zeros(1, *size(box), dtype=torch.float64)
     for cam, seen_box in grown:
         add(total, box, cam, seen_box)
-    return Boxed(total, box).full(shape)
+    return Boxed(total, box)
 
 
 def _upsample(cam: torch.Tensor, box: Box, shape: Sequence[int], through: str) -> tuple[torch.Tensor, Box]:

@@ -14,7 +14,9 @@ from torch import nn
 from ies_helpers import Network, explain, gradcam_pp, gradient, smoothgrad
 from ies_helpers.saliency import explain as module
 from ies_helpers.saliency import smoothgrad as engine
+from ies_helpers.saliency.frozen import deviation
 from ies_helpers.segmentation.networks import build
+from tests.lively import nnunet
 from tests.scenes import ball, files_below, lesion_of, strays, subject_in_memory
 
 SUBJECT = subject_in_memory()
@@ -276,3 +278,27 @@ def test_the_network_comes_back_as_it_was(network: Network, tmp_path: Path) -> N
     assert all(m.training for m in network.module.modules())
     assert all(p.requires_grad and p.grad is None for p in network.module.parameters())
     assert not any(isinstance(m, nn.Module) and m._forward_hooks for m in network.module.modules())
+
+
+def test_frozen_statistics_are_named_measured_and_kept_apart_from_exact_maps(tmp_path: Path) -> None:
+    subject = subject_in_memory((28, 28, 28))
+    lesion = lesion_of(ball(subject.shape, (10, 10, 10), 1.2), 1)
+    network = replace(nnunet(), window=24)
+    network.module.float()
+    settings = {"method": "smoothgrad", "draws": 1}
+    explain(subject, network, [lesion], tmp_path, **settings)
+    with pytest.warns(UserWarning, match=r"approximation: on 3 voxels it is off by largest .*%, l2 .*%, l1 .*%"):
+        index = explain(subject, network, [lesion], tmp_path, **settings, statistics="frozen")
+    names = sorted(Path(path).name for path in index.path if path.endswith("FLAIR.nii.gz"))
+    assert names == ["sub-toy_desc-smoothgradmaxL001_FLAIR.nii.gz", "sub-toy_desc-smoothgradmaxfrozenL001_FLAIR.nii.gz"]
+    exact, frozen = (
+        json.loads((tmp_path / "sub-toy" / "anat" / n.replace(".nii.gz", ".json")).read_text()) for n in names
+    )
+    assert (exact["statistics"], frozen["statistics"]) == ("exact", "frozen")
+    assert "frozen_deviation" not in exact
+    told = frozen["frozen_deviation"]
+    assert set(told) == {"largest", "l2", "l1", "voxels"}
+    single = lesion.voxels[:1]
+    both = [engine.LesionGradient(network, subject.image, single, "max", statistics=s) for s in ("frozen", "exact")]
+    apart = deviation(*(e.place(e(subject.image)) for e in both))
+    assert all(told[name] >= apart[name] > 0 for name in apart)
