@@ -1,7 +1,6 @@
 """The command line: `ies` and `python -m ies_helpers`, a thin layer over the functions of the package."""
 
 import json
-import re
 import shlex
 import sys
 import warnings
@@ -78,7 +77,7 @@ def explain(
     network: NetworkOption = "unet",
     method: Annotated[str, typer.Option(help="smoothgrad, gradcam++, gradcam or gradient.")] = "smoothgrad",
     aggregate: Annotated[str, typer.Option(help="max, mean or sum over the lesion's voxels.")] = "max",
-    lesions: Annotated[str, typer.Option(help="all, TP, FP, FN, or numbers such as 3,7.")] = "all",
+    lesions: Annotated[str, typer.Option(help="all, TP, FP, FN, numbers as 3,7, or voxels as size:90-120.")] = "all",
     draws: Annotated[int, typer.Option(help="Noisy images (smoothgrad).")] = 50,
     noise: Annotated[float, typer.Option(help="Noise as a share of the FLAIR range (smoothgrad).")] = 0.05,
     seed: Annotated[int, typer.Option(help="Of the noise (smoothgrad).")] = 0,
@@ -98,9 +97,10 @@ def explain(
     """Compute saliency maps of lesions; run it again after an interruption and it goes on."""
     from ies_helpers.saliency.explain import check_settings
     from ies_helpers.saliency.explain import explain as explain_lesions
+    from ies_helpers.segmentation.lesions import check_choice
 
     check_settings(method, aggregate, draws, noise, through, seed)
-    _check_choice(lesions)
+    check_choice(lesions)
     found = _look(subject, network, out, flair, t1, target, architecture, threshold, device, not as_json)
     loaded, net, numbered = found
     if through:
@@ -162,11 +162,6 @@ def demo(out: Out = Path("demo")) -> None:
         "        ies explain openms:patient26 --out mine    a real patient (downloads 8 MB)\n"
         "(from a checkout, ies is .venv/bin/ies)"
     )
-
-
-def _check_choice(lesions: str) -> None:
-    if not re.fullmatch(r"all|TP|FP|FN|unknown|[0-9]+(, ?[0-9]+)*", lesions):
-        raise ValueError(f"lesions must be all, TP, FP, FN or numbers as 3,7; got {lesions!r}.")
 
 
 def _look(

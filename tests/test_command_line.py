@@ -166,8 +166,8 @@ SETTINGS = {
     "no draws": (["--draws", "0"], "draws must be at least 1", "got 0"),
     "too much noise": (["--noise", "5"], "noise a share from 0 to 1", "5.0"),
     "a negative seed": (["--seed", "-1"], "seed must be 0 or more, got -1"),
-    "an unknown group": (["--lesions", "TN"], "lesions must be all, TP, FP, FN or numbers", "'TN'"),
-    "a broken list": (["--lesions", "3,,7"], "lesions must be all, TP, FP, FN or numbers", "'3,,7'"),
+    "an unknown group": (["--lesions", "TN"], "lesions must be all, TP, FP, FN, unknown, numbers", "'TN'"),
+    "a broken list": (["--lesions", "3,,7"], "lesions must be all, TP, FP, FN, unknown, numbers", "'3,,7'"),
     "an unknown network": (["--network", "vnet"], "one of unet, nnunet, swin_unetr, published:unet or a file", "vnet"),
 }
 

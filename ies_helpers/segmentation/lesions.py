@@ -1,5 +1,6 @@
 """Probability + target -> numbered lesions in groups TP, FP and FN."""
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -83,20 +84,22 @@ class Lesions:
         return [lesion for lesion in self if lesion.group == group]
 
     def select(self, wanted: str) -> list[Lesion]:
-        """The lesions that `wanted` names: `all`, a group such as `FP`, or numbers such as `3,7`.
+        """The lesions that `wanted` names: `all`, a group such as `FP`, numbers such as `3,7`, or `size:90-120` voxels.
 
         Raises:
             ValueError: for anything else, or where it names none.
             KeyError: for a number that does not exist.
         """
+        check_choice(wanted)
         if wanted == "all":
             chosen = list(self)
         elif wanted in GROUPS:
             chosen = self.of(wanted)
-        elif all(part.strip().isdigit() for part in wanted.split(",")):
-            chosen = [self[number] for number in dict.fromkeys(int(part) for part in wanted.split(","))]
+        elif wanted.startswith("size:"):
+            least, _, most = wanted.removeprefix("size:").partition("-")
+            chosen = [lesion for lesion in self if int(least) <= len(lesion) <= int(most or 10**9)]
         else:
-            raise ValueError(f"Lesions are chosen by all, {', '.join(GROUPS)} or numbers as 3,7; got {wanted!r}.")
+            chosen = [self[number] for number in dict.fromkeys(int(part) for part in wanted.split(","))]
         if not chosen:
             raise ValueError(f"There must be a lesion to work on; of {wanted!r} there is none among {self!r}.")
         return chosen
@@ -120,6 +123,12 @@ class Lesions:
             if group in (None, lesion.group):
                 labels[tuple(lesion.voxels.T)] = lesion.number
         return labels
+
+
+def check_choice(wanted: str) -> None:
+    """Refuse what `Lesions.select` cannot mean, before anything is computed."""
+    if not re.fullmatch(rf"all|{'|'.join(GROUPS)}|size:\d+-\d*|\d+(, ?\d+)*", wanted):
+        raise ValueError(f"lesions must be all, {', '.join(GROUPS)}, numbers as 3,7 or size:90-120; got {wanted!r}.")
 
 
 def find_lesions(

@@ -1,5 +1,6 @@
 """Two functions in turn, A B A B: median seconds, their ratio, peak memory, and how far their results differ."""
 
+import ctypes
 import gc
 import statistics
 import threading
@@ -38,6 +39,7 @@ class Peak:
 
     def __enter__(self) -> "Peak":
         gc.collect()
+        ctypes.CDLL(None).malloc_trim(0)  # what was freed before must not hide what is taken now
         self._before = self._top = resident()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch)

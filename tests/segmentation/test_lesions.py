@@ -107,6 +107,8 @@ def test_lesions_are_chosen_by_group_and_number() -> None:
     assert [le.number for le in lesions.select("all")] == [1, 2, 3]
     assert [le.number for le in lesions.select("FN")] == [3]
     assert [le.number for le in lesions.select("3,01,3")] == [3, 1]
+    assert [le.number for le in lesions.select("size:9-12")] == [2]
+    assert [le.number for le in lesions.select("size:8-")] == [1, 2, 3]
     with pytest.raises(KeyError, match="numbered 1 to 3, got 9"):
         lesions.select("1,9")
     with pytest.raises(ValueError, match="got 'largest'"):
