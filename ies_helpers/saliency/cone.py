@@ -14,7 +14,7 @@ Along each axis, with n strides and cell c = voxel // 2^n, level g (after g stri
 import warnings
 import weakref
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 
 import numpy as np
 import torch
@@ -41,8 +41,12 @@ class Cone:
         self.strides = len(down)
 
     def look(self, x: torch.Tensor) -> None:
-        """Run the network itself on a crop `(1, C, i, j, k)` and keep every slope."""
-        with ExitStack() as hooks, torch.no_grad():
+        """Run the network itself on a crop `(1, C, i, j, k)` and keep every slope.
+
+        It is stopped before its last convolution, which no slope depends on and which is slow on a CPU.
+        """
+        with ExitStack() as hooks, torch.no_grad(), suppress(_SeenEnough):
+            hooks.callback(self.up[0].conv.register_forward_pre_hook(_stop).remove)
             for layer in [*self.down, self.bottom, *self.up]:
                 if layer.act is not None:
                     hooks.callback(layer.act.register_forward_pre_hook(layer.see).remove)
@@ -127,6 +131,14 @@ class Cone:
             g[(..., *[slice(rim, rim + skip.shape[-1])] * 3)] += skip
             g = upwards(g.mul_(slopes[id(layer)]), layer.conv.weight)
         return g
+
+
+class _SeenEnough(Exception):  # noqa: N818 (a signal, not an error)
+    """Ends a forward pass of which every slope is known."""
+
+
+def _stop(_module: nn.Module, _inputs: tuple[torch.Tensor, ...]) -> None:
+    raise _SeenEnough
 
 
 def cone_of(module: nn.Module) -> Cone | None:

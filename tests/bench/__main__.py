@@ -60,7 +60,7 @@ def ours(network: Network, image: torch.Tensor, voxels: np.ndarray, how: str) ->
 
 def scaled(loop: oracles.Logits, image: torch.Tensor, seconds: float, count: int) -> float:
     """The plain loop's time for `count` backward passes, from one forward pass and `SAMPLE` of them in `seconds`."""
-    times = [timed(lambda: loop(image[None].clone().requires_grad_()).detach())[0] for _ in range(3)]
+    times = [timed(lambda: loop(image[None].clone().requires_grad_()).detach()) for _ in range(3)]
     forward = statistics.median(times)
     return forward + (seconds - forward) * count / SAMPLE
 

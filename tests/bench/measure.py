@@ -66,15 +66,13 @@ def resident() -> int:
     return int(Path("/proc/self/statm").read_text().split()[1]) * PAGE
 
 
-def timed(run: Callable[[], torch.Tensor]) -> tuple[float, float, torch.Tensor]:
-    """Seconds, peak gigabytes and result."""
-    with Peak() as peak:
-        begun = time.perf_counter()
-        result = run()
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
-        seconds = time.perf_counter() - begun
-    return seconds, peak.gigabytes, result
+def timed(run: Callable[[], torch.Tensor]) -> float:
+    """Seconds."""
+    begun = time.perf_counter()
+    run()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter() - begun
 
 
 def pair(
@@ -86,25 +84,24 @@ def pair(
         case: what the row is called.
         ours, plain: give the same map, or `plain` a part of it whose time `scale` multiplies.
         scale: from the plain method's measured part to the whole.
-        repeats: of each, after one uncounted run of ours.
+        repeats: of each, after one uncounted run that measures memory and gives the results compared.
     """
-    ours()
+    runs, peaks, results = {"ours": ours, "plain": plain}, {}, {}
+    for name, run in runs.items():
+        with Peak() as peaks[name]:
+            results[name] = run()
     times: dict[str, list[float]] = {"ours": [], "plain": []}
-    peaks: dict[str, list[float]] = {"ours": [], "plain": []}
-    results = {}
     for _ in range(repeats):
-        for name, run in (("ours", ours), ("plain", plain)):
-            seconds, peak, results[name] = timed(run)
-            times[name].append(seconds)
-            peaks[name].append(peak)
+        for name, run in runs.items():
+            times[name].append(timed(run))
     top = results["plain"].abs().max()
     apart = (results["ours"] - results["plain"]).abs() / top
     return Row(
         case,
         statistics.median(times["ours"]),
         statistics.median(times["plain"]) * scale,
-        max(peaks["ours"]),
-        max(peaks["plain"]),
+        peaks["ours"].gigabytes,
+        peaks["plain"].gigabytes,
         float(apart.max()),
         float((apart > KINK).double().mean()),
     )
