@@ -101,18 +101,18 @@ class Cone:
 
     def _slopes(self, cell: np.ndarray, origin: np.ndarray) -> dict[int, torch.Tensor]:
         """Each layer's slope on its window of this cell, zero outside the crop."""
-        cut, n = {}, self.strides
+        slopes, n = {}, self.strides
         lo, hi = cell - 1, cell + 2
         for level in range(n, 0, -1):
             first = origin // 2**level
-            cut[id(self.down[level - 1])] = window(self.down[level - 1].slope, lo - first, hi - first)
+            slopes[id(self.down[level - 1])] = window(self.down[level - 1].slope, lo - first, hi - first)
             lo, hi = 2 * lo - 1, 2 * hi + 1
         first = origin // 2**n
-        cut[id(self.bottom)] = window(self.bottom.slope, cell - first, cell + 1 - first)
+        slopes[id(self.bottom)] = window(self.bottom.slope, cell - first, cell + 1 - first)
         for level in range(1, n):
             side, first = 2 ** (n - level), origin // 2**level
-            cut[id(self.up[level])] = window(self.up[level].slope, side * cell - first, side * cell + side - first)
-        return cut
+            slopes[id(self.up[level])] = window(self.up[level].slope, side * cell - first, side * cell + side - first)
+        return slopes
 
     def _backward(self, local: Voxels, slopes: dict[int, torch.Tensor]) -> torch.Tensor:
         weight = self.up[0].conv.weight
