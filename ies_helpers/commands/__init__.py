@@ -1,0 +1,1 @@
+"""The commands of `ies`, one module each: a thin layer over the functions of the package."""

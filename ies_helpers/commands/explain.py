@@ -1,0 +1,80 @@
+"""`ies explain`."""
+
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from ies_helpers.commands.options import (
+    ArchitectureOption,
+    DeviceOption,
+    File,
+    JsonOption,
+    NetworkOption,
+    Out,
+    SubjectArgument,
+    ThresholdOption,
+    look,
+    say,
+)
+
+
+def explain(
+    subject: SubjectArgument = None,
+    network: NetworkOption = "unet",
+    method: Annotated[str, typer.Option(help="smoothgrad, gradcam++, gradcam or gradient.")] = "smoothgrad",
+    aggregate: Annotated[str, typer.Option(help="max, mean or sum over the lesion's voxels.")] = "max",
+    lesions: Annotated[str, typer.Option(help="all, TP, FP, FN, numbers as 3,7, or voxels as size:90-120.")] = "all",
+    draws: Annotated[int, typer.Option(help="Noisy images (smoothgrad).")] = 50,
+    noise: Annotated[float, typer.Option(help="Noise as a share of the FLAIR range (smoothgrad).")] = 0.05,
+    seed: Annotated[int, typer.Option(help="Of the noise (smoothgrad).")] = 0,
+    through: Annotated[str | None, typer.Option(help="Explain the network seen whole or through its windows.")] = None,
+    statistics: Annotated[
+        str, typer.Option(help="exact, or frozen: approximate, for instance-norm networks.")
+    ] = "exact",
+    out: Out = Path("ies-out"),
+    flair: File = None,
+    t1: File = None,
+    target: File = None,
+    architecture: ArchitectureOption = None,
+    threshold: ThresholdOption = None,
+    device: DeviceOption = "auto",
+    as_json: JsonOption = False,
+) -> None:
+    """Compute saliency maps of lesions; run it again after an interruption and it goes on."""
+    from ies_helpers.saliency.explain import check_settings
+    from ies_helpers.saliency.explain import explain as explain_lesions
+    from ies_helpers.segmentation.lesions import check_choice
+
+    check_settings(method, aggregate, draws, noise, through, seed)
+    check_choice(lesions)
+    found = look(subject, network, out, flair, t1, target, architecture, threshold, device, not as_json)
+    loaded, net, numbered = found
+    if through:
+        net = net.explained_through(through)  # pyright: ignore[reportArgumentType]
+    chosen = numbered.select(lesions)
+    other = "windows" if net.through == "whole" else "whole"
+    if not as_json:
+        seen = f"{net.name} seen {net.through} (--through {other} otherwise)"
+        print(f"Explaining {len(chosen)} lesions of {loaded.name}: {seen}.")
+        print(_plan(loaded, net, chosen, method, aggregate, draws, statistics))
+    settings: dict[str, Any] = {"method": method, "aggregate": aggregate, "draws": draws, "noise": noise, "seed": seed}
+    settings["statistics"] = statistics
+    command = shlex.join(["ies", *sys.argv[1:]])
+    index = explain_lesions(loaded, net, chosen, out, **settings, progress=not as_json, command=command)
+    say([f"{out} holds {len(index)} maps, listed in {out / 'maps.tsv'}. See them: ies view {out}"], index, as_json)
+
+
+def _plan(subject: Any, network: Any, lesions: Any, method: str, aggregate: Any, draws: int, statistics: Any) -> str:
+    """One sentence: how long at most, and how."""
+    from ies_helpers.saliency.estimate import estimate_seconds, in_words
+
+    voxels = sum(map(len, lesions))
+    if method.startswith("gradcam"):
+        return f"{voxels} lesion voxels, one forward pass a lesion."
+    draws = draws if method == "smoothgrad" else 1
+    how = {"aggregate": aggregate, "draws": draws, "statistics": statistics}
+    seconds, way = estimate_seconds(network, subject.image, lesions, **how)
+    return f"{voxels} lesion voxels x {draws} draws by {way}: about {in_words(seconds)}, less what is there already."

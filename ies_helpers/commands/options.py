@@ -1,0 +1,58 @@
+"""What the commands share: their options, how each begins, and how it speaks."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+SubjectArgument = Annotated[
+    str | None, typer.Argument(help="demo, phantom:SEED, openms:patientNN or a folder with FLAIR and T1.")
+]
+File = Annotated[Path | None, typer.Option(help="A NIfTI file, instead of SUBJECT.")]
+NetworkOption = Annotated[str, typer.Option(help="unet, published:unet or a file of weights.")]
+ArchitectureOption = Annotated[str | None, typer.Option(help="Of a file of weights: unet, nnunet or swin_unetr.")]
+ThresholdOption = Annotated[float | None, typer.Option(help="Lesion above this probability; default: the network's.")]
+DeviceOption = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print machine-readable JSON.")]
+Out = Annotated[Path, typer.Option(help="Folder for what is made.")]
+
+
+def look(
+    subject: str | None,
+    network: str,
+    out: Path,
+    flair: Path | None = None,
+    t1: Path | None = None,
+    target: Path | None = None,
+    architecture: str | None = None,
+    threshold: float | None = None,
+    device: str = "auto",
+    progress: bool = True,
+) -> tuple[Any, Any, Any]:
+    """Load, predict, number the lesions and write them: what every command begins with."""
+    from ies_helpers.segmentation.checkpoints import load_network
+    from ies_helpers.segmentation.inference import check_window
+    from ies_helpers.segmentation.inference import predict as predict_lesions
+    from ies_helpers.segmentation.lesions import find_lesions
+    from ies_helpers.subjects.loading import load_subject
+    from ies_helpers.subjects.saving import open_derivative, save_lesions, write_table
+
+    loaded = load_subject(subject, flair=flair, t1=t1, target=target)
+    net = load_network(network, architecture=architecture, threshold=threshold, device=device)
+    check_window(net, loaded.shape, net.window)
+    open_derivative(out)
+    probability = predict_lesions(net, loaded.image, progress=progress)
+    lesions = find_lesions(probability, loaded.target, threshold=net.threshold, affine=loaded.affine)
+    groups = {lesion.group for lesion in lesions}
+    save_lesions(out, loaded, probability, {g: lesions.label_map(loaded.shape, g) for g in groups})
+    write_table(out / f"sub-{loaded.name}" / "lesions.tsv", lesions.table())
+    return loaded, net, lesions
+
+
+def say(lines: Sequence[str], data: Any, as_json: bool) -> None:
+    """Print lines for a person, or the same as JSON."""
+    if hasattr(data, "to_dict"):
+        data = data.astype(object).where(data.notna(), None).to_dict("records")
+    print(json.dumps(data, indent=2, default=str) if as_json else "\n".join(lines))
