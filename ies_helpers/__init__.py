@@ -12,6 +12,10 @@ from typing import Any
 # short steps of a backward pass then take up to fifteen times as long. Read when torch is first imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
+# Large pages for large tensors: a backward pass asks for hundreds of fresh megabytes, and the system spends as long
+# on handing them out 4 kB at a time as torch on filling them. Linux only, no more memory. Read when torch first allocates.
+os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+
 _HOMES = {
     "load_subject": "subjects.loading",
     "phantom": "subjects.phantom",

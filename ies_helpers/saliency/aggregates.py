@@ -1,6 +1,6 @@
 """Sum and maximum over a lesion's voxels of gradients that are taken view by view."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 
@@ -19,13 +19,24 @@ def added_up(see: See, parts: Sequence[Part], box: Box, zeros: Zeros) -> torch.T
     total = zeros(size(box))
     for part in parts:
         for view in part.views:
-            index = view.local(part.voxels[view.holds(part.voxels).numpy()])
-            x, logits = see(view)
-            cotangent = torch.zeros_like(logits)
-            cotangent[index] = view.weights_at(index).to(logits)
-            (g,) = torch.autograd.grad(logits, x, cotangent)
-            add(total, box, g[0], view.box)
+            add(total, box, _summed(see, view, part.voxels[view.holds(part.voxels).numpy()]), view.box)
     return total
+
+
+def _summed(see: See, view: View, voxels: Voxels) -> torch.Tensor:
+    index = view.local(voxels)
+    x, logits = see(view)
+    cotangent = torch.zeros_like(logits)
+    cotangent[index] = view.weights_at(index).to(logits)
+    return torch.autograd.grad(logits, x, cotangent)[0][0]
+
+
+def _each(see: See, view: View, voxels: Voxels) -> Iterator[torch.Tensor]:
+    """Each voxel's gradient `(C, i, j, k)` on the view's box. The graph lives as long as the iterator."""
+    index = view.local(voxels)
+    x, logits = see(view)
+    for score in logits[index] * view.weights_at(index).to(logits):
+        yield torch.autograd.grad(score, x, retain_graph=True)[0][0]
 
 
 class Largest:
@@ -69,23 +80,17 @@ def extremes(see: See, part: Part, zeros: Zeros, chunk: int) -> Pairs:
 
 def _one_view(see: See, part: Part) -> Pairs:
     (view,) = part.views
-    x, logits = see(view)
-    index = view.local(part.voxels)
     clip = (slice(None), *inside(part.box, view.box))
-    for score in logits[index] * view.weights_at(index).to(logits):
-        (g,) = torch.autograd.grad(score, x, retain_graph=True)
-        yield part.box, g[0][clip], g[0][clip]
+    for g in _each(see, view, part.voxels):
+        yield part.box, g[clip], g[clip]
 
 
 def added_by_voxel(see: See, part: Part, voxels: Voxels, zeros: Zeros) -> torch.Tensor:
     """`(V, C, i, j, k)` on the part's box: each voxel's gradient, its views added, one view's graph at a time."""
     added = torch.stack([zeros(size(part.box))] * len(voxels))
     for view in part.views:
-        x, logits = see(view)
-        index = view.local(voxels)
-        for n, score in enumerate(logits[index] * view.weights_at(index).to(logits)):
-            (g,) = torch.autograd.grad(score, x, retain_graph=True)
-            add(added[n], part.box, g[0], view.box)
+        for total, g in zip(added, _each(see, view, voxels), strict=True):
+            add(total, part.box, g, view.box)
     return added
 
 

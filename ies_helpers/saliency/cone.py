@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from ies_helpers.saliency.unet import Layer, take_apart
-from ies_helpers.saliency.views import Pairs, Part, cut, forward, inside
+from ies_helpers.saliency.views import Pairs, Part, cut, forward, inside, together, upload
 from ies_helpers.segmentation.networks import Network
 from ies_helpers.types import Volume, Voxels
 
@@ -63,13 +63,12 @@ class Cone:
         batch = max(1, budget // (self.values() * network.dtype.itemsize))
         if network.device.type == "cpu":
             batch = min(batch, BATCH)
-        cells, which = np.unique(part.voxels // side, axis=0, return_inverse=True)
-        for n, cell in enumerate(cells):
+        for cell, voxels in together(part.voxels, part.voxels // side):
             first = side * cell - 2 * side + 1
             lo = np.maximum(first, [s.start for s in part.box])
             hi = np.minimum(first + 5 * side - 1, [s.stop for s in part.box])
             box = tuple(slice(int(a), int(b)) for a, b in zip(lo, hi, strict=True))
-            for g in self.gradients(cell, origin, part.voxels[which.ravel() == n], batch):
+            for g in self.gradients(cell, origin, voxels, batch):
                 inner = window(g, lo - first, hi - first - 1)
                 yield box, inner.amax(dim=0), inner.amin(dim=0)  # pyright: ignore[reportReturnType]
 
@@ -117,7 +116,8 @@ class Cone:
     def _backward(self, local: Voxels, slopes: dict[int, torch.Tensor]) -> torch.Tensor:
         weight = self.up[0].conv.weight
         g = weight.new_zeros(len(local), 1, *[2**self.strides + 3] * 3)
-        g[(torch.arange(len(local)), 0, *torch.as_tensor(local).T)] = 1.0
+        index = upload(torch.as_tensor(local), g.device).T
+        g[(torch.arange(len(local), device=g.device), 0, *index)] = 1.0
         g, skipped = F.conv3d(g, weight[:, 1:2], stride=2), []
         for layer, below in zip(self.down, [*self.up[1:], self.bottom], strict=True):
             width = layer.conv.out_channels

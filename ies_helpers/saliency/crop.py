@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ies_helpers.saliency.views import Part, View, hull, size
+from ies_helpers.saliency.views import Part, View, hull, size, together
 from ies_helpers.segmentation.receptive_field import ReceptiveField
 from ies_helpers.types import Voxels
 
@@ -62,5 +62,5 @@ def cell_parts(field: ReceptiveField, shape: Sequence[int], voxels: Voxels) -> l
     """One part for each output cell that holds voxels: the smallest crop that one voxel's gradient needs."""
     if not field.bounded:
         return [crop_part(field, shape, voxels)]
-    _, cell = np.unique(voxels // np.asarray(field.stride), axis=0, return_inverse=True)
-    return [crop_part(field, shape, voxels[cell.ravel() == c]) for c in range(cell.max() + 1)]
+    cells = together(voxels, voxels // np.asarray(field.stride))
+    return [crop_part(field, shape, some) for _, some in cells]

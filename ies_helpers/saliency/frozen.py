@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from ies_helpers.saliency.views import Part, View, cut, forward, hull
+from ies_helpers.saliency.views import Part, View, cut, forward, hull, together
 from ies_helpers.saliency.windows import window_parts
 from ies_helpers.segmentation.networks import Network
 from ies_helpers.segmentation.receptive_field import receptive_field
@@ -57,9 +57,7 @@ class Frozen:
         )
         parts = []
         for part in seen:
-            _, block = np.unique(part.voxels // BLOCK, axis=0, return_inverse=True)
-            for n in range(block.max() + 1):
-                some = part.voxels[block.ravel() == n]
+            for _, some in together(part.voxels, part.voxels // BLOCK):
                 views = [self._narrowed(view, some) for view in part.views]
                 parts.append(Part(some, views, hull([v.box for v in views], shape)))
         return parts

@@ -7,6 +7,7 @@ weight 1 for a network seen whole, blended windows otherwise. Gradients need not
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 
@@ -67,6 +68,13 @@ def cut(image: Volume, box: Box, network: Network) -> torch.Tensor:
     return inner[None].to(network.device, network.dtype)
 
 
+def upload(values: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """`values` on `device`. To a GPU from pinned memory, which is copied while it computes: nobody waits."""
+    if device.type != "cuda":
+        return values.to(device)
+    return values.pin_memory().to(device, non_blocking=True)
+
+
 def forward(network: Network, image: Volume, view: View) -> tuple[torch.Tensor, torch.Tensor]:
     """A view's input `(1, C, i, j, k)`, ready to be differentiated, and its class-1 logits `(i, j, k)`."""
     x = cut(image, view.box, network).requires_grad_()
@@ -76,6 +84,13 @@ def forward(network: Network, image: Volume, view: View) -> tuple[torch.Tensor, 
 
 Pairs = Iterator[tuple[Box, torch.Tensor, torch.Tensor]]
 """A box, and on it the largest and the smallest gradient over some voxels, each `(C, i, j, k)`."""
+
+
+def together(voxels: Voxels, rows: np.ndarray) -> Iterator[tuple[np.ndarray, Voxels]]:
+    """Each different row of `rows` `(V, n)`, and the voxels that have it."""
+    different, which = np.unique(rows, axis=0, return_inverse=True)
+    for n, row in enumerate(different):
+        yield row, voxels[which.ravel() == n]
 
 
 def hull(boxes: Sequence[Box], shape: Sequence[int]) -> Box:

@@ -8,11 +8,10 @@ gradient of that window's logit. Windows are placed and weighted as MONAI's infe
 import functools
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 from monai.data.utils import compute_importance_map, dense_patch_slices
 
-from ies_helpers.saliency.views import Part, View, hull
+from ies_helpers.saliency.views import Part, View, hull, together
 from ies_helpers.segmentation.inference import check_window
 from ies_helpers.segmentation.networks import Network
 from ies_helpers.types import Box, Voxels
@@ -61,9 +60,8 @@ def window_parts(network: Network, shape: Sequence[int], voxels: Voxels) -> list
     """One part for each set of windows that voxels share, so that a part's hull is as small as can be."""
     views = window_views(network, shape, voxels)
     held = torch.stack([view.holds(voxels) for view in views], dim=1).numpy()
-    sets, which = np.unique(held, axis=0, return_inverse=True)
     parts = []
-    for n, row in enumerate(sets):
+    for row, some in together(voxels, held):
         chosen = [view for view, held_by in zip(views, row, strict=True) if held_by]
-        parts.append(Part(voxels[which.ravel() == n], chosen, hull([v.box for v in chosen], shape)))
+        parts.append(Part(some, chosen, hull([v.box for v in chosen], shape)))
     return parts

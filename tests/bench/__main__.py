@@ -84,6 +84,24 @@ def largest(network: Network, image: torch.Tensor, lesion: Lesion) -> Row:
     return Row(case, whole.ours, seconds, whole.memory, same.plain_memory, same.error, same.share)
 
 
+def patient_largest(network: Network, image: torch.Tensor, lesions: list[Lesion]) -> Row:
+    """`max` of every lesion of a patient in one draw, noise and setting up left out on both sides."""
+    loop, some = oracles.whole(network), lesions[0].voxels[:SAMPLE]
+    engines, voxels = [LesionGradient(network, image, lesion, "max") for lesion in lesions], sum(map(len, lesions))
+
+    def plain() -> torch.Tensor:
+        return oracles.aggregate(oracles.voxel_gradients(loop, image, some), "max")
+
+    same = pair("", lambda: ours(network, image, some, "max"), plain)
+    every = pair(
+        "", lambda: torch.stack([engine(image).amax() for engine in engines]), lambda: torch.ones(1), repeats=1
+    )
+    seconds = scaled(loop, image, same.plain, voxels)
+    minutes = 50 * every.ours / 60
+    case = f"U-Net {width(network)}, max, all {len(lesions)} lesions, {voxels} voxels ({minutes:.0f} min for 50 draws)"
+    return Row(case, every.ours, seconds, every.memory, same.plain_memory, same.error, same.share)
+
+
 def averages(network: Network, image: torch.Tensor, lesions: list[Lesion]) -> Row:
     """`mean` of all lesions of a patient in one draw: one backward pass each over the whole volume."""
     loop, first = oracles.whole(network), lesions[:SAMPLE]
@@ -122,30 +140,33 @@ def cams(network: Network, image: torch.Tensor, lesion: Lesion) -> Row:
     return pair(case, lambda: gradcam_pp(network, image, lesion)[0], plain)
 
 
-def windowed(network: Network, image: torch.Tensor, lesion: Lesion) -> Row:
-    """One voxel through the sliding window: the published loop goes backward through all windows.
+def windowed(network: Network, image: torch.Tensor, lesion: Lesion, count: int) -> Row:
+    """`count` voxels of one set of windows: the published loop runs all windows, backward once for each voxel.
 
-    Plain is measured on one window, forward and backward as the published script does (checkpointed, with
-    parameters that require gradients), and scaled to all windows; the maps are compared on that voxel's own.
+    Plain is measured on one window, as the published script has it (checkpointed, with parameters that require
+    gradients), and scaled to all windows and voxels; the maps are compared on the first voxel.
     """
-    voxel = lesion.voxels[:1]
     boxes = window_boxes(tuple(image.shape[1:]), 96, network.overlap)
-    engine = LesionGradient(network, image, voxel, "max")
-    held = sum(len(part.views) for part in engine.parts)
+    part = min(LesionGradient(network, image, lesion, "max").parts, key=lambda part: len(part.views))
+    engine = LesionGradient(network, image, part.voxels[:count], "max")
+    x = image[(slice(None), *boxes[len(boxes) // 2])][None]
 
     def plain() -> torch.Tensor:
         network.module.requires_grad_(True)
-        x = image[(slice(None), *boxes[len(boxes) // 2])][None].clone().requires_grad_()
-        checkpoint(network.module, x, use_reentrant=False)[0, 1].sum().backward()
+        checkpoint(network.module, x.clone().requires_grad_(), use_reentrant=False)[0, 1].sum().backward()
         network.module.zero_grad()
         network.module.requires_grad_(False)
         return torch.ones(1)
 
-    row = pair("", lambda: engine(image).amax(), plain, scale=len(boxes))
-    loop = oracles.voxel_gradients(oracles.blended_on(network, [v.box for v in engine.parts[0].views]), image, voxel)[0]
-    error = oracles.relative(engine.place(engine(image)), loop)
-    case = f"{network.name}, one voxel in {held} of {len(boxes)} windows (plain: 1 window, scaled)"
-    return Row(case, row.ours, row.plain, row.memory, row.plain_memory, error, float("nan"))
+    row = pair("", lambda: engine(image).amax(), plain)
+    forward = statistics.median(timed(lambda: network.module(x)) for _ in range(3))
+    seconds = len(boxes) * (forward + count * (row.plain - forward))
+    views, voxel = engine.parts[0].views, part.voxels[:1]
+    loop = oracles.voxel_gradients(oracles.blended_on(network, [view.box for view in views]), image, voxel)[0]
+    one = LesionGradient(network, image, voxel, "max")
+    error = oracles.relative(one.place(one(image)), loop)
+    case = f"{network.name}, max, {count} voxels in {len(views)} of {len(boxes)} windows (plain: 1 window, scaled)"
+    return Row(case, row.ours, seconds, row.memory, row.plain_memory, error, float("nan"))
 
 
 def against_captum(network: Network, image: torch.Tensor, lesion: Lesion) -> Row:
@@ -184,8 +205,10 @@ def cases() -> Iterator[Case]:
         yield f"mean {width(network)}", lambda n=network: averages(n, image, lesions)
         yield f"cam {width(network)}", lambda n=network: cams(n, image, chosen[1])
     yield "captum", lambda: against_captum(lively("unet", (16, 32, 64, 128, 256)), image, chosen[1])
-    yield "nnunet", lambda: windowed(lively("nnunet"), image, chosen[1])
-    yield "swin", lambda: windowed(lively("swin_unetr"), image, chosen[1])
+    yield "nnunet", lambda: windowed(lively("nnunet"), image, chosen[1], 10)
+    yield "swin", lambda: windowed(lively("swin_unetr"), image, chosen[1], 5)
+    for channels in ((32, 64, 128, 256, 512), (16, 32, 64, 128, 256)):
+        yield f"patient {channels[0]}", lambda c=channels: patient_largest(lively("unet", c), image, lesions)
 
 
 def main() -> None:
