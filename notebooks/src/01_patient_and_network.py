@@ -102,7 +102,7 @@ legend = axes[0].legend()
 # %%
 from scipy.ndimage import binary_fill_holes
 
-from ies_helpers.figures.plots import Canonical
+from ies_helpers.figures.panels import Canonical
 
 space, flair = Canonical(subject), subject.image[0].numpy()
 positive, brain, height = flair > 0, binary_fill_holes(flair != 0), space.image.shape[3] // 2

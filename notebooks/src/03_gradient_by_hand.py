@@ -308,7 +308,7 @@ print(f"the box holds {share:.0%} of the image and takes {seconds_box / seconds_
 # trace reaches.
 
 # %%
-from ies_helpers.figures.plots import Canonical, busiest, outline, plane_of
+from ies_helpers.figures.panels import Canonical, busiest, outline, plane_of
 
 space = Canonical(subject)
 slices = dict(zip(("sagittal", "coronal", "axial"), busiest(space.turn(mask.numpy())), strict=True))

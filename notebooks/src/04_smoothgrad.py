@@ -88,7 +88,7 @@ print(f"standard deviation of the noise in draw 7: FLAIR {spread[0]:.3f}, T1 {sp
 # What does the network get to see?
 
 # %%
-from ies_helpers.figures.plots import SIGNED, Canonical, busiest, outline, plane_of
+from ies_helpers.figures.panels import SIGNED, Canonical, busiest, outline, plane_of
 
 space = Canonical(subject)
 index = busiest(space.turn(mask))[2]

@@ -128,7 +128,7 @@ for le in (lesion, chosen[-1]):
 # Then the planes through them.
 
 # %%
-from ies_helpers.figures.plots import SIGNED, Canonical, busiest, outline, plane_of
+from ies_helpers.figures.panels import SIGNED, Canonical, busiest, outline, plane_of
 
 space, top = Canonical(subject), peaks["max"].max()
 figure, axes = plt.subplots(2, 2, figsize=(7.6, 7), layout="constrained")

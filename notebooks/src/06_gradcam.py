@@ -274,7 +274,7 @@ for text, sign, image in (("A = x", 1, bright), ("A = -x", -1, bright), ("A = x,
 # We compute both maps for our lesion.
 
 # %%
-from ies_helpers.figures.plots import Canonical, outline
+from ies_helpers.figures.panels import Canonical, outline
 
 space = Canonical(subject)
 pooled = gradcam(network, subject.image, lesion)
@@ -324,7 +324,7 @@ table.round(4)
 # The same lesion by the two methods. SmoothGrad's FLAIR map has a sign; to compare we show it as it is.
 
 # %%
-from ies_helpers.figures.plots import SIGNED, busiest, plane_of
+from ies_helpers.figures.panels import SIGNED, busiest, plane_of
 
 smooth = ies.smoothgrad(network, subject.image, lesion, aggregate="sum", draws=2 if SMALL else 10)
 index = busiest(space.turn(masks[0].numpy()))[2]

@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ies_helpers import Lesion, Subject, plot_lesions, plot_saliency
-from ies_helpers.figures.plots import GROUP_COLOURS, LABEL, PLANES, SIGNED, Canonical, busiest
+from ies_helpers.figures.panels import GROUP_COLOURS, LABEL, PLANES, SIGNED, Canonical, busiest
 from tests.scenes import AFFINE, ball, lesion_of, subject_in_memory
 
 CENTRE = (10, 12, 15)
