@@ -319,9 +319,9 @@ def test_an_image_below_one_window_is_one_sentence(network, tmp_path, capsys) ->
 
 
 def test_weights_that_do_not_fit_are_one_sentence(patient, network, tmp_path, capsys) -> None:
-    for architecture in ("nnunet", "swin_unetr"):
+    for architecture in (["nnunet"], ["swin_unetr", "--merging", "monai-0.9"]):
         with refused(capsys, tmp_path / "out", "must fit the architecture", "missing", "unknown") as codes:
-            options = ["--network", network, "--architecture", architecture]
+            options = ["--network", network, "--architecture", *architecture]
             codes.append(run("predict", patient, *options, "--out", tmp_path / "out"))
     state = load_file(network)
     save_file({k: v for k, v in state.items() if "bias" not in k}, tmp_path / "n.safetensors")

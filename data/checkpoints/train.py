@@ -168,6 +168,7 @@ def export(network: torch.nn.Module, architecture: str, path: Path, notes: dict[
     state = {k: v.detach().half().contiguous() for k, v in tensors if v.is_floating_point()}
     channels, threshold = ",".join(map(str, RECIPES[architecture].channels)), ARCHITECTURES[architecture].threshold
     said = {"architecture": architecture, "channels": channels, "threshold": str(threshold), "window": "96"}
+    said |= {"merging": "mergingv2"} if architecture == "swin_unetr" else {}
     said["inputs"] = "flair,t1; z-scored over non-zero voxels"
     save_beside(path, lambda part: save_file(state, part, said | notes))
     path.chmod(0o644)

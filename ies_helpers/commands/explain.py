@@ -12,6 +12,7 @@ from ies_helpers.commands.options import (
     DeviceOption,
     File,
     JsonOption,
+    MergingOption,
     NetworkOption,
     Out,
     SubjectArgument,
@@ -39,6 +40,7 @@ def explain(
     t1: File = None,
     target: File = None,
     architecture: ArchitectureOption = None,
+    merging: MergingOption = None,
     threshold: ThresholdOption = None,
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
@@ -50,7 +52,7 @@ def explain(
 
     check_settings(method, aggregate, draws, noise, through, seed)
     check_choice(lesions)
-    found = look(subject, network, out, flair, t1, target, architecture, threshold, device, not as_json)
+    found = look(subject, network, out, flair, t1, target, architecture, merging, threshold, device, not as_json)
     loaded, net, numbered = found
     if through:
         net = net.explained_through(through)  # pyright: ignore[reportArgumentType]

@@ -11,8 +11,14 @@ SubjectArgument = Annotated[
     str | None, typer.Argument(help="demo, phantom:SEED, openms:patientNN or a folder with FLAIR and T1.")
 ]
 File = Annotated[Path | None, typer.Option(help="A NIfTI file, instead of SUBJECT.")]
-NetworkOption = Annotated[str, typer.Option(help="unet, published:unet or a file of weights.")]
+NetworkOption = Annotated[
+    str,
+    typer.Option(help="unet, nnunet, swin_unetr, published:unet or a file of weights (.safetensors, .pth, .tar.xz)."),
+]
 ArchitectureOption = Annotated[str | None, typer.Option(help="Of a file of weights: unet, nnunet or swin_unetr.")]
+MergingOption = Annotated[
+    str | None, typer.Option(help="Of a Swin UNETR's file: monai-0.9 (as published), monai-1.5 or mergingv2.")
+]
 ThresholdOption = Annotated[float | None, typer.Option(help="Lesion above this probability; default: the network's.")]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print machine-readable JSON.")]
@@ -27,6 +33,7 @@ def look(
     t1: Path | None = None,
     target: Path | None = None,
     architecture: str | None = None,
+    merging: str | None = None,
     threshold: float | None = None,
     device: str = "auto",
     progress: bool = True,
@@ -40,7 +47,7 @@ def look(
     from ies_helpers.subjects.saving import open_derivative, save_lesions, write_table
 
     loaded = load_subject(subject, flair=flair, t1=t1, target=target)
-    net = load_network(network, architecture=architecture, threshold=threshold, device=device)
+    net = load_network(network, architecture=architecture, merging=merging, threshold=threshold, device=device)
     check_window(net, loaded.shape, net.window)
     open_derivative(out)
     probability = predict_lesions(net, loaded.image, progress=progress)

@@ -7,6 +7,7 @@ from ies_helpers.commands.options import (
     DeviceOption,
     File,
     JsonOption,
+    MergingOption,
     NetworkOption,
     Out,
     SubjectArgument,
@@ -24,11 +25,14 @@ def predict(
     t1: File = None,
     target: File = None,
     architecture: ArchitectureOption = None,
+    merging: MergingOption = None,
     threshold: ThresholdOption = None,
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
     """Segment a subject; write the probability, the numbered lesions and their table."""
-    _, _, lesions = look(subject, network, out, flair, t1, target, architecture, threshold, device, not as_json)
+    _, _, lesions = look(
+        subject, network, out, flair, t1, target, architecture, merging, threshold, device, not as_json
+    )
     table = lesions.table()
     say([repr(lesions), table.to_string(index=False), f"Written to {out}."], table, as_json)

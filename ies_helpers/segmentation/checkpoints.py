@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -12,6 +13,7 @@ from torch import nn
 
 from ies_helpers.resources import data_folder
 from ies_helpers.segmentation.networks import ARCHITECTURES, Network, build
+from ies_helpers.subjects.archives import extract_member
 from ies_helpers.subjects.downloads import fetch
 
 Weights = Mapping[str, torch.Tensor]
@@ -19,63 +21,87 @@ Weights = Mapping[str, torch.Tensor]
 UNUSED = "num_batches_tracked"
 """Counters of batch normalisation that no prediction depends on; shipped files leave them out."""
 
+SWIN_FIRST = "swinViT.patch_embed.proj.weight"
+"""The tensor whose first side is a Swin UNETR's feature size."""
+
 
 def load_network(
     network: str | Path = "unet",
     *,
     architecture: str | None = None,
+    merging: str | None = None,
+    use_checkpoint: bool = False,
     threshold: float | None = None,
     device: str = "auto",
 ) -> Network:
     """A network with weights, ready to predict and to be explained.
 
     Args:
-        network: `unet` (shipped), `published:unet` (downloaded once), or a file: `.safetensors`, `.pth`, `.pt`.
+        network: `unet`, `nnunet` or `swin_unetr` (shipped), `published:unet` (downloaded once), or a file:
+            `.safetensors`, `.pth`, `.pt`, or `.tar.xz` with one `.pth` inside.
         architecture: of a file that does not say: `unet`, `nnunet` or `swin_unetr`.
+        merging: of a Swin UNETR's file that does not say: the order in which patches were merged when it was
+            trained. `monai-0.9` for MONAI 0.9.0 to 1.4 (the paper's), see `merging.MERGINGS`.
+        use_checkpoint: Swin UNETR keeps less between forward and backward pass, see `build`.
         threshold: instead of the architecture's own.
         device: `auto` takes a GPU if there is one; `cpu`, `cuda`.
 
     Raises:
-        ValueError: an unknown name, architecture or device, a threshold outside (0, 1), weights that do not fit
-            (differences are counted, the first of each kind named), or a file that is no plain set of tensors.
+        ValueError: an unknown name, architecture or device, a threshold outside (0, 1), a Swin UNETR of unknown
+            merging, weights that do not fit (differences are counted, the first of each kind named, all of
+            them in the exception's notes), or a file that is no plain set of tensors.
         FileNotFoundError: there is no such file.
     """
     if threshold is not None and not 0 < threshold < 1:
         raise ValueError(f"A threshold must lie between 0 and 1, got {threshold}.")
-    place, name = _device(device), str(network)
-    shipped = data_folder() / "checkpoints" / f"{name}.safetensors"
-    if name in ARCHITECTURES:
-        if not shipped.is_file():
-            have = ", ".join(sorted(p.stem for p in shipped.parent.glob("*.safetensors")))
-            raise ValueError(
-                f"Shipped networks are {have}; there are no weights for {name} yet, give a file of your own."
-            )
-        path, architecture = shipped, name
-    elif name == "published:unet":
-        path, architecture = fetch(name)["checkpoint"], "unet"
-    else:
-        path = Path(network)
-        if not path.is_file():
-            raise FileNotFoundError(
-                f"A network is one of {', '.join(ARCHITECTURES)}, published:unet or a file; no file {path}."
-            )
+    place = _device(device)
+    path, name, known = _locate(network)
+    architecture = known or architecture
     weights, said = read_weights(path)
     architecture = architecture or said.get("architecture")
     if architecture is None:
         raise ValueError(f"{path.name} does not say its architecture; give one of {', '.join(ARCHITECTURES)}.")
-    built = build(architecture, _channels(architecture, weights, said))
+    merging = _merging(architecture, merging, said, path.name)
+    built = build(architecture, _channels(architecture, weights, said), merging, use_checkpoint)
     _fill(built.module, weights, path.name)
-    changes = {"name": name.replace(":", "-") if path == shipped or ":" in name else path.stem}
-    placed = replace(built, **changes, threshold=threshold if threshold is not None else built.threshold)
-    placed.module.to(place)
-    return placed
+    built.module.to(place)
+    return replace(built, name=name, threshold=threshold if threshold is not None else built.threshold)
+
+
+def _locate(network: str | Path) -> tuple[Path, str, str | None]:
+    """The file of a network, what to call it, and its architecture where the name says it."""
+    name = str(network)
+    if name in ARCHITECTURES:
+        path = data_folder() / "checkpoints" / f"{name}.safetensors"
+        if not path.is_file():
+            have = ", ".join(sorted(p.stem for p in path.parent.glob("*.safetensors")))
+            raise ValueError(
+                f"Shipped networks are {have}; there are no weights for {name} yet, give a file of your own."
+            )
+        return path, name, name
+    if name == "published:unet":
+        return fetch(name)["checkpoint"], "published-unet", "unet"
+    if name.startswith("published:"):
+        raise ValueError(
+            f"Of the published checkpoints only published:unet has a public address, {name} has none: ask its authors "
+            "for the file and give its path, with its architecture."
+        )
+    path = Path(network)
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"A network is one of {', '.join(ARCHITECTURES)}, published:unet or a file; no file {path}."
+        )
+    return path, path.name.split(".")[0] if path.name.endswith(".tar.xz") else path.stem, None
 
 
 def read_weights(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     """Float32 tensors of a file by name, and what its header says; no code in the file is ever run.
 
-    `{"state_dict": ...}` and `{"model": ...}` are unwrapped, a leading `module.` (DataParallel) is dropped.
+    `{"state_dict": ...}`, `{"model": ...}` and the like are unwrapped, a leading `module.` (DataParallel) is dropped.
     """
+    if path.name.endswith((".tar.xz", ".tar.gz", ".tar", ".zip")):
+        with TemporaryDirectory() as folder:
+            return read_weights(extract_member(path, "*.pth", Path(folder) / "checkpoint.pth"))
     if path.suffix == ".safetensors":
         try:
             with safe_open(path, framework="pt") as file:
@@ -92,11 +118,12 @@ def read_weights(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
         if wanted:
             raise ValueError(
                 f"A checkpoint must hold tensors only; {path.name} asks to run {wanted[1]} and was not opened. If you "
-                "trust its origin, save its state_dict() alone and load that."
+                "trust its origin, convert it, which runs that code: content = torch.load(file, weights_only=False); "
+                "torch.save(content['state_dict'], another file), or whatever key holds the weights."
             ) from error
         why = str(error).split(". ")[0] or type(error).__name__
         raise ValueError(f"{path.name} must be a PyTorch checkpoint, it cannot be read as one ({why}).") from error
-    for key in ("state_dict", "model", "network_weights"):
+    for key in ("state_dict", "model_state_dict", "model", "network_weights"):
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
     if not isinstance(content, Mapping) or not all(isinstance(v, torch.Tensor) for v in content.values()):
@@ -108,10 +135,26 @@ def _floats(tensors: Weights) -> dict[str, torch.Tensor]:
     return {k.removeprefix("module."): t.float() for k, t in tensors.items() if t.is_floating_point()}
 
 
+def _merging(architecture: str, asked: str | None, said: Mapping[str, str], name: str) -> str | None:
+    """The order of a Swin UNETR's patch merging: as recorded with the weights, or as asked for; never guessed."""
+    recorded = said.get("merging")
+    if asked and recorded and asked != recorded:
+        raise ValueError(f"{name} says that it was trained with merging={recorded!r}, got {asked!r}: leave it out.")
+    if architecture == "swin_unetr" and not (asked or recorded):
+        raise ValueError(
+            f"A Swin UNETR needs the order in which it merged patches in training, and {name} does not say it: give "
+            "merging='monai-0.9' if that was MONAI 0.9 to 1.4 (as published), 'monai-1.5' from MONAI 1.5 on, "
+            "'mergingv2' if it was built with downsample='mergingv2'."
+        )
+    return asked or recorded
+
+
 def _channels(architecture: str, weights: Weights, said: Mapping[str, str]) -> tuple[int, ...] | None:
     """Features per level: what the header says, or for a U-Net what its weights show."""
     if "channels" in said:
         return tuple(int(c) for c in said["channels"].split(","))
+    if architecture == "swin_unetr" and SWIN_FIRST in weights:
+        return (weights[SWIN_FIRST].shape[0],)
     channels, level = [], "model"
     while architecture == "unet" and f"{level}.0.conv.weight" in weights:
         channels.append(weights[f"{level}.0.conv.weight"].shape[0])
@@ -136,7 +179,12 @@ def _fill(module: nn.Module, weights: Weights, name: str) -> None:
     lists = {"missing": missing, "unknown": extra, "of another shape": reshaped, "not finite": broken}
     if any(lists.values()):
         told = "; ".join(f"{len(v)} {kind} ({_first(v)})" for kind, v in lists.items() if v)
-        raise ValueError(f"{name} must fit the architecture, its tensors do not: {told}. Name the right architecture.")
+        error = ValueError(
+            f"{name} must fit the architecture, its tensors do not: {told}. Name the right architecture."
+        )
+        for kind, every in lists.items():
+            error.add_note("\n".join([f"{kind}:", *every]) if every else f"{kind}: none")
+        raise error
     module.load_state_dict(dict(weights), strict=False)
 
 

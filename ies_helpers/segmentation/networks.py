@@ -4,13 +4,15 @@ import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from monai.networks.nets.dynunet import DynUNet
 from monai.networks.nets.swin_unetr import SwinUNETR
 from monai.networks.nets.unet import UNet
 from torch import nn
+
+from ies_helpers.segmentation.merging import merging_module
 
 Through = Literal["whole", "windows"]
 
@@ -82,8 +84,13 @@ class Network:
         return next((p.dtype for p in self.module.parameters()), torch.float32)
 
     def digest(self) -> str:
-        """SHA-256 over names and values of its weights, the first 16 hexadecimal digits."""
+        """SHA-256 over names and values of its weights, the first 16 hexadecimal digits.
+
+        A Swin UNETR's order of patch merging counts too: with another one the same weights are another network.
+        """
         sha = hashlib.sha256()
+        for module in self.module.modules():
+            sha.update(str(getattr(module, "order", "")).encode())
         for key, value in sorted(self.module.state_dict().items()):
             sha.update(key.encode())
             sha.update(value.detach().cpu().contiguous().numpy().tobytes())
@@ -143,8 +150,9 @@ def _nnunet(channels: tuple[int, ...]) -> nn.Module:
     )
 
 
-def _swin_unetr(channels: tuple[int, ...]) -> nn.Module:
-    return SwinUNETR(in_channels=2, out_channels=2, feature_size=channels[0])
+def _swin_unetr(channels: tuple[int, ...], merging: str) -> nn.Module:
+    merge: Any = merging_module(merging)  # MONAI takes a class, its annotation says an instance
+    return SwinUNETR(in_channels=2, out_channels=2, feature_size=channels[0], downsample=merge)
 
 
 @dataclass(frozen=True)
@@ -165,22 +173,33 @@ ARCHITECTURES = {
 }
 
 
-def build(architecture: str, channels: tuple[int, ...] | None = None) -> Network:
+def build(
+    architecture: str, channels: tuple[int, ...] | None = None, merging: str | None = None, use_checkpoint: bool = False
+) -> Network:
     """One of the three published architectures with random weights.
 
     Args:
         architecture: `unet`, `nnunet` or `swin_unetr`.
         channels: features per level (Swin UNETR: its feature size alone); None: as published.
+        merging: of Swin UNETR's patches, see `merging.MERGINGS`; None: `mergingv2`, the one to train anew.
+        use_checkpoint: Swin UNETR computes its attention again in the backward pass instead of keeping it:
+            less memory, more time, the same gradient.
 
     Raises:
-        ValueError: for any other architecture.
+        ValueError: for any other architecture or merging, or one of the last two for another network.
     """
     if architecture not in ARCHITECTURES:
         raise ValueError(f"architecture must be one of {', '.join(ARCHITECTURES)}, got {architecture!r}.")
-    known = ARCHITECTURES[architecture]
+    known, swin = ARCHITECTURES[architecture], architecture == "swin_unetr"
+    if not swin and (merging or use_checkpoint):
+        raise ValueError(f"merging and use_checkpoint are Swin UNETR's, {architecture} has neither: leave them out.")
     channels = tuple(channels or known.channels)
-    module = known.builder(channels).eval().requires_grad_(False)
-    side = 32 if architecture == "swin_unetr" else 2 ** (len(channels) - 1)
+    module = known.builder(channels, merging or "mergingv2") if swin else known.builder(channels)
+    for block in module.modules() if use_checkpoint else ():
+        if hasattr(block, "use_checkpoint"):
+            block.use_checkpoint = True  # pyright: ignore[reportArgumentType]
+    module.eval().requires_grad_(False)
+    side = 32 if swin else 2 ** (len(channels) - 1)
     return Network(
         module,
         architecture,
