@@ -32,9 +32,9 @@ def blended(network: Network) -> Logits:
     """The network through MONAI's own sliding-window inferer."""
 
     def logits(x: torch.Tensor) -> torch.Tensor:
-        assert network.window is not None
-        size = (network.window,) * 3
-        y = sliding_window_inference(x, size, 1, network.module, overlap=network.overlap, mode=network.weighting)
+        assert network.sides is not None
+        how = {"overlap": network.overlap, "mode": network.weighting}
+        y = sliding_window_inference(x, network.sides, 1, network.module, **how)
         return y[0, 1]  # pyright: ignore[reportIndexIssue, reportArgumentType, reportReturnType]
 
     return logits
@@ -42,8 +42,8 @@ def blended(network: Network) -> Logits:
 
 def blended_on(network: Network, boxes: Sequence[tuple[slice, slice, slice]]) -> Logits:
     """The blend again, by hand, of the windows at `boxes` alone: enough for voxels that no other window holds."""
-    assert network.window is not None
-    weight = compute_importance_map((network.window,) * 3, mode=network.weighting)
+    assert network.sides is not None
+    weight = compute_importance_map(network.sides, mode=network.weighting)
 
     def logits(x: torch.Tensor) -> torch.Tensor:
         total, weights = torch.zeros(x.shape[2:]), torch.zeros(x.shape[2:])
@@ -119,6 +119,20 @@ def finite_difference(logits: Logits, image: torch.Tensor, voxels: np.ndarray, a
                 ends.append(logits(moved[None])[index].sum())
             slopes.append((ends[0] - ends[1]) / (2 * step))
     return torch.stack(slopes)
+
+
+@torch.no_grad()
+def lesion_probabilities(network: Network, image: torch.Tensor, voxels: np.ndarray) -> torch.Tensor:
+    """`(V,)` class-1 probabilities, everything through the network, as it is seen (`through`)."""
+    stride = max(network.stride or (1,))
+    if network.through == "windows":
+        y = sliding_window_inference(
+            image[None], network.sides or (0, 0, 0), 1, network.module, overlap=network.overlap, mode=network.weighting
+        )
+    else:
+        missing = [-n % stride for n in image.shape[1:]]
+        y = network.module(F.pad(image[None], [0, missing[2], 0, missing[1], 0, missing[0]]))
+    return y[0].softmax(dim=0)[(1, *torch.as_tensor(voxels).T)]  # pyright: ignore
 
 
 def relative(got: torch.Tensor, wanted: torch.Tensor) -> float:

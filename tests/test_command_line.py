@@ -313,7 +313,7 @@ def test_a_patient_that_cannot_be_used_is_one_sentence(how: str, patient, networ
 
 def test_an_image_below_one_window_is_one_sentence(network, tmp_path, capsys) -> None:
     small = write_patient(tmp_path / "in", side=64, spots={"TP": (30, 30, 30)})
-    told = "at least one window large; narrow looks through windows of 96 voxels and the image has 64 x 64 x 64"
+    told = "narrow looks through windows of 96 x 96 x 96 voxels and the image has 64 x 64 x 64"
     with refused(capsys, tmp_path / "out", told) as codes:
         codes.append(run("explain", small, "--network", network, "--out", tmp_path / "out"))
 

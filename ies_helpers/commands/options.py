@@ -48,7 +48,7 @@ def look(
 
     loaded = load_subject(subject, flair=flair, t1=t1, target=target)
     net = load_network(network, architecture=architecture, merging=merging, threshold=threshold, device=device)
-    check_window(net, loaded.shape, net.window)
+    check_window(net, loaded.shape)
     open_derivative(out)
     probability = predict_lesions(net, loaded.image, progress=progress)
     lesions = find_lesions(probability, loaded.target, threshold=net.threshold, affine=loaded.affine)

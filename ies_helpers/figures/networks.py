@@ -7,7 +7,6 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from ies_helpers.figures.panels import (
-    LABEL,
     MODALITY_NAMES,
     PLANES,
     Canonical,
@@ -32,7 +31,7 @@ def plot_maps(
     lesion: Lesion | LabelMap | Voxels,
     *,
     plane: str = "coronal",
-    unit: str = LABEL,
+    unit: str = "logit per unit of z-score",
     reach_mm: float = 25.0,
 ) -> Figure:
     """One row a map: the FLAIR image, then the map over each modality, in one plane through the lesion.

@@ -14,7 +14,7 @@ from ies_helpers.segmentation.lesions import Lesion, as_voxels
 from ies_helpers.subjects.subject import Subject
 from ies_helpers.types import LabelMap, Voxels
 
-GROUP_COLOURS = {"TP": "#56B4E9", "FP": "#D55E00", "FN": "#F0E442", "unknown": "#CC79A7"}
+GROUP_COLOURS = {"TP": "#56B4E9", "FP": "#D55E00", "FN": "#F0E442", "TN": "#009E73", "unknown": "#CC79A7"}
 """One colour a group, told apart with every common colour blindness (Okabe and Ito)."""
 
 PLANES = {"axial": 2, "coronal": 1, "sagittal": 0}
@@ -95,7 +95,7 @@ def colour_bar(figure: Figure, drawn: AxesImage, axes: list[Axes], unit: str, hi
     """The bar of a map with values from `low` to `high`; only its upper half for a map that is nowhere negative."""
     bar = figure.colorbar(drawn, ax=axes, shrink=0.8, pad=0.02)
     bar.ax.set_facecolor("0.4")
-    bar.set_label(unit if high > low else f"{unit} (the map is zero everywhere)", fontsize=11)
+    bar.set_label(unit if high > low else f"{unit} (the map is zero everywhere)", fontsize=10)
     if low >= 0 and high > 0:
         bar.ax.set_ylim(0, drawn.get_clim()[1])
 

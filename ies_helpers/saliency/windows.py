@@ -2,51 +2,25 @@
 
 The blended output is sum_w g_w f_w / sum_w g_w, a fixed weighted sum of windows f_w. The gradient of the
 logit at a voxel v is therefore the sum over the windows that hold v of g_w(v) / sum_w g_w(v) times the
-gradient of that window's logit. Windows are placed and weighted as MONAI's inferer does.
+gradient of that window's logit.
 """
 
-import functools
 from collections.abc import Sequence
 
 import torch
-from monai.data.utils import compute_importance_map, dense_patch_slices
 
 from ies_helpers.saliency.views import Part, View, hull, together
 from ies_helpers.segmentation.inference import check_window
 from ies_helpers.segmentation.networks import Network
-from ies_helpers.types import Box, Voxels
-
-
-@functools.lru_cache(maxsize=8)
-def window_boxes(shape: tuple[int, ...], window: int, overlap: float) -> tuple[Box, ...]:
-    """Where the windows lie on a volume `(I, J, K)`, as MONAI's inferer places them."""
-    step = max(1, int(window * (1 - overlap)))
-    interval = [window if n == window else step for n in shape]
-    return tuple(dense_patch_slices(shape, (window,) * 3, interval, return_slice=True))  # pyright: ignore[reportReturnType]
-
-
-@functools.lru_cache(maxsize=8)
-def importance(window: int, weighting: str) -> torch.Tensor:
-    """`(w, w, w)` float64 weight of each voxel of a window: constant, or a gaussian of sigma w/8 above 1e-3."""
-    return compute_importance_map((window,) * 3, mode=weighting, sigma_scale=0.125).double()
-
-
-@functools.lru_cache(maxsize=2)
-def total_importance(shape: tuple[int, ...], window: int, overlap: float, weighting: str) -> torch.Tensor:
-    """`(I, J, K)` float64: the sum of all windows' importance."""
-    total = torch.zeros(shape, dtype=torch.float64)
-    for box in window_boxes(shape, window, overlap):
-        total[box] += importance(window, weighting)
-    return total
+from ies_helpers.segmentation.windowing import importance, total_importance, window_boxes
+from ies_helpers.types import Voxels
 
 
 def window_views(network: Network, shape: Sequence[int], voxels: Voxels) -> list[View]:
     """The windows that hold any of `voxels`, with their share of the blended logits."""
-    assert network.window is not None
-    check_window(network, tuple(shape), network.window)
-    views = [View(box) for box in window_boxes(tuple(shape), network.window, network.overlap)]
-    total = total_importance(tuple(shape), network.window, network.overlap, network.weighting)
-    weight = importance(network.window, network.weighting)
+    check_window(network, tuple(shape))
+    views = [View(box) for box in window_boxes(network, tuple(shape))]
+    total, weight = total_importance(network, tuple(shape)), importance(network)
     return [View(view.box, weight / total[view.box]) for view in views if bool(view.holds(voxels).any())]
 
 

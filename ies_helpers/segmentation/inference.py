@@ -2,11 +2,12 @@
 
 import torch
 import torch.nn.functional as F
-from monai.inferers.utils import sliding_window_inference
 from torch import nn
+from tqdm.auto import tqdm
 
 from ies_helpers.segmentation.networks import Network, as_network, at_rest
 from ies_helpers.segmentation.receptive_field import receptive_field
+from ies_helpers.segmentation.windowing import importance, total_importance, window_boxes
 from ies_helpers.types import Probability, Volume
 
 
@@ -36,28 +37,27 @@ def predict_logits(network: Network | nn.Module, image: Volume, *, progress: boo
     """
     network = as_network(network)
     check_image(image)
-    check_window(network, tuple(image.shape[1:]), network.window)
+    check_window(network, tuple(image.shape[1:]))
     with torch.no_grad(), at_rest(network):
-        if network.window is None:
-            logits = whole_logits(network, image)
-        else:
-            blended = sliding_window_inference(
-                image[None].to(network.dtype),
-                roi_size=(network.window,) * 3,
-                sw_batch_size=1,
-                predictor=network.logits,
-                overlap=network.overlap,
-                mode=network.weighting,
-                sw_device=network.device,
-                device=torch.device("cpu"),
-                progress=progress,
-            )
-            logits = torch.as_tensor(blended)[0].float()  # pyright: ignore[reportIndexIssue, reportArgumentType]
+        whole = network.sides is None
+        logits = whole_logits(network, image) if whole else _blended_logits(network, image, progress)
     if not bool(torch.isfinite(logits).all()):
         raise ValueError(
             f"Logits must be finite; {network.name} gave NaN or infinity. Check its weights and the image."
         )
     return logits
+
+
+def _blended_logits(network: Network, image: Volume, progress: bool) -> torch.Tensor:
+    """All windows, weighted: sum_w g_w f_w / sum_w g_w, `(2, I, J, K)` float32."""
+    shape = tuple(image.shape[1:])
+    total, weight = torch.zeros(1), importance(network).float()
+    for box in tqdm(window_boxes(network, shape), desc="Windows", disable=not progress):
+        where = (slice(None), *box)
+        logits = network.logits(image[where][None].to(network.device, network.dtype))[0].float().cpu()
+        total = torch.zeros(len(logits), *shape) if total.ndim == 1 else total
+        total[where] += weight * logits
+    return total / total_importance(network, shape).float()
 
 
 def whole_logits(network: Network, image: Volume) -> torch.Tensor:
@@ -83,10 +83,10 @@ def check_image(image: Volume) -> None:
         raise ValueError("An image must be finite, got NaN or infinity; load it with load_subject, which says where.")
 
 
-def check_window(network: Network, shape: tuple[int, ...], window: int | None) -> None:
-    """Refuse an image with a side below the window."""
-    if window is not None and min(shape) < window:
-        size = " x ".join(map(str, shape))
+def check_window(network: Network, shape: tuple[int, ...]) -> None:
+    """Refuse an image with a side below the window's."""
+    if network.sides is not None and any(n < w for n, w in zip(shape, network.sides, strict=True)):
+        window, size = " x ".join(map(str, network.sides)), " x ".join(map(str, shape))
         raise ValueError(
             f"An image must be at least one window large; {network.name} looks through windows of {window} voxels "
             f"and the image has {size}. Take a larger field of view, or a Network with a smaller window or None."

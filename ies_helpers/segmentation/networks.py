@@ -27,12 +27,14 @@ class Network:
 
     Attributes:
         module: `(B, C, I, J, K)` -> `(B, 2, I, J, K)` logits, class 1 is lesion; also one channel under a
-            sigmoid, or a list (deep supervision) whose first entry is the full-size output.
+            sigmoid, or with deep supervision a list, or `(B, n, 2, I, J, K)`, whose first entry is the output.
         name: what files and tables call it.
-        window: side of the sliding window in voxels; None predicts on the whole volume.
+        window: side of the sliding window in voxels, or its three sides; None predicts on the whole volume.
         through: `whole` or `windows`, what a saliency map is a gradient of.
         overlap: share of the window's side that neighbouring windows share.
         weighting: `gaussian` or `constant`, how windows are blended.
+        placing: where windows stop and how the gaussian ends: as in MONAI's inferer, or as in nnU-Net v2 (whose
+            mirrored copies are not made).
         threshold: probability above which a voxel is called lesion.
         layer: name of the submodule that Grad-CAM++ reads.
         stride: total stride along each axis; sides must be a multiple of it. None: found by a probe.
@@ -40,10 +42,11 @@ class Network:
 
     module: nn.Module
     name: str = "network"
-    window: int | None = None
+    window: int | tuple[int, int, int] | None = None
     through: Through = "whole"
     overlap: float = 0.25
     weighting: Literal["gaussian", "constant"] = "gaussian"
+    placing: Literal["monai", "nnunet"] = "monai"
     threshold: float = 0.5
     layer: str | None = None
     stride: tuple[int, ...] | None = None
@@ -54,6 +57,12 @@ class Network:
         if self.through == "windows" and self.window is None:
             raise ValueError("A network explained through windows needs one; give window=96, or through='whole'.")
 
+    @property
+    def sides(self) -> tuple[int, int, int] | None:
+        """The window's three sides in voxels; None without a window."""
+        side = self.window
+        return (side, side, side) if isinstance(side, int) else side
+
     def logits(self, x: torch.Tensor) -> torch.Tensor:
         """`(B, C, I, J, K)` -> `(B, 2, I, J, K)`: a sigmoid head z becomes the two classes (0, z).
 
@@ -62,6 +71,7 @@ class Network:
         y = self.module(x.clone())
         while isinstance(y, list | tuple):
             y = y[0]
+        y = y[:, 0] if y.ndim == 6 else y
         if y.ndim != 5 or y.shape[2:] != x.shape[2:]:
             raise ValueError(
                 f"A network must map (B, C, I, J, K) to logits of the same I, J, K; {self.name} mapped "

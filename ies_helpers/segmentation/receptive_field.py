@@ -143,7 +143,7 @@ def _values_kept(network: Network, channels: int) -> float:
     hollow = copy.deepcopy(network.module).to("meta")
     for leaf in _leaves(hollow):
         leaf.register_forward_hook(record)
-    side = network.window or 8 * max(network.stride or (8,))
+    side = max(network.sides or (8 * max(network.stride or (8,)),))
     try:
         with torch.no_grad():
             hollow(torch.empty(1, channels, side, side, side, device="meta"))

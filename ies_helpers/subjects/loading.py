@@ -29,6 +29,9 @@ PATTERNS = {
 }
 """What a file name must contain to be that file: 3DT1 and T1w, but neither patient1, PATIENT1 nor T10."""
 
+SESSION = r"(?i)(ses|session|tp|time|timepoint|visit|v)?[-_]?\d+"
+"""Folder names that say which visit, not who: `ses-01`, `tp2`, `20190304`."""
+
 BRAIN_MASK = r"(?i:brain.?mask)"
 
 UNREADABLE = (ImageFileError, HeaderDataError, EOFError, OSError, zlib.error, ValueError, MemoryError)
@@ -46,7 +49,8 @@ def load_subject(
 
     Args:
         subject: `demo` (shipped), `phantom:SEED` (made on the spot), `openms:patientNN` (downloaded once), or a
-            folder, plain or BIDS, that holds one FLAIR, one T1 and at most one lesion mask.
+            folder, plain or BIDS, that holds one FLAIR, one T1 and at most one lesion mask; also
+            `ROOT/<subject>/<session>` with one file a modality, as the paper's scripts want it.
         flair, t1, target: files by name, instead of `subject`.
 
     Returns:
@@ -232,6 +236,11 @@ def _name_of_file(flair: Path) -> str:
 
 
 def _plain_name(path: Path) -> str:
-    """Letters and digits of a file or folder name, as BIDS wants them."""
+    """Letters and digits of a file or folder name, as BIDS wants them; a session's after its subject's.
+
+    So `ROOT/p01/ses-2/FLAIR.nii.gz`, as published, is `p01ses2`, and two sessions have two names.
+    """
     bids = re.search(r"sub-([A-Za-z0-9]+)", path.name)
+    if re.fullmatch(SESSION, path.name):
+        return _plain_name(path.parent) + re.sub(r"[^A-Za-z0-9]", "", path.name)
     return bids.group(1) if bids else re.sub(r"[^A-Za-z0-9]", "", path.name.split(".")[0]) or "subject"

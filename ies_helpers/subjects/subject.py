@@ -57,4 +57,5 @@ def normalise(raw: np.ndarray | torch.Tensor) -> Volume:
     This is MONAI's `NormalizeIntensity(nonzero=True, channel_wise=True)`, as published.
     """
     image = torch.as_tensor(raw, dtype=torch.float32).clone()
-    return torch.as_tensor(NormalizeIntensity(nonzero=True, channel_wise=True)(image), dtype=torch.float32)
+    normalised = torch.as_tensor(NormalizeIntensity(nonzero=True, channel_wise=True)(image), dtype=torch.float32)
+    return normalised.as_subclass(torch.Tensor)  # MONAI wraps what it returns

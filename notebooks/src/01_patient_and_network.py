@@ -237,9 +237,9 @@ assert brain_difference.max() > 1e-3, "two functions"
 # Two things set them apart. Near a window's border the network meets the zeros of its own padding instead of tissue. And its cells of 16 voxels are counted from where the window starts: a window that starts at voxel 72 cuts the brain into other cells than the whole volume does, and the network is not indifferent to where they fall.
 
 # %%
-from ies_helpers.saliency.windows import window_boxes
+from ies_helpers.segmentation.windowing import window_boxes
 
-boxes = window_boxes(subject.shape, network.window, network.overlap)
+boxes = window_boxes(network, subject.shape)
 for axis, letter in enumerate("IJK"):
     starts = sorted({int(box[axis].start) for box in boxes})
     print(f"along {letter}: windows start at {starts}, remainders by 16: {[s % 16 for s in starts]}")

@@ -20,8 +20,8 @@ from torch.utils.checkpoint import checkpoint
 
 from ies_helpers import Lesion, Network, Subject, find_lesions, gradcam_pp, load_subject, smoothgrad
 from ies_helpers.saliency.gradients import LesionGradient
-from ies_helpers.saliency.windows import window_boxes
 from ies_helpers.segmentation.networks import build
+from ies_helpers.segmentation.windowing import window_boxes
 from tests import oracles
 from tests.bench.measure import Row, pair, table, timed
 
@@ -146,7 +146,7 @@ def windowed(network: Network, image: torch.Tensor, lesion: Lesion, count: int) 
     Plain is measured on one window, as the published script has it (checkpointed, with parameters that require
     gradients), and scaled to all windows and voxels; the maps are compared on the first voxel.
     """
-    boxes = window_boxes(tuple(image.shape[1:]), 96, network.overlap)
+    boxes = window_boxes(network, tuple(image.shape[1:]))
     part = min(LesionGradient(network, image, lesion, "max").parts, key=lambda part: len(part.views))
     engine = LesionGradient(network, image, part.voxels[:count], "max")
     x = image[(slice(None), *boxes[len(boxes) // 2])][None]

@@ -45,5 +45,5 @@ def test_another_plane_and_no_map_are_refused() -> None:
     subject, saliency, lesion = scene()
     with pytest.raises(ValueError, match="plane of axial, coronal, sagittal, got 1 maps, 'side'"):
         plot_maps(subject, {"one": saliency}, lesion, plane="side")
-    with pytest.raises(ValueError, match="needs a map .* got 0 maps"):
+    with pytest.raises(ValueError, match=r"needs a map .* got 0 maps"):
         plot_maps(subject, {}, lesion)

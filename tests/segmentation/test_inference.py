@@ -45,7 +45,7 @@ def test_the_two_ways_of_seeing_differ() -> None:
 
 
 def test_an_image_below_the_window_is_refused() -> None:
-    with pytest.raises(ValueError, match="windows of 96 voxels and the image has 96 x 95 x 96"):
+    with pytest.raises(ValueError, match="windows of 96 x 96 x 96 voxels and the image has 96 x 95 x 96"):
         predict(replace(unet(), window=96), torch.zeros(2, 96, 95, 96))
 
 

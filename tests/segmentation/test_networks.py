@@ -20,12 +20,12 @@ class Head(nn.Module):
     def forward(self, x: torch.Tensor):
         z = x[:, :1]
         two = torch.cat([torch.zeros_like(z), z], dim=1)
-        return {"two": two, "one": z, "list": [two, two[..., ::2]], "nested": ([two], z), "small": two[..., ::2]}[
-            self.kind
-        ]
+        stacked = torch.stack([two, -two], dim=1)
+        kinds = {"two": two, "one": z, "list": [two, two[..., ::2]], "nested": ([two], z), "small": two[..., ::2]}
+        return {**kinds, "stacked": stacked}[self.kind]
 
 
-@pytest.mark.parametrize("kind", ["two", "one", "list", "nested"])
+@pytest.mark.parametrize("kind", ["two", "one", "list", "nested", "stacked"])
 def test_every_kind_of_head_gives_the_same_probability(kind: str) -> None:
     image = torch.randn(2, 8, 8, 8)
     assert torch.allclose(predict(Head(kind), image), image[0].sigmoid())

@@ -126,6 +126,20 @@ def test_two_patients_without_bids_names_get_two_names(tmp_path: Path) -> None:
     assert names == ["a", "b", "p1", "x"]
 
 
+def test_the_published_layout_loads_as_it_lies_and_visits_have_their_own_names(tmp_path: Path) -> None:
+    """ROOT/<subject>/<session>/<file name per modality>, the same names everywhere."""
+    for visit in ("ses-1", "20240305"):
+        write_patient(tmp_path / visit, side=16, spots={})
+        folder = tmp_path / "root" / "p07" / visit
+        folder.mkdir(parents=True)
+        for old, new in (("FLAIR", "FLAIR.nii.gz"), ("T1w", "MPRAGE_reg.nii.gz"), ("label-lesion_mask", "mask.nii.gz")):
+            (tmp_path / visit / f"sub-p1_{old}.nii.gz").rename(folder / new)
+    names = [load_subject(tmp_path / "root" / "p07" / visit).name for visit in ("ses-1", "20240305")]
+    assert names == ["p07ses1", "p0720240305"]
+    with pytest.raises(ValueError, match=r"must hold one flair image, .*p07 holds 2"):
+        load_subject(tmp_path / "root" / "p07")
+
+
 def test_maps_written_below_the_patient_are_not_taken_for_scans(patient: Path) -> None:
     made = patient / "ies-out"
     write_image(made / "sub-p1" / "anat" / "sub-p1_desc-gradcamL001_FLAIR.nii.gz", np.ones(SHAPE))
