@@ -28,7 +28,7 @@ def explain(
     method: Annotated[str, typer.Option(help="smoothgrad, gradcam++, gradcam or gradient.")] = "smoothgrad",
     aggregate: Annotated[str, typer.Option(help="max, mean or sum over the lesion's voxels.")] = "max",
     lesions: Annotated[str, typer.Option(help="all, TP, FP, FN, numbers as 3,7, or voxels as size:90-120.")] = "all",
-    draws: Annotated[int, typer.Option(help="Noisy images (smoothgrad).")] = 50,
+    draws: Annotated[str, typer.Option(help="Noisy images (smoothgrad): a number, or auto, see chapter 04.")] = "50",
     noise: Annotated[float, typer.Option(help="Noise as a share of the FLAIR range (smoothgrad).")] = 0.05,
     seed: Annotated[int, typer.Option(help="Of the noise (smoothgrad).")] = 0,
     through: Annotated[str | None, typer.Option(help="Explain the network seen whole or through its windows.")] = None,
@@ -50,7 +50,8 @@ def explain(
     from ies_helpers.saliency.explain import explain as explain_lesions
     from ies_helpers.segmentation.lesions import check_choice
 
-    check_settings(method, aggregate, draws, noise, through, seed)
+    wanted: Any = int(draws) if draws.isdecimal() else draws
+    check_settings(method, aggregate, wanted, noise, through, seed)
     check_choice(lesions)
     found = look(subject, network, out, flair, t1, target, architecture, merging, threshold, device, not as_json)
     loaded, net, numbered = found
@@ -61,15 +62,15 @@ def explain(
     if not as_json:
         seen = f"{net.name} seen {net.through} (--through {other} otherwise)"
         print(f"Explaining {len(chosen)} lesions of {loaded.name}: {seen}.")
-        print(_plan(loaded, net, chosen, method, aggregate, draws, statistics))
-    settings: dict[str, Any] = {"method": method, "aggregate": aggregate, "draws": draws, "noise": noise, "seed": seed}
+        print(_plan(loaded, net, chosen, method, aggregate, wanted, statistics))
+    settings: dict[str, Any] = {"method": method, "aggregate": aggregate, "draws": wanted, "noise": noise, "seed": seed}
     settings["statistics"] = statistics
     command = shlex.join(["ies", *sys.argv[1:]])
     index = explain_lesions(loaded, net, chosen, out, **settings, progress=not as_json, command=command)
     say([f"{out} holds {len(index)} maps, listed in {out / 'maps.tsv'}. See them: ies view {out}"], index, as_json)
 
 
-def _plan(subject: Any, network: Any, lesions: Any, method: str, aggregate: Any, draws: int, statistics: Any) -> str:
+def _plan(subject: Any, network: Any, lesions: Any, method: str, aggregate: Any, draws: Any, statistics: Any) -> str:
     """One sentence: how long at most, and how."""
     from ies_helpers.saliency.estimate import estimate_seconds, in_words
 
@@ -79,4 +80,5 @@ def _plan(subject: Any, network: Any, lesions: Any, method: str, aggregate: Any,
     draws = draws if method == "smoothgrad" else 1
     how = {"aggregate": aggregate, "draws": draws, "statistics": statistics}
     seconds, way = estimate_seconds(network, subject.image, lesions, **how)
-    return f"{voxels} lesion voxels x {draws} draws by {way}: about {in_words(seconds)}, less what is there already."
+    about = "at most" if draws == "auto" else "about"
+    return f"{voxels} lesion voxels x {draws} draws by {way}: {about} {in_words(seconds)}, less what is there already."

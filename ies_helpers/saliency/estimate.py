@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from torch import nn
 
+from ies_helpers.saliency.convergence import Draws, most
 from ies_helpers.saliency.crop import voxels_seen
 from ies_helpers.saliency.gradients import Aggregate, LesionGradient, Statistics
 from ies_helpers.segmentation.lesions import Lesion
@@ -18,10 +19,10 @@ def estimate_seconds(
     lesions: Sequence[Lesion | LabelMap | Voxels],
     *,
     aggregate: Aggregate = "max",
-    draws: int = 1,
+    draws: Draws = 1,
     statistics: Statistics = "exact",
 ) -> tuple[float, str]:
-    """Seconds that `draws` gradients of all `lesions` will take, and the way they are computed.
+    """Seconds that `draws` gradients of all `lesions` will take, for `auto` at most, and the way they are computed.
 
     For `max`, one and a few voxels of the largest lesion are timed: their difference is the cost of a voxel, the
     rest that of a forward pass, and both are counted over all parts and views. For `mean` and `sum` the smallest
@@ -34,7 +35,7 @@ def estimate_seconds(
         smallest = min(engines, key=_looked_at)
         smallest(image)
         seconds = _timed(smallest, image) * sum(map(_looked_at, engines)) / _looked_at(smallest)
-    return seconds * draws, engines[0].way
+    return seconds * most(draws), engines[0].way
 
 
 def _by_voxels(

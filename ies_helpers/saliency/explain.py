@@ -9,6 +9,7 @@ from typing import Any, get_args
 import numpy as np
 import pandas as pd
 
+from ies_helpers.saliency.convergence import TARGET, Average, Draws
 from ies_helpers.saliency.frozen import deviation
 from ies_helpers.saliency.gradcam import gradcam, gradcam_pp
 from ies_helpers.saliency.gradients import Aggregate, LesionGradient, Statistics
@@ -43,7 +44,7 @@ def explain(
     *,
     method: str = "smoothgrad",
     aggregate: Aggregate = "max",
-    draws: int = 50,
+    draws: Draws = 50,
     noise: float = NOISE,
     seed: int = 0,
     statistics: Statistics = "exact",
@@ -80,15 +81,15 @@ def explain(
     try:
         state = _state(folder, subject, network, f"{digest}{pixels}{sorted(settings.items())}")
         maps = _maps(subject, network, [lesion for lesion, _ in todo], method, settings, state, progress)
-        for n, saliency in maps:
-            save_map(folder, subject, saliency, todo[n][1], notes)
+        for n, saliency, told in maps:
+            save_map(folder, subject, saliency, todo[n][1], notes | told)
     finally:
         index = write_index(folder)
     return index
 
 
 def check_settings(
-    method: str, aggregate: str, draws: int, noise: float, through: str | None = None, seed: int = 0
+    method: str, aggregate: str, draws: Draws, noise: float, through: str | None = None, seed: int = 0
 ) -> None:
     """Refuse settings that `explain` cannot work with, before anything is loaded."""
     for name, value, allowed in (
@@ -116,6 +117,7 @@ def _record(
     used: dict[str, Any]
     if method == "smoothgrad":
         used = settings | {"sigma": noise_sigma(subject.image, settings["noise"])}
+        used |= {"draws": None, "tolerance": TARGET} if settings["draws"] == "auto" else {}
     else:
         used = {"layer": network.layer} if cam else {k: settings[k] for k in ("aggregate", "statistics")}
     windows = _windows(network) if network.through == "windows" else None
@@ -125,9 +127,19 @@ def _record(
     return MapRecord(*what, method, network.through, unit, **used, windows=windows, image=seen)
 
 
+def _told(subject: Subject, average: Average) -> dict[str, Any]:
+    """For the sidecars: the draws made, the largest value of the map, and its standard error, None from one draw."""
+    peak = average.peak
+    error = peak.standard_error if np.isfinite(peak.standard_error) else None
+    where = {"modality": subject.modalities[peak.channel], "voxel": list(peak.voxel)}
+    return {"draws": average.draws, "peak": {"value": peak.value, "standard_error": error} | where}
+
+
 def _windows(network: Network) -> str:
-    """`96 voxels, overlap 0.25, gaussian`."""
-    return f"{network.window} voxels, overlap {network.overlap:g}, {network.weighting}"
+    """`96 x 96 x 96 voxels, overlap 0.25, gaussian`."""
+    return f"{' x '.join(map(str, network.sides or ()))} voxels, overlap {network.overlap:g}, {network.weighting}" + (
+        ", placed as nnU-Net does" if network.placing == "nnunet" else ""
+    )
 
 
 def _state(folder: Path, subject: Subject, network: Network, key: str) -> RunState:
@@ -158,17 +170,18 @@ def _maps(
     settings: dict[str, Any],
     state: RunState,
     progress: bool,
-) -> Iterator[tuple[int, Saliency]]:
+) -> Iterator[tuple[int, Saliency, dict[str, Any]]]:
+    """Position in `lesions`, map, and what of its making goes into the sidecar."""
     image = subject.image
     if method == "smoothgrad":
-        for n, boxed in smoothgrad_each(network, image, lesions, **settings, progress=progress, state=state):
-            yield n, boxed.full(subject.shape)
+        for n, average in smoothgrad_each(network, image, lesions, **settings, progress=progress, state=state):
+            yield n, average.full(subject.shape), _told(subject, average)
         state.clear()
         return
     for n, lesion in enumerate(lesions):
         if method == "gradient":
             how = {"aggregate": settings["aggregate"], "statistics": settings["statistics"]}
             engine = LesionGradient(network, image, lesion, **how)
-            yield n, engine.place(engine(image))
+            yield n, engine.place(engine(image)), {}
         else:
-            yield n, {"gradcam": gradcam, "gradcam++": gradcam_pp}[method](network, image, lesion)
+            yield n, {"gradcam": gradcam, "gradcam++": gradcam_pp}[method](network, image, lesion), {}

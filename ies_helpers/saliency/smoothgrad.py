@@ -7,6 +7,7 @@ of the subject, not by the lesion's voxels, and starts from uninitialised memory
 """
 
 from collections.abc import Iterator, Sequence
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -14,9 +15,10 @@ import torch
 from torch import nn
 from tqdm.auto import tqdm
 
+from ies_helpers.saliency.convergence import Average, Draws, enough, most, warn_if_unknown
 from ies_helpers.saliency.gradients import Aggregate, LesionGradient, Statistics, Way
 from ies_helpers.saliency.state import RunState
-from ies_helpers.saliency.views import Boxed, size
+from ies_helpers.saliency.views import size
 from ies_helpers.segmentation.lesions import Lesion
 from ies_helpers.segmentation.networks import Network, as_network
 from ies_helpers.types import LabelMap, Saliency, Volume, Voxels
@@ -25,7 +27,7 @@ NOISE = 0.05
 """Standard deviation of the noise as a share of the range of the FLAIR channel, as published."""
 
 ACCUMULATORS = 2**30
-"""Bytes that the sums of all lesions computed together may take."""
+"""Bytes that the sums of all lesions computed together may take, two float64 a value."""
 
 
 def smoothgrad(
@@ -34,7 +36,7 @@ def smoothgrad(
     lesion: Lesion | LabelMap | Voxels,
     *,
     aggregate: Aggregate = "max",
-    draws: int = 50,
+    draws: Draws = 50,
     noise: float = NOISE,
     seed: int = 0,
     way: Way | None = None,
@@ -52,7 +54,9 @@ def smoothgrad(
         image: `(C, I, J, K)`, z-scored, FLAIR first.
         lesion: a `Lesion`, a boolean mask `(I, J, K)` or integer voxels `(V, 3)`.
         aggregate: over the lesion's voxels, in each draw: `mean` (equation 2), `sum`, or `max` (equation 3).
-        draws: number of noisy images; the paper takes 50.
+        draws: number of noisy images; the paper takes 50. `auto` stops when the standard error of the peak is at most
+            2 % of it, after 10 to 200 draws. It is the error of one value, chosen and judged by the same draws:
+            `convergence.enough` says what that tells and what it does not.
         noise: sigma as a share of the FLAIR range.
         seed: of the noise.
         way: how to compute gradients; None takes the fastest. All are exact.
@@ -63,10 +67,24 @@ def smoothgrad(
         `(C, I, J, K)` float32, signed, in logits per unit of z-scored intensity.
     """
     settings = {"aggregate": aggregate, "draws": draws, "noise": noise, "seed": seed}
-    ((_, boxed),) = smoothgrad_each(
-        network, image, [lesion], **settings, way=way, statistics=statistics, progress=progress
-    )
-    return boxed.full(tuple(image.shape[1:]))
+    how = {"way": way, "statistics": statistics, "progress": progress}
+    return smoothgrad_average(network, image, lesion, **settings, **how).full(tuple(image.shape[1:]))
+
+
+def smoothgrad_average(
+    network: Network | nn.Module, image: Volume, lesion: Lesion | LabelMap | Voxels, **settings: Any
+) -> Average:
+    """`smoothgrad` with what its draws tell of its error, on the box where the map can be non-zero.
+
+    With `shape` the image's `(I, J, K)`: `average.full(shape)` is the map, `average.error.full(shape)` its Monte-Carlo
+    standard error at each voxel, `average.peak` the largest value with its own, `average.draws` how many there were.
+
+    Args:
+        network, image, lesion: see `smoothgrad`.
+        settings: those of `smoothgrad`, by name.
+    """
+    ((_, average),) = smoothgrad_each(network, image, [lesion], **settings)
+    return average
 
 
 def smoothgrad_each(
@@ -75,54 +93,58 @@ def smoothgrad_each(
     lesions: Sequence[Lesion | LabelMap | Voxels],
     *,
     aggregate: Aggregate = "max",
-    draws: int = 50,
+    draws: Draws = 50,
     noise: float = NOISE,
     seed: int = 0,
     way: Way | None = None,
     statistics: Statistics = "exact",
     progress: bool = False,
     state: RunState | None = None,
-) -> Iterator[tuple[int, Boxed]]:
-    """`smoothgrad` of many lesions, each draw's noise made once: yields (position in `lesions`, its map).
+) -> Iterator[tuple[int, Average]]:
+    """`smoothgrad` of many lesions, each draw's noise made once: yields (position in `lesions`, its average).
 
     Lesions are taken in groups whose sums fit in memory, a group's maps are yielded when its last draw is
     done. With a `state`, sums are saved as they grow, and a later run with the same settings goes on from them.
+    With `draws="auto"` each lesion stops by itself: neither the others nor an interruption change its map. Rounding on
+    another device may move the stop; the number of draws that it came to gives the same map anywhere.
 
     Raises:
         ValueError: for fewer than one draw or a negative noise.
     """
     check_noise(draws, noise)
     network = as_network(network)
-    kept: dict[str, Any] = {"dtype": torch.float64, "device": network.device}
     how = {"aggregate": aggregate, "way": way, "statistics": statistics}
     engines = [LesionGradient(network, image, lesion, **how) for lesion in lesions]
     sigma = noise_sigma(image, noise)
-    bar = tqdm(total=draws * len(engines), desc="SmoothGrad", unit="map", disable=not progress)
+    bar = tqdm(total=most(draws) * len(engines), desc="SmoothGrad", unit="map", disable=not progress)
     for group in _groups(engines):
+        averages = {n: Average(len(image), engines[n].box, network.device) for n in group}
         voxels = [engines[n].voxels for n in group]
-        sums = [torch.zeros(len(image), *size(engines[n].box), **kept) for n in group]
-        done = [state.load(v, total, draws) if state else 0 for v, total in zip(voxels, sums, strict=True)]
-        bar.update(sum(done))
-        for draw in range(min(done), draws):
+        for n, average in averages.items():
+            average.draws = state.load(engines[n].voxels, average.sums, most(draws)) if state else 0
+            bar.update(average.draws)
+        while todo := [n for n in group if not enough(averages[n], draws)]:
+            draw = min(averages[n].draws for n in todo)
             noisy = noisy_image(image, sigma, seed, draw).to(network.device, network.dtype)
-            for k, n in enumerate(group):
-                if done[k] > draw:
-                    continue
-                bar.set_postfix_str(f"draw {draw + 1}/{draws}, lesion {_name(lesions[n], n)}")
-                sums[k] += engines[n](noisy)
-                done[k] += 1
+            for n in [n for n in todo if averages[n].draws == draw]:
+                bar.set_postfix_str(f"draw {draw + 1}/{most(draws)}, lesion {_name(lesions[n], n)}")
+                averages[n].add(engines[n](noisy))
                 bar.update()
             if state:
-                state.save(voxels, sums, done)
-        for n, total in zip(group, sums, strict=True):
-            yield n, Boxed(total / draws, engines[n].box)
+                state.save(voxels, [a.sums for a in averages.values()], [a.draws for a in averages.values()])
+        bar.total -= sum(most(draws) - a.draws for a in averages.values())
+        for n, average in averages.items():
+            if draws == "auto":
+                warn_if_unknown(average, _name(lesions[n], n))
+            yield n, average
     bar.close()
 
 
-def check_noise(draws: int, noise: float) -> None:
+def check_noise(draws: Draws, noise: float) -> None:
     """Refuse fewer than one draw, or noise that is negative or above the range itself."""
-    if draws < 1 or not 0 <= noise <= 1:
-        raise ValueError(f"draws must be at least 1 and noise a share from 0 to 1, got {draws} and {noise}.")
+    if not (draws == "auto" or (isinstance(draws, Integral) and draws >= 1)) or not 0 <= noise <= 1:
+        told = f"got {draws} and {noise}; for draws give a whole number, or auto"
+        raise ValueError(f"draws must be at least 1 and noise a share from 0 to 1, {told}.")
 
 
 def noise_sigma(image: Volume, noise: float) -> float:
@@ -141,7 +163,7 @@ def noisy_image(image: Volume, sigma: float, seed: int, draw: int) -> Volume:
 def _groups(engines: list[LesionGradient]) -> Iterator[list[int]]:
     group, used = [], 0
     for n, engine in enumerate(engines):
-        need = 8 * engine.shape[0] * int(np.prod(size(engine.box)))
+        need = 16 * engine.shape[0] * int(np.prod(size(engine.box)))
         if group and used + need > ACCUMULATORS:
             yield group
             group, used = [], 0

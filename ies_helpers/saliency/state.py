@@ -1,4 +1,4 @@
-"""Where a long run stands: the running sum of each lesion, on disk, so that a killed run goes on."""
+"""Where a long run stands: the running sums of each lesion, on disk, so that a killed run goes on."""
 
 import contextlib
 import hashlib

@@ -11,6 +11,7 @@ class MapRecord:
     Attributes:
         subject, network, lesion, group: what is explained; `digest` is the network's weights' hash.
         method, aggregate, draws, seed, noise: how; None where the method has no such thing.
+        tolerance: relative standard error of the peak at which draws ended, None where their number was asked for.
         sigma: standard deviation of the noise, in z-scored intensity.
         through: `whole` or `windows`, which function of the image was differentiated.
         voxels: of the lesion.
@@ -39,6 +40,7 @@ class MapRecord:
     layer: str | None = None
     statistics: str = "exact"
     image: str | None = None
+    tolerance: float | None = None
 
     @property
     def description(self) -> str:

@@ -97,6 +97,8 @@ def finished(folder: Path, subject: Subject, record: MapRecord) -> bool:
 
 def _same(path: Path, saved: dict[str, Any], record: MapRecord) -> bool:
     wanted = asdict(record)
+    if record.tolerance is not None:  # the draws told how many they are
+        wanted["draws"] = saved.get("draws")
     other = {k: saved.get(k) for k in wanted if saved.get(k) != wanted[k]}
     if other:
         told = ", ".join(f"{k} {v} instead of {wanted[k]}" for k, v in other.items())

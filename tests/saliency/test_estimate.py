@@ -27,6 +27,8 @@ def test_the_maximum_counts_forward_passes_and_voxels() -> None:
     assert one == pytest.approx(2.0 + 0.5 * 4)
     both, _ = estimate_seconds(network, IMAGE, [row, row + np.array([0, 0, 20])], aggregate="max", draws=10)
     assert both == pytest.approx(10 * 2 * (2.0 + 0.5 * 4))
+    longest, _ = estimate_seconds(network, IMAGE, [row], aggregate="max", draws="auto")
+    assert longest == pytest.approx(200 * (2.0 + 0.5 * 4))
 
 
 @pytest.mark.usefixtures("clock")

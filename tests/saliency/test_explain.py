@@ -15,6 +15,7 @@ from ies_helpers import Network, explain, gradcam_pp, gradient, smoothgrad
 from ies_helpers.saliency import explain as module
 from ies_helpers.saliency import smoothgrad as engine
 from ies_helpers.saliency.frozen import deviation
+from ies_helpers.saliency.smoothgrad import smoothgrad_average
 from ies_helpers.segmentation.networks import build
 from tests.lively import nnunet
 from tests.scenes import ball, files_below, lesion_of, strays, subject_in_memory
@@ -102,11 +103,54 @@ def test_the_path_through_windows_is_told_and_its_size_is_part_of_the_map(networ
     windows = replace(network, window=16, through="windows")
     run(windows, tmp_path, method="gradient")
     with pytest.raises(
-        ValueError, match=r"windows 16 voxels, overlap 0\.25, gaussian instead of 20 voxels, overlap 0.25"
+        ValueError,
+        match=r"windows 16 x 16 x 16 voxels, overlap 0\.25, gaussian instead of 20 x 20 x 20 voxels, overlap 0.25",
     ):
         run(replace(windows, window=20), tmp_path, method="gradient")
-    with pytest.raises(ValueError, match=r"through windows instead of whole, windows 16 voxels.* instead of None"):
+    with pytest.raises(
+        ValueError, match=r"through windows instead of whole, windows 16 x 16 x 16 voxels.* instead of None"
+    ):
         run(network, tmp_path, method="gradient")
+
+
+def test_a_sidecar_tells_the_peak_with_its_standard_error(network: Network, tmp_path: Path) -> None:
+    run(network, tmp_path / "three", noise=0.1)
+    run(network, tmp_path / "one", draws=1)
+    average = smoothgrad_average(network, SUBJECT.image, LESIONS[1], aggregate="mean", draws=3, noise=0.1)
+    for suffix in ("FLAIR", "T1w"):
+        told = sidecar_of(tmp_path / "three", f"smoothgradmeanL004_{suffix}")
+        peak = told["peak"]
+        assert (told["draws"], told["tolerance"]) == (3, None)
+        assert (peak["value"], peak["standard_error"]) == (average.peak.value, average.peak.standard_error)
+        assert read(tmp_path / "three", "smoothgradmeanL004")[:, *peak["voxel"]].abs().max() == pytest.approx(
+            abs(peak["value"]), rel=1e-6
+        )
+        assert peak["modality"] == SUBJECT.modalities[average.peak.channel]
+        assert sidecar_of(tmp_path / "one", f"smoothgradmeanL004_{suffix}")["peak"]["standard_error"] is None
+
+
+def sidecar_of(folder: Path, name: str) -> dict:
+    """What is told of the map of a `desc-` and suffix."""
+    return json.loads((folder / "sub-toy" / "anat" / f"sub-toy_desc-{name}.json").read_text())
+
+
+def test_auto_writes_how_many_draws_there_were_and_is_finished_with_them(network, tmp_path, calls) -> None:
+    index = run(network, tmp_path, draws="auto")
+    made = [sidecar_of(tmp_path, f"smoothgradmean{lesion.label}_FLAIR") for lesion in LESIONS]
+    assert [told["tolerance"] for told in made] == [0.02, 0.02]
+    assert len(calls) == sum(told["draws"] for told in made)
+    assert index["draws"].tolist() == [told["draws"] for told in made for _ in range(2)]
+    for told, lesion in zip(made, LESIONS, strict=True):
+        assert told["peak"]["standard_error"] <= 0.02 * abs(told["peak"]["value"])
+        same = smoothgrad(network, SUBJECT.image, lesion, aggregate="mean", draws=told["draws"])
+        assert torch.equal(read(tmp_path, f"smoothgradmean{lesion.label}"), same)
+    calls.clear()
+    run(network, tmp_path, draws="auto")
+    assert calls == []
+    with pytest.raises(ValueError, match=r"was made with tolerance 0\.02 instead of None"):
+        run(network, tmp_path, draws=made[0]["draws"])
+    with pytest.raises(ValueError, match="was made with seed 0 instead of 1"):
+        run(network, tmp_path, draws="auto", seed=1)
 
 
 # Nothing twice, nothing lost, nothing mixed
@@ -247,6 +291,7 @@ MISTAKES = {
     "method": ({"method": "lime"}, r"method must be one of smoothgrad, gradcam\+\+, gradcam, gradient, got 'lime'"),
     "aggregate": ({"aggregate": "median"}, "aggregate must be one of mean, sum, max, got 'median'"),
     "draws": ({"draws": 0}, "draws must be at least 1 .* got 0"),
+    "word": ({"draws": "many"}, "draws must be at least 1 .* got many .* or auto"),
     "noise": ({"noise": -0.1}, "noise a share from 0 to 1, got 3 and -0.1"),
     "seed": ({"seed": -1}, "seed must be 0 or more, got -1"),
 }
@@ -267,7 +312,7 @@ def test_no_lesion_is_refused_before_the_folder_is_made(network: Network, tmp_pa
 
 
 def test_an_image_below_one_window_is_refused(network: Network, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="at least one window large; narrow looks through windows of 96 voxels"):
+    with pytest.raises(ValueError, match="at least one window large; narrow looks through windows of 96 x 96 x 96"):
         run(replace(network, window=96, through="windows"), tmp_path, method="gradient")
 
 

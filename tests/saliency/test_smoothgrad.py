@@ -169,7 +169,10 @@ def test_a_windowed_network_is_smoothed_too(image: torch.Tensor) -> None:
     assert oracles.relative(exact(network, image, LESION, draws=2), wanted) < EXACT
 
 
-@pytest.mark.parametrize(("draws", "noise"), [(0, 0.05), (5, -0.1), (5, 5.0), (5, float("nan"))])
-def test_impossible_settings_are_refused(image: torch.Tensor, draws: int, noise: float) -> None:
-    with pytest.raises(ValueError, match="draws must be at least 1 and noise a share from 0 to 1, got"):
+MISTAKES = [(0, 0.05), (5, -0.1), (5, 5.0), (5, float("nan")), ("all", 0.05), (2.5, 0.05), ("auto", 2.0), (None, 0.05)]
+
+
+@pytest.mark.parametrize(("draws", "noise"), MISTAKES)
+def test_impossible_settings_are_refused(image: torch.Tensor, draws, noise: float) -> None:
+    with pytest.raises(ValueError, match=r"draws must be at least 1 and noise a share from 0 to 1, got .* or auto"):
         smoothgrad(Linear(), image, LESION, draws=draws, noise=noise)

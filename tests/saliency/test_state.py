@@ -41,6 +41,13 @@ def test_another_key_or_another_lesion_starts_anew(state: RunState) -> None:
     assert not total.any()
 
 
+def test_sums_of_another_kind_count_as_not_there(state: RunState) -> None:
+    """A file of one sum a lesion, as an earlier version wrote it, is not taken for a sum and its deviations."""
+    both = torch.zeros(2, *TOTALS[0].shape, dtype=torch.float64)
+    assert state.load(LESIONS[0], both, 99) == 0
+    assert not both.any()
+
+
 def damaged(path: Path, how: str) -> None:
     content = path.read_bytes()
     values = np.zeros((1, 2, 3, 4))

@@ -1,0 +1,158 @@
+"""A lesion's probability on edited copies of one image, exact, from the few voxels that can change it.
+
+Hiding tissue, removing voxels or occluding blocks asks the same network about the same lesion many times. Its
+score depends on a box of the image alone: the crop of a bounded receptive field, or the windows that hold a
+lesion voxel. Edits are made on that box, and nothing else goes through the network.
+"""
+
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from ies_helpers.saliency.crop import shared_parts
+from ies_helpers.saliency.views import Part, View, cut, hull
+from ies_helpers.saliency.windows import window_part
+from ies_helpers.segmentation.inference import check_image
+from ies_helpers.segmentation.lesions import Lesion, as_voxels
+from ies_helpers.segmentation.networks import Network, Through, as_network, at_rest
+from ies_helpers.segmentation.receptive_field import receptive_field
+from ies_helpers.types import Box, LabelMap, Volume, Voxels
+
+AFFORDABLE = 2**23
+"""Voxels of the largest crop: a larger lesion is scored crop by crop."""
+
+
+class LesionScore:
+    """What a network says of one lesion, ready to be asked on any number of edited images.
+
+    Attributes:
+        network: seen as `through` says.
+        voxels: `(V, 3)` of the lesion.
+        box: where the image can change the score, inside the volume. No voxel beyond it can.
+        image: `(C, i, j, k)`, the unedited image on `box`. Edit clones of it.
+    """
+
+    def __init__(
+        self,
+        network: Network | nn.Module,
+        image: Volume,
+        lesion: Lesion | LabelMap | Voxels,
+        *,
+        through: Through | None = None,
+    ) -> None:
+        """Find the box.
+
+        Args:
+            network: scores the lesion.
+            image: `(C, I, J, K)`, z-scored.
+            lesion: a `Lesion`, a boolean mask `(I, J, K)` or integer voxels `(V, 3)`.
+            through: `whole` or `windows`; None takes `network.through`, as saliency maps do. The published U-Net
+                finds lesions by `windows`.
+
+        Raises:
+            ValueError: for an image or a lesion that breaks the rules above.
+        """
+        check_image(image)
+        network = as_network(network)
+        self.network = network if through is None else network.explained_through(through)
+        self.voxels = as_voxels(lesion, tuple(image.shape[1:]))
+        parts = _parts(self.network, image, self.voxels)
+        self.box: Box = hull([part.box for part in parts], image.shape[1:])
+        self.image = self.crop(image)
+        self._looks = [look for part in parts for look in _looks(part, self.voxels)]
+
+    def crop(self, volume: torch.Tensor) -> torch.Tensor:
+        """`(..., I, J, K)` on the box."""
+        return volume[(..., *self.box)]
+
+    def __call__(self, edited: Iterable[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean and largest probability over the lesion's voxels, each `(B,)` float64; see `logits`."""
+        probabilities = self.probabilities(edited)
+        return probabilities.mean(dim=1), probabilities.amax(dim=1)
+
+    def probabilities(self, edited: Iterable[torch.Tensor]) -> torch.Tensor:
+        """Class-1 probabilities at the lesion's voxels, `(B, V)` float64; see `logits`."""
+        return self.logits(edited).softmax(dim=1)[:, 1]
+
+    def logits(self, edited: Iterable[torch.Tensor]) -> torch.Tensor:
+        """Logits at the lesion's voxels, windows blended before any softmax.
+
+        Args:
+            edited: B images `(C, i, j, k)` on `box`, taken one after another: a `(B, C, i, j, k)` tensor, a list,
+                or a generator that makes each when it is asked for.
+
+        Returns:
+            `(B, 2, V)` float64, on the CPU.
+
+        Raises:
+            ValueError: for no image, or one of another shape.
+        """
+        unedited: dict[View, torch.Tensor] = {}
+        with torch.no_grad(), at_rest(self.network):
+            scored = [self._score(image, unedited) for image in self._checked(edited)]
+        if not scored:
+            raise ValueError("There must be an edited image to score, got none.")
+        return torch.stack(scored)
+
+    def _checked(self, edited: Iterable[torch.Tensor]) -> Iterator[torch.Tensor]:
+        for image in edited:
+            if image.shape != self.image.shape:
+                raise ValueError(
+                    f"Edited images must have the shape of the box, {tuple(self.image.shape)}, got "
+                    f"{tuple(image.shape)}; edit clones of score.image, or take score.crop(image)."
+                )
+            yield image
+
+    def _score(self, image: torch.Tensor, unedited: dict[View, torch.Tensor]) -> torch.Tensor:
+        """`(2, V)` logits; a view that the edit does not touch is run once a call, and kept in `unedited`."""
+        logits = torch.zeros(2, len(self.voxels), dtype=torch.float64)
+        for look in self._looks:
+            x, clean = self._cut(image, look.view), self._cut(self.image, look.view)
+            if not torch.equal(x, clean):
+                share = look.share(self.network, x)
+            elif look.view in unedited:
+                share = unedited[look.view]
+            else:
+                share = unedited[look.view] = look.share(self.network, x)
+            logits[:, look.which] += share
+        return logits
+
+    def _cut(self, image: torch.Tensor, view: View) -> torch.Tensor:
+        """The network's input for a view, from an image on `box`."""
+        local = tuple(slice(v.start - b.start, v.stop - b.start) for v, b in zip(view.box, self.box, strict=True))
+        return cut(image, local, self.network)  # pyright: ignore[reportArgumentType]
+
+
+class _Look(NamedTuple):
+    """One forward pass, and the lesion voxels that it holds.
+
+    Attributes:
+        view: where it looks.
+        which: `(v,)` positions of these voxels in the lesion's list.
+        local: their indices in the view.
+    """
+
+    view: View
+    which: torch.Tensor
+    local: tuple[torch.Tensor, ...]
+
+    def share(self, network: Network, x: torch.Tensor) -> torch.Tensor:
+        """`(2, v)` float64: what this view adds to the blended logits."""
+        y = network.logits(x)[(0, slice(None), *self.local)]
+        return y.double().cpu() * self.view.weights_at(self.local)
+
+
+def _looks(part: Part, voxels: Voxels) -> Iterator[_Look]:
+    position = {tuple(v): n for n, v in enumerate(voxels.tolist())}
+    for view in part.views:
+        held = part.voxels[view.holds(part.voxels).numpy()]
+        yield _Look(view, torch.tensor([position[tuple(v)] for v in held.tolist()]), view.local(held))
+
+
+def _parts(network: Network, image: Volume, voxels: Voxels) -> list[Part]:
+    shape = tuple(image.shape[1:])
+    if network.through == "windows":
+        return [window_part(network, shape, voxels)]
+    return shared_parts(receptive_field(network, len(image)), shape, voxels, AFFORDABLE)
