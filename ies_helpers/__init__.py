@@ -13,7 +13,7 @@ from typing import Any
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 # Large pages for large tensors: a backward pass asks for hundreds of fresh megabytes, and the system spends as long
-# on handing them out 4 kB at a time as torch on filling them. Linux only, no more memory. Read when torch first allocates.
+# on handing them out 4 kB at a time as torch on filling them. Linux only. Read when torch first allocates.
 os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
 _HOMES = {
@@ -30,11 +30,14 @@ _HOMES = {
     "Lesions": "segmentation.lesions",
     "gradient": "saliency.gradients",
     "smoothgrad": "saliency.smoothgrad",
+    "smoothgrad_average": "saliency.smoothgrad",
     "gradcam": "saliency.gradcam",
     "gradcam_pp": "saliency.gradcam",
     "explain": "saliency.explain",
+    "perilesional_curve": "saliency.perilesional",
     "plot_lesions": "figures.plots",
     "plot_saliency": "figures.plots",
+    "plot_perilesional": "figures.perilesional",
     "saliency_html": "figures.html",
     "save_map": "subjects.saving",
 }

@@ -10,6 +10,7 @@ import typer
 from ies_helpers.commands.demo import demo
 from ies_helpers.commands.explain import explain
 from ies_helpers.commands.fetch import fetch
+from ies_helpers.commands.perilesional import perilesional
 from ies_helpers.commands.predict import predict
 from ies_helpers.commands.view import view
 
@@ -24,7 +25,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (demo, fetch, predict, explain, view):
+for command in (demo, fetch, predict, explain, perilesional, view):
     app.command()(command)
 
 

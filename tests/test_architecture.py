@@ -27,9 +27,9 @@ FLOORS = (
 PUBLIC = (
     *("load_subject", "phantom", "Subject", "fetch"),
     *("load_network", "Network", "predict", "predict_logits", "find_lesions", "Lesion", "Lesions"),
-    *("gradient", "smoothgrad", "gradcam", "gradcam_pp", "explain", "perilesional_curve", "integrated_gradients"),
-    *("occlusion", "proportional_energy", "average_saliency_focus", "pointing_game", "peak", "road"),
-    *("insertion", "deletion", "randomise_layers", "structure_table", "group_map", "compare_groups"),
+    *("gradient", "smoothgrad", "smoothgrad_average", "gradcam", "gradcam_pp", "explain", "perilesional_curve"),
+    *("integrated_gradients", "occlusion", "proportional_energy", "average_saliency_focus", "pointing_game", "peak"),
+    *("road", "insertion", "deletion", "randomise_layers", "structure_table", "group_map", "compare_groups"),
     *("plot_lesions", "plot_saliency", "plot_perilesional", "saliency_html", "view", "save_map"),
 )
 TOP = {

@@ -1,0 +1,116 @@
+"""Perilesional curves: what the whole volume says, from the few windows that matter."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from scipy import ndimage
+from torch import nn
+
+from ies_helpers import Network, perilesional_curve
+from ies_helpers.saliency.perilesional import BLUR_MM, filled
+from ies_helpers.segmentation.lesions import CONNECTIVITY, mask_of
+from tests import oracles
+from tests.lively import nnunet, unet
+
+SHAPE = (40, 34, 44)
+VOXELS = np.array([[20, 17, 22], [21, 17, 22], [21, 18, 22], [20, 17, 23]])
+EXACT = 1e-10
+"""Float64, against the whole volume."""
+
+
+@pytest.fixture
+def image() -> torch.Tensor:
+    values = torch.randn(2, *SHAPE, dtype=torch.float64, generator=torch.Generator().manual_seed(5))
+    values[:, :4] = 0  # outside the brain
+    return values
+
+
+class Cube(nn.Module):
+    """Logit of a voxel: the mean FLAIR of the cube of side 7 around it."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return F.avg_pool3d(x[:, :1], 7, 1, 3)
+
+
+CUBE = Network(Cube(), "cube", stride=(1, 1, 1), threshold=0.5)
+
+
+NETWORKS = {
+    "windows": lambda: replace(nnunet(), window=24, threshold=0.5),
+    "unet, windows": lambda: replace(unet((3, 4, 5)), window=32, threshold=0.5, through="windows"),
+    "whole": lambda: replace(unet((3, 4, 5)), window=None, threshold=0.5, through="whole"),
+}
+
+
+@pytest.mark.parametrize("kind", NETWORKS)
+@pytest.mark.parametrize("fill", ["zero", "mean", "blurred"])
+def test_a_curve_is_what_the_whole_volume_gives_each_time(kind: str, fill, image: torch.Tensor) -> None:
+    """The published way: dilate, hide, run everything, average the softmax over the lesion."""
+    network = NETWORKS[kind]()
+    curve = perilesional_curve(network, image, VOXELS, distances=range(0, 12, 3), fill=fill)
+    region = mask_of(VOXELS, SHAPE).numpy()
+    filling = filled(image, fill, np.ones(3))
+    for row in curve.itertuples():
+        steps = int(row.distance_mm)
+        shown = ndimage.binary_dilation(region, CONNECTIVITY, steps) if steps else region
+        hidden = torch.where(torch.from_numpy(shown), image, filling)
+        wanted = oracles.lesion_probabilities(network, hidden, VOXELS)
+        assert row.score == pytest.approx(float(wanted.mean()), abs=EXACT)
+        assert row.seen == bool((wanted > network.threshold).any())
+    whole = oracles.lesion_probabilities(network, image, VOXELS)
+    assert curve["full_score"].tolist() == pytest.approx([float(whole.mean())] * 4, abs=EXACT)
+
+
+def test_a_network_that_looks_some_voxels_away_sees_the_lesion_only_from_there_on() -> None:
+    """The planted cue: mean of a cube of side 7 around the voxel, so the 3-step rim completes it; by hand."""
+    image = torch.ones(2, 21, 21, 21)
+    curve = perilesional_curve(CUBE, image, np.array([[10, 10, 10]]), distances=range(6))
+    region = np.zeros((21, 21, 21), dtype=bool)
+    region[10, 10, 10] = True
+    logits = []
+    for _ in range(6):
+        logits.append(region[7:14, 7:14, 7:14].mean())
+        region = ndimage.binary_dilation(region, CONNECTIVITY)
+    wanted = 1 / (1 + np.exp(-np.array(logits)))
+    assert curve["score"].to_numpy() == pytest.approx(wanted, abs=1e-6)
+    assert curve["score"].iloc[5] == pytest.approx(float(curve["full_score"].iloc[0]), abs=1e-6)
+
+
+def test_true_distance_follows_the_spacing_and_steps_do_not() -> None:
+    """Voxels of 1 x 1 x 3 mm: 2 mm reach two neighbours in the plane and none through it."""
+    affine, image = np.diag([1.0, 1.0, 3.0, 1.0]), torch.ones(2, 21, 21, 21)
+    one = np.array([[10, 10, 10]])
+    share = [perilesional_curve(CUBE, image, one, distances=[2], by=by, affine=affine) for by in ("mm", "steps")]  # pyright: ignore[reportArgumentType]
+    logits = [float(np.log(p / (1 - p))) for p in (c["score"].iloc[0] for c in share)]
+    disc = sum(i * i + j * j <= 4 for i in range(-3, 4) for j in range(-3, 4))
+    assert logits[0] == pytest.approx(disc / 343, abs=1e-6)
+    steps = ndimage.binary_dilation(np.pad(np.ones((1, 1, 1)), 3), CONNECTIVITY, 2).sum()
+    assert logits[1] == pytest.approx(steps / 343, abs=1e-6)
+    assert [c["distance_mm"].iloc[0] for c in share] == [2.0, pytest.approx(2 * 5 / 3)]
+
+
+def test_fills_keep_the_outside_zero_and_say_what_they_are(image: torch.Tensor) -> None:
+    outside = image == 0
+    mean = filled(image, "mean", np.ones(3))
+    assert mean[0][~outside[0]].unique().item() == pytest.approx(float(image[0][~outside[0]].mean()))
+    flat = torch.where(outside, 0.0, 2.5)
+    blurred = filled(flat, "blurred", np.ones(3))
+    assert torch.allclose(blurred, flat, atol=1e-5)  # normalised: the brain's edge does not darken
+    spot = torch.zeros(1, 41, 41, 41) + 1e-9
+    spot[0, 20, 20, 20] = 1.0
+    line = filled(spot, "blurred", np.array([2.0, 2.0, 2.0]))[0, :, 20, 20].numpy()
+    assert line[22] / line[20] == pytest.approx(np.exp(-(4.0**2) / (2 * BLUR_MM**2)), rel=1e-3)
+
+
+def test_what_cannot_be_meant_is_refused_before_anything_is_run(image: torch.Tensor) -> None:
+    for wrong, told in (
+        ({"fill": "black"}, "fill zero, mean or blurred, got 'steps' and 'black'"),
+        ({"by": "cm"}, "by must be steps or mm .* got 'cm'"),
+        ({"distances": []}, "finite numbers from 0, at least one; got \\[\\]"),
+        ({"distances": [-1]}, "finite numbers from 0"),
+    ):
+        with pytest.raises(ValueError, match=told):
+            perilesional_curve(NETWORKS["whole"](), image, VOXELS, **wrong)
