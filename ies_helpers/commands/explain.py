@@ -41,6 +41,7 @@ def explain(
     target: File = None,
     architecture: ArchitectureOption = None,
     merging: MergingOption = None,
+    use_checkpoint: Annotated[bool, typer.Option(help="Swin UNETR: less memory, more time.")] = False,
     threshold: ThresholdOption = None,
     device: DeviceOption = "auto",
     as_json: JsonOption = False,
@@ -53,32 +54,31 @@ def explain(
     wanted: Any = int(draws) if draws.isdecimal() else draws
     check_settings(method, aggregate, wanted, noise, through, seed)
     check_choice(lesions)
-    found = look(subject, network, out, flair, t1, target, architecture, merging, threshold, device, not as_json)
-    loaded, net, numbered = found
+    network_options = (architecture, merging, threshold, device, not as_json, use_checkpoint)
+    loaded, net, numbered = look(subject, network, out, flair, t1, target, *network_options)
     if through:
         net = net.explained_through(through)  # pyright: ignore[reportArgumentType]
     chosen = numbered.select(lesions)
-    other = "windows" if net.through == "whole" else "whole"
     if not as_json:
-        seen = f"{net.name} seen {net.through} (--through {other} otherwise)"
-        print(f"Explaining {len(chosen)} lesions of {loaded.name}: {seen}.")
         print(_plan(loaded, net, chosen, method, aggregate, wanted, statistics))
-    settings: dict[str, Any] = {"method": method, "aggregate": aggregate, "draws": wanted, "noise": noise, "seed": seed}
-    settings["statistics"] = statistics
-    command = shlex.join(["ies", *sys.argv[1:]])
-    index = explain_lesions(loaded, net, chosen, out, **settings, progress=not as_json, command=command)
+    settings: Any = {"method": method, "aggregate": aggregate, "draws": wanted, "noise": noise, "seed": seed}
+    settings |= {"statistics": statistics}
+    settings |= {"progress": not as_json, "command": shlex.join(["ies", *sys.argv[1:]])}
+    index = explain_lesions(loaded, net, chosen, out, **settings)
     say([f"{out} holds {len(index)} maps, listed in {out / 'maps.tsv'}. See them: ies view {out}"], index, as_json)
 
 
 def _plan(subject: Any, network: Any, lesions: Any, method: str, aggregate: Any, draws: Any, statistics: Any) -> str:
-    """One sentence: how long at most, and how."""
+    """Two sentences: what is explained, how long it takes and how."""
     from ies_helpers.saliency.estimate import estimate_seconds, in_words
 
-    voxels = sum(map(len, lesions))
+    voxels, other = sum(map(len, lesions)), "windows" if network.through == "whole" else "whole"
+    seen = f"{network.name} seen {network.through} (--through {other} otherwise)"
+    told = f"Explaining {len(lesions)} lesions of {subject.name}: {seen}.\n{voxels} lesion voxels"
     if method.startswith("gradcam"):
-        return f"{voxels} lesion voxels, one forward pass a lesion."
+        return f"{told}, one forward pass a lesion."
     draws = draws if method == "smoothgrad" else 1
     how = {"aggregate": aggregate, "draws": draws, "statistics": statistics}
     seconds, way = estimate_seconds(network, subject.image, lesions, **how)
     about = "at most" if draws == "auto" else "about"
-    return f"{voxels} lesion voxels x {draws} draws by {way}: {about} {in_words(seconds)}, less what is there already."
+    return f"{told} x {draws} draws by {way}: {about} {in_words(seconds)}, less what is there already."

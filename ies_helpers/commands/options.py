@@ -37,6 +37,7 @@ def look(
     threshold: float | None = None,
     device: str = "auto",
     progress: bool = True,
+    use_checkpoint: bool = False,
 ) -> tuple[Any, Any, Any]:
     """Load, predict, number the lesions and write them: what every command begins with."""
     from ies_helpers.segmentation.checkpoints import load_network
@@ -47,7 +48,8 @@ def look(
     from ies_helpers.subjects.saving import open_derivative, save_lesions, write_table
 
     loaded = load_subject(subject, flair=flair, t1=t1, target=target)
-    net = load_network(network, architecture=architecture, merging=merging, threshold=threshold, device=device)
+    built = {"architecture": architecture, "merging": merging, "use_checkpoint": use_checkpoint}
+    net = load_network(network, **built, threshold=threshold, device=device)  # pyright: ignore[reportArgumentType]
     check_window(net, loaded.shape)
     open_derivative(out)
     probability = predict_lesions(net, loaded.image, progress=progress)

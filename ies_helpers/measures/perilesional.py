@@ -80,10 +80,16 @@ def _average(part: pd.DataFrame, resamples: int, seed: int) -> pd.DataFrame:
     return table.assign(mean=np.nanmean(values, axis=0), sd=scores.std(ddof=1).tolist(), low=low, high=high)
 
 
-def wide_curves(curves: pd.DataFrame, value: str = "score") -> pd.DataFrame:
-    """One row a lesion, one column a distance, as the published script lays its table out; `value`: score or seen."""
-    index = [*KEY, "group", "volume_mm3"]
-    table = curves.pivot_table(index=index, columns="distance_mm", values=value, aggfunc="first", dropna=False)
-    table = table[table.notna().any(axis=1)]
-    table.columns = [f"{d:g}" for d in table.columns]
-    return table.reset_index()
+def wide_curves(curves: pd.DataFrame) -> pd.DataFrame:
+    """The curves of one network and fill, laid out as the published script's `contextual_info_data.csv`.
+
+    One row a distance: `distance_mm, average_score, std_dev` (ddof 0)`, n_predictions`, then one column a lesion,
+    `score_0, score_1, ...`, in the order of the table. Distances stand where they are; the published ones are
+    stretched to end at 35.
+    """
+    scores = curves.pivot_table(index="distance_mm", columns=["subject", "lesion"], values="score", sort=False)
+    seen: Any = curves.groupby("distance_mm")["seen"].sum()
+    table = pd.DataFrame({"distance_mm": scores.index, "average_score": scores.mean(axis=1).tolist()})
+    table["std_dev"] = scores.std(axis=1, ddof=0).tolist()
+    table["n_predictions"] = [int(seen[d]) for d in scores.index]
+    return table.join(pd.DataFrame({f"score_{n}": column for n, column in enumerate(scores.to_numpy().T)}))

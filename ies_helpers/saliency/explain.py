@@ -13,7 +13,8 @@ from ies_helpers.saliency.convergence import TARGET, Average, Draws
 from ies_helpers.saliency.frozen import deviation
 from ies_helpers.saliency.gradcam import gradcam, gradcam_pp
 from ies_helpers.saliency.gradients import Aggregate, LesionGradient, Statistics
-from ies_helpers.saliency.smoothgrad import NOISE, check_noise, noise_sigma, smoothgrad_each
+from ies_helpers.saliency.noise import NOISE, check_noise, noise_sigma
+from ies_helpers.saliency.smoothgrad import smoothgrad_each
 from ies_helpers.saliency.state import RunState
 from ies_helpers.segmentation.lesions import Lesion
 from ies_helpers.segmentation.networks import Network

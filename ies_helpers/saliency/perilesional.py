@@ -71,7 +71,7 @@ def perilesional_curve(
     scorer = LesionScore(network, image, lesion, through=through)
     spacing = np.ones(3) if affine is None else np.linalg.norm(np.asarray(affine)[:3, :3], axis=0)
     mask = mask_of(as_voxels(lesion, tuple(image.shape[1:])), tuple(image.shape[1:])).numpy()
-    far = _steps(scorer.crop(torch.from_numpy(mask)).numpy(), max(distances)) if by == "steps" else None
+    far = steps_from(scorer.crop(torch.from_numpy(mask)).numpy(), max(distances)) if by == "steps" else None
     if far is None:
         far = scorer.crop(torch.from_numpy(ndimage.distance_transform_edt(~mask, spacing))).numpy()
     filling = scorer.crop(filled(image, fill, spacing))
@@ -103,8 +103,8 @@ def filled(image: Volume, fill: Fill, spacing: np.ndarray) -> Volume:
     return blurred
 
 
-def _steps(mask: np.ndarray, most: float) -> np.ndarray:
-    """Dilations by the 18-neighbourhood after which each voxel belongs to the region; inf beyond `most`."""
+def steps_from(mask: np.ndarray, most: float) -> np.ndarray:
+    """`(I, J, K)`: after how many dilations by the 18-neighbourhood a voxel is reached; inf beyond `most`."""
     steps, region = np.where(mask, 0.0, np.inf), mask
     for n in range(1, math.ceil(most) + 1):
         grown = np.asarray(ndimage.binary_dilation(region, CONNECTIVITY), dtype=bool)

@@ -7,24 +7,20 @@ of the subject, not by the lesion's voxels, and starts from uninitialised memory
 """
 
 from collections.abc import Iterator, Sequence
-from numbers import Integral
 from typing import Any
 
 import numpy as np
-import torch
 from torch import nn
 from tqdm.auto import tqdm
 
 from ies_helpers.saliency.convergence import Average, Draws, enough, most, warn_if_unknown
 from ies_helpers.saliency.gradients import Aggregate, LesionGradient, Statistics, Way
+from ies_helpers.saliency.noise import NOISE, NoisyImages, check_noise, noise_sigma
 from ies_helpers.saliency.state import RunState
 from ies_helpers.saliency.views import size
 from ies_helpers.segmentation.lesions import Lesion
 from ies_helpers.segmentation.networks import Network, as_network
 from ies_helpers.types import LabelMap, Saliency, Volume, Voxels
-
-NOISE = 0.05
-"""Standard deviation of the noise as a share of the range of the FLAIR channel, as published."""
 
 ACCUMULATORS = 2**30
 """Bytes that the sums of all lesions computed together may take, two float64 a value."""
@@ -115,7 +111,7 @@ def smoothgrad_each(
     network = as_network(network)
     how = {"aggregate": aggregate, "way": way, "statistics": statistics}
     engines = [LesionGradient(network, image, lesion, **how) for lesion in lesions]
-    sigma = noise_sigma(image, noise)
+    noisy = NoisyImages(image, noise_sigma(image, noise), seed, network)
     bar = tqdm(total=most(draws) * len(engines), desc="SmoothGrad", unit="map", disable=not progress)
     for group in _groups(engines):
         averages = {n: Average(len(image), engines[n].box, network.device) for n in group}
@@ -125,10 +121,10 @@ def smoothgrad_each(
             bar.update(average.draws)
         while todo := [n for n in group if not enough(averages[n], draws)]:
             draw = min(averages[n].draws for n in todo)
-            noisy = noisy_image(image, sigma, seed, draw).to(network.device, network.dtype)
+            image_of_draw = noisy(draw)
             for n in [n for n in todo if averages[n].draws == draw]:
                 bar.set_postfix_str(f"draw {draw + 1}/{most(draws)}, lesion {_name(lesions[n], n)}")
-                averages[n].add(engines[n](noisy))
+                averages[n].add(engines[n](image_of_draw))
                 bar.update()
             if state:
                 state.save(voxels, [a.sums for a in averages.values()], [a.draws for a in averages.values()])
@@ -137,27 +133,8 @@ def smoothgrad_each(
             if draws == "auto":
                 warn_if_unknown(average, _name(lesions[n], n))
             yield n, average
+    noisy.close()
     bar.close()
-
-
-def check_noise(draws: Draws, noise: float) -> None:
-    """Refuse fewer than one draw, or noise that is negative or above the range itself."""
-    if not (draws == "auto" or (isinstance(draws, Integral) and draws >= 1)) or not 0 <= noise <= 1:
-        told = f"got {draws} and {noise}; for draws give a whole number, or auto"
-        raise ValueError(f"draws must be at least 1 and noise a share from 0 to 1, {told}.")
-
-
-def noise_sigma(image: Volume, noise: float) -> float:
-    """Standard deviation of the noise: a share of max - min of the FLAIR channel, in z-scored intensity."""
-    return noise * float(image[0].max() - image[0].min())
-
-
-def noisy_image(image: Volume, sigma: float, seed: int, draw: int) -> Volume:
-    """The image of one draw, `(C, I, J, K)`: numpy's generator seeded with (seed, draw), in float32."""
-    if sigma == 0:
-        return image
-    normal = np.random.default_rng([seed, draw]).standard_normal(tuple(image.shape), dtype=np.float32)
-    return image + torch.from_numpy(normal).to(image.device).mul_(sigma).to(image.dtype)
 
 
 def _groups(engines: list[LesionGradient]) -> Iterator[list[int]]:

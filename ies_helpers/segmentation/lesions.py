@@ -84,7 +84,9 @@ class Lesions:
         return [lesion for lesion in self if lesion.group == group]
 
     def select(self, wanted: str) -> list[Lesion]:
-        """The lesions that `wanted` names: `all`, a group such as `FP`, numbers such as `3,7`, or `size:90-120` voxels.
+        """The lesions that `wanted` names.
+
+        `all`, a group such as `FP`, numbers such as `3,7`, sizes in voxels as `size:90-120`, or both as `TP:90-120`.
 
         Raises:
             ValueError: for anything else, or where it names none.
@@ -95,9 +97,11 @@ class Lesions:
             chosen = list(self)
         elif wanted in GROUPS:
             chosen = self.of(wanted)
-        elif wanted.startswith("size:"):
-            least, _, most = wanted.removeprefix("size:").partition("-")
-            chosen = [lesion for lesion in self if int(least) <= len(lesion) <= int(most or 10**9)]
+        elif ":" in wanted:
+            group, _, sizes = wanted.partition(":")
+            least, _, most = sizes.partition("-")
+            among = self if group == "size" else self.of(group)
+            chosen = [lesion for lesion in among if int(least) <= len(lesion) <= int(most or 10**9)]
         else:
             chosen = [self[number] for number in dict.fromkeys(int(part) for part in wanted.split(","))]
         if not chosen:
@@ -127,7 +131,7 @@ class Lesions:
 
 def check_choice(wanted: str) -> None:
     """Refuse what `Lesions.select` cannot mean, before anything is computed."""
-    if not re.fullmatch(rf"all|{'|'.join(GROUPS)}|size:\d+-\d*|\d+(, ?\d+)*", wanted):
+    if not re.fullmatch(rf"all|{'|'.join(GROUPS)}|(size|{'|'.join(GROUPS)}):\d+-\d*|\d+(, ?\d+)*", wanted):
         raise ValueError(f"lesions must be all, {', '.join(GROUPS)}, numbers as 3,7 or size:90-120; got {wanted!r}.")
 
 

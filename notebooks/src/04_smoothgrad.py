@@ -65,7 +65,7 @@ print(subject, lesions, lesion, sep="\n")
 # draw, before the average over draws.
 
 # %%
-from ies_helpers.saliency.smoothgrad import noise_sigma, noisy_image
+from ies_helpers.saliency.noise import noise_sigma, noisy_image
 
 sigma = noise_sigma(subject.image, 0.05)
 low, high = float(subject.image[0].min()), float(subject.image[0].max())

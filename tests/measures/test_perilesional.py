@@ -47,11 +47,15 @@ def test_averages_are_those_of_lesions_and_the_interval_that_of_subjects() -> No
     assert got["high"].iloc[0] - got["low"].iloc[0] == pytest.approx(width, rel=0.1)
 
 
-def test_the_wide_table_has_a_row_a_lesion_and_a_column_a_distance() -> None:
-    table = wide_curves(pd.concat([curve([0.1, 0.2], [False, True]), curve([0.3, 0.4], [True, True], lesion=2)]))
-    assert table["0"].tolist() == [0.1, 0.3]
-    assert table["1"].tolist() == [0.2, 0.4]
-    assert table["volume_mm3"].tolist() == [100.0, 100.0]
+def test_the_wide_table_is_laid_out_as_published() -> None:
+    two = curve([0.3, 0.4], [True, True], subject="b", lesion=1)
+    table = wide_curves(pd.concat([curve([0.1, 0.2], [False, True], lesion=7), two]))
+    assert list(table) == ["distance_mm", "average_score", "std_dev", "n_predictions", "score_0", "score_1"]
+    assert table["score_0"].tolist() == [0.1, 0.2]
+    assert table["score_1"].tolist() == [0.3, 0.4]
+    assert table["average_score"].tolist() == pytest.approx([0.2, 0.3])
+    assert table["std_dev"].tolist() == pytest.approx([0.1, 0.1])
+    assert table["n_predictions"].tolist() == [1, 2]
 
 
 def test_no_curve_is_refused() -> None:

@@ -9,9 +9,11 @@ import pytest
 import torch
 
 from ies_helpers import smoothgrad
+from ies_helpers.saliency import noise as noise_module
 from ies_helpers.saliency import smoothgrad as module
 from ies_helpers.saliency.convergence import FEWEST, MOST, TARGET, Average, Peak, enough, most
-from ies_helpers.saliency.smoothgrad import noise_sigma, noisy_image, smoothgrad_average, smoothgrad_each
+from ies_helpers.saliency.noise import noise_sigma, noisy_image
+from ies_helpers.saliency.smoothgrad import smoothgrad_average, smoothgrad_each
 from ies_helpers.saliency.state import RunState
 from ies_helpers.segmentation.toys import Linear, Quadratic
 from tests import oracles
@@ -228,7 +230,7 @@ def test_each_lesion_stops_by_itself_whatever_the_others_do(image: torch.Tensor,
 def test_no_noise_is_drawn_for_lesions_that_are_done(image: torch.Tensor, monkeypatch) -> None:
     drawn: list[int] = []
     noisy = noisy_image
-    monkeypatch.setattr(module, "noisy_image", lambda *a: drawn.append(a[3]) or noisy(*a))
+    monkeypatch.setattr(noise_module, "noisy_image", lambda *a: drawn.append(a[3]) or noisy(*a))
     averages = dict(smoothgrad_each(Quadratic(), image, [STRONG, MIDDLE], draws="auto", noise=NOISE))
     assert drawn == list(range(max(average.draws for average in averages.values())))
 
@@ -245,11 +247,11 @@ def test_an_interrupted_auto_goes_on_to_the_same_draws_and_bits(image, tmp_path:
             raise KeyboardInterrupt
         return noisy(x, sigma, seed, draw)
 
-    monkeypatch.setattr(module, "noisy_image", stop)
+    monkeypatch.setattr(noise_module, "noisy_image", stop)
     with pytest.raises(KeyboardInterrupt):
         list(smoothgrad_each(Quadratic(), image, places, **settings, state=RunState(tmp_path, "key", every=0)))
     drawn: list[int] = []
-    monkeypatch.setattr(module, "noisy_image", lambda *a: drawn.append(a[3]) or noisy(*a))
+    monkeypatch.setattr(noise_module, "noisy_image", lambda *a: drawn.append(a[3]) or noisy(*a))
     got = dict(smoothgrad_each(Quadratic(), image, places, **settings, state=RunState(tmp_path, "key", every=0)))
     assert drawn[0] == last
     for n in range(2):
@@ -266,7 +268,7 @@ def test_a_lesion_whose_sums_were_lost_catches_up_on_the_same_draws(image, tmp_p
     assert partly[0].draws == 6
     drawn: list[int] = []
     noisy = noisy_image
-    monkeypatch.setattr(module, "noisy_image", lambda *a: drawn.append(a[3]) or noisy(*a))
+    monkeypatch.setattr(noise_module, "noisy_image", lambda *a: drawn.append(a[3]) or noisy(*a))
     got = dict(smoothgrad_each(Quadratic(), image, places, **settings, state=state))
     for n in range(2):
         assert got[n].draws == wanted[n].draws

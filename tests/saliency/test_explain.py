@@ -13,6 +13,7 @@ from torch import nn
 
 from ies_helpers import Network, explain, gradcam_pp, gradient, smoothgrad
 from ies_helpers.saliency import explain as module
+from ies_helpers.saliency import noise as noise_module
 from ies_helpers.saliency import smoothgrad as engine
 from ies_helpers.saliency.frozen import deviation
 from ies_helpers.saliency.smoothgrad import smoothgrad_average
@@ -177,18 +178,18 @@ def test_a_run_that_stops_goes_on_to_the_same_maps(network, tmp_path, calls, mon
     run(network, tmp_path / "straight")
     calls.clear()
     monkeypatch.setattr(module, "EVERY", 0.0)
-    noise = engine.noisy_image
+    noise = noise_module.noisy_image
 
     def stopping(image, sigma, seed, draw):
         if draw == last:
             raise StoppedError
         return noise(image, sigma, seed, draw)
 
-    monkeypatch.setattr(engine, "noisy_image", stopping)
+    monkeypatch.setattr(noise_module, "noisy_image", stopping)
     with pytest.raises(StoppedError):
         run(network, tmp_path / "broken")
     assert (tmp_path / "broken" / "maps.tsv").is_file()
-    monkeypatch.setattr(engine, "noisy_image", noise)
+    monkeypatch.setattr(noise_module, "noisy_image", noise)
     run(network, tmp_path / "broken")
     assert len(calls) == 6
     for lesion in LESIONS:
@@ -200,9 +201,9 @@ def test_a_run_that_stops_goes_on_to_the_same_maps(network, tmp_path, calls, mon
 def test_sums_of_more_draws_are_not_taken_for_those_of_fewer(network, tmp_path, monkeypatch) -> None:
     """Stopped after two of three draws, then asked for one: a third of the sum of two would be wrong."""
     monkeypatch.setattr(module, "EVERY", 0.0)
-    noise = engine.noisy_image
+    noise = noise_module.noisy_image
     monkeypatch.setattr(
-        engine, "noisy_image", lambda *a: noise(*a) if a[3] < 2 else (_ for _ in ()).throw(StoppedError)
+        noise_module, "noisy_image", lambda *a: noise(*a) if a[3] < 2 else (_ for _ in ()).throw(StoppedError)
     )
     with pytest.raises(StoppedError):
         run(network, tmp_path)
@@ -213,13 +214,13 @@ def test_sums_of_more_draws_are_not_taken_for_those_of_fewer(network, tmp_path, 
 
 def test_two_subjects_in_one_folder_keep_their_own_state(network, tmp_path, monkeypatch, calls) -> None:
     monkeypatch.setattr(module, "EVERY", 0.0)
-    noise = engine.noisy_image
+    noise = noise_module.noisy_image
     monkeypatch.setattr(
-        engine, "noisy_image", lambda *a: noise(*a) if a[3] < 2 else (_ for _ in ()).throw(StoppedError)
+        noise_module, "noisy_image", lambda *a: noise(*a) if a[3] < 2 else (_ for _ in ()).throw(StoppedError)
     )
     with pytest.raises(StoppedError):
         run(network, tmp_path)
-    monkeypatch.setattr(engine, "noisy_image", noise)
+    monkeypatch.setattr(noise_module, "noisy_image", noise)
     explain(subject_in_memory(name="other", seed=1), network, LESIONS, tmp_path, aggregate="mean", draws=2)
     calls.clear()
     run(network, tmp_path)

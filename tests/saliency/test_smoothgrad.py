@@ -9,8 +9,10 @@ from captum.attr import NoiseTunnel, Saliency
 from torch import nn
 
 from ies_helpers import gradient, smoothgrad
+from ies_helpers.saliency import noise as noise_module
 from ies_helpers.saliency import smoothgrad as module
-from ies_helpers.saliency.smoothgrad import noise_sigma, noisy_image, smoothgrad_each
+from ies_helpers.saliency.noise import noise_sigma, noisy_image
+from ies_helpers.saliency.smoothgrad import smoothgrad_each
 from ies_helpers.saliency.state import RunState
 from ies_helpers.segmentation.toys import Linear, Quadratic
 from tests import oracles
@@ -139,7 +141,7 @@ def test_draws_in_another_order_give_the_same_map(image: torch.Tensor, monkeypat
     network.module.float()
     image = image.float()
     wanted = smoothgrad(network, image, LESION, draws=6)
-    monkeypatch.setattr(module, "noisy_image", lambda x, sigma, seed, draw: noisy(x, sigma, seed, 5 - draw))
+    monkeypatch.setattr(noise_module, "noisy_image", lambda x, sigma, seed, draw: noisy(x, sigma, seed, 5 - draw))
     assert oracles.relative(smoothgrad(network, image, LESION, draws=6), wanted) < STORED
 
 
@@ -154,10 +156,10 @@ def test_an_interrupted_run_goes_on_to_the_same_bits(image: torch.Tensor, tmp_pa
         return noisy(x, sigma, seed, draw)
 
     drawn: list[int] = []
-    monkeypatch.setattr(module, "noisy_image", stop)
+    monkeypatch.setattr(noise_module, "noisy_image", stop)
     with pytest.raises(KeyboardInterrupt):
         list(smoothgrad_each(unet(), image, lesions, draws=5, state=RunState(tmp_path, "key", every=0)))
-    monkeypatch.setattr(module, "noisy_image", lambda *args: drawn.append(args[3]) or noisy(*args))
+    monkeypatch.setattr(noise_module, "noisy_image", lambda *args: drawn.append(args[3]) or noisy(*args))
     got = dict(smoothgrad_each(unet(), image, lesions, draws=5, state=RunState(tmp_path, "key", every=0)))
     assert drawn == [0, 1, 2, 3, 4]
     assert all(torch.equal(got[n].values, wanted[n].values) for n in range(2))

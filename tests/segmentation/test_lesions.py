@@ -128,3 +128,15 @@ def test_voxels_of_a_lesion_of_a_mask_and_of_an_array_agree() -> None:
     lesion = find_lesions(paint(ALONE), threshold=0.5)[1]
     for same in (lesion, lesion.mask((24, 24, 24)), lesion.voxels.astype(np.int16)):
         assert np.array_equal(as_voxels(same, (24, 24, 24)), lesion.voxels)
+
+
+def test_a_group_and_sizes_are_chosen_together() -> None:
+    """Bars of 7, 8 and 9 voxels; the target has the first and the last."""
+    bars = [(slice(0, n), slice(4 * k, 4 * k + 1), slice(0, 1)) for k, n in enumerate((7, 8, 9))]
+    lesions = find_lesions(paint(*bars), paint(bars[0], bars[2]) > 0, threshold=0.5)
+    assert [(le.group, len(le)) for le in lesions.select("TP:8-9")] == [("TP", 9)]
+    assert [(le.group, len(le)) for le in lesions.select("size:8-9")] == [("FP", 8), ("TP", 9)]
+    with pytest.raises(ValueError, match="of 'FP:9-' there is none"):
+        lesions.select("FP:9-")
+    with pytest.raises(ValueError, match="lesions must be all"):
+        lesions.select("TN:1-2")
