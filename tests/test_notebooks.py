@@ -11,7 +11,7 @@ import yaml
 from nbclient import NotebookClient
 from nbformat import NotebookNode
 
-from notebooks import build
+from notebooks import build, exercises
 
 CHAPTERS = [source.stem for source in build.sources()]
 HEAD = ("Question", "Objectives", "Minutes", "Needs")
@@ -135,10 +135,38 @@ def test_the_first_code_cell_sets_up_and_nothing_stored_is_output(chapter: str) 
 
 
 @each_chapter
-def test_a_chapter_runs_from_top_to_bottom(chapter: str, tmp_path: Path) -> None:
+def test_every_exercise_has_a_solution_in_code_and_says_what_to_expect(chapter: str) -> None:
+    book = read(chapter)
+    tail = next(cell.source for cell in reversed(book.cells) if "## Exercises" in cell.source)
+    asked = re.findall(r"^\*\*(\d)\.\*\*", tail, flags=re.MULTILINE)
+    assert len(asked) >= 2
+    assert len(exercises.solutions(book)) == tail.count("Expected:") == len(asked)
+    assert all(exercises.solutions(book))
+
+
+def test_solutions_are_unfolded_or_blanked_and_nothing_else_changes() -> None:
+    folded = "Why.\n\n```python\n1 + 1\n```\n\nExpected: 2"
+    text = f"Before.\n\n<details><summary>Solution</summary>\n\n{folded}\n\n</details>\n\nAfter."
+    book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell(text), nbformat.v4.new_code_cell("2")])
+    kinds = [(c.cell_type, c.source) for c in exercises.solved(book).cells]
+    assert kinds == [
+        ("markdown", "Before."),
+        ("markdown", "Why."),
+        ("code", "1 + 1"),
+        ("markdown", "Expected: 2"),
+        ("markdown", "After."),
+        ("code", "2"),
+    ]
+    blank = [(c.cell_type, c.source) for c in exercises.blanked(book).cells]
+    assert blank == [("markdown", "Before."), ("code", "# your answer\n"), ("markdown", "After."), ("code", "2")]
+    nbformat.validate(exercises.solved(book))
+
+
+@each_chapter
+def test_a_chapter_runs_from_top_to_bottom_with_the_solutions_of_its_exercises(chapter: str, tmp_path: Path) -> None:
     end = time.monotonic() + SECONDS
     client = NotebookClient(
-        read(chapter),
+        exercises.solved(read(chapter)),
         timeout_func=lambda _: max(1, int(end - time.monotonic())),
         kernel_name="python3",
         resources={"metadata": {"path": str(tmp_path)}},

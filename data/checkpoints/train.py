@@ -5,7 +5,7 @@
 Recipe: 64^3 patches of phantoms, a new contrast for every patch, 60 % of them on a lesion; then patches of
 patients (80 %) among the phantoms'. Dice + cross-entropy, AdamW, one-cycle learning rate, moving average of
 the weights (0.99), bf16 autocast. `--patients all` takes every patient the folder holds but those held out.
-Swin UNETR, slow to learn from scratch, also follows the shipped U-Net's logits (distillation).
+The other two also follow the shipped U-Net's logits (distillation): on patients, Swin UNETR from the start.
 
 A killed run goes on from its last state and sees the same batches. DIR gets `phantoms/` and `phantom.pt` (the
 first stage, which runs under other names share), then NAME.pt, NAME.log, NAME.safetensors and NAME.json.
@@ -39,20 +39,23 @@ from ies_helpers.subjects.phantom import phantom
 
 @dataclass(frozen=True)
 class Recipe:
-    """What differs between the architectures: `steps` and `rates` of the two stages, patches a step."""
+    """What differs between the architectures: `steps` and `rates` of the two stages, patches a step.
+
+    `last` is the convolution before the softmax; `taught` says in which stages the shipped U-Net is a teacher.
+    """
 
     channels: tuple[int, ...]
     steps: tuple[int, int]
     rates: tuple[float, float]
     batch: int
     last: str
-    teacher: str | None = None
+    taught: tuple[bool, bool] = (False, False)
 
 
 RECIPES = {
     "unet": Recipe((16, 32, 64, 128, 256), (4000, 3000), (3e-3, 2e-3), 2, "model.2.conv"),
-    "nnunet": Recipe((16, 32, 64), (5000, 4000), (2e-3, 1e-3), 1, "output_block.conv.conv"),
-    "swin_unetr": Recipe((12,), (3000, 3000), (1e-3, 7e-4), 1, "out.conv.conv", teacher="unet"),
+    "nnunet": Recipe((16, 32, 64), (5000, 4000), (2e-3, 1e-3), 1, "output_block.conv.conv", (False, True)),
+    "swin_unetr": Recipe((12,), (2200, 4600), (1e-3, 7e-4), 1, "out.conv.conv", (True, True)),
 }
 THRESHOLDS = (0.3, 0.4, 0.5)
 REFERENCE_LOAD = 0.001
@@ -76,7 +79,7 @@ class Run:
         recipe, self.path, self.steps, self.done = RECIPES[architecture], path, steps, 0
         rate = recipe.rates[stage]
         self.network = build(architecture, recipe.channels).module.requires_grad_(True)
-        self.teacher = load_network(recipe.teacher).module if recipe.teacher else None
+        self.teacher = load_network("unet").module if recipe.taught[stage] else None
         # Start from "lesions are rare" in the last bias. Without it every feature learns to speak against lesions,
         # and Grad-CAM++, which keeps what speaks for them, is empty.
         self.network.get_submodule(recipe.last).bias.data = torch.tensor([PRIOR, -PRIOR])
