@@ -5,6 +5,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from ies_helpers.measures.perilesional import average_curves
 
@@ -47,5 +48,6 @@ def plot_perilesional(curves: pd.DataFrame) -> Figure:
     for ax in (left, middle, right):
         ax.set(xlabel="tissue shown around the lesion, mm")
         ax.grid(alpha=0.3)
+    left.yaxis.set_major_locator(MaxNLocator(integer=True))
     left.legend(fontsize=9)
     return figure

@@ -1,0 +1,144 @@
+"""Measures of a map: worked out by hand, NaN with a reason where there is nothing to measure."""
+
+import warnings
+
+import numpy as np
+import pytest
+import torch
+
+from ies_helpers import average_saliency_focus, peak, pointing_game, proportional_energy
+from ies_helpers.measures.maps import (
+    effective_complexity,
+    gini,
+    measure_map,
+    rank_accuracy,
+    shells,
+    sign_balance,
+)
+from tests.scenes import lesion_of
+
+SHAPE = (4, 5, 6)
+MASK = np.zeros(SHAPE, dtype=bool)
+MASK[1:3, 1:3, 1:3] = True  # 8 voxels
+BOX = (slice(1, 3), slice(1, 3), slice(1, 3))
+
+
+@pytest.fixture
+def saliency() -> torch.Tensor:
+    """FLAIR: 3 and -1 inside, 2 and -4 outside; T1: -2 inside."""
+    values = torch.zeros(2, *SHAPE)
+    values[0, 1, 1, 1], values[0, 2, 2, 2] = 3.0, -1.0
+    values[0, 0, 0, 0], values[0, 3, 4, 5] = 2.0, -4.0
+    values[1, 1, 1, 1] = -2.0
+    return values
+
+
+@pytest.mark.parametrize("region", [torch.from_numpy(MASK), BOX, np.argwhere(MASK), lesion_of(MASK)])
+def test_energy_and_focus_of_each_part_by_hand(saliency: torch.Tensor, region) -> None:
+    """|S|: 6 inside (3 + 1 + 2) of 12; S+: 3 of 5; S-: 3 of 7."""
+    for part, inside, total in (("abs", 6, 12), ("positive", 3, 5), ("negative", 3, 7)):
+        assert proportional_energy(saliency, region, part=part) == pytest.approx(inside / total)
+        assert average_saliency_focus(saliency, region, part=part) == pytest.approx(inside / 8)
+
+
+def test_the_peak_points_at_the_lesion_or_not_and_equal_peaks_share(saliency: torch.Tensor) -> None:
+    assert pointing_game(saliency, BOX) == 1.0  # 3 + 2 at one voxel
+    assert pointing_game(saliency, BOX, part="negative") == 0.0
+    saliency[1] = 0
+    saliency[0, 0, 0, 0] = 3.0
+    assert pointing_game(saliency, BOX, part="positive") == 0.5
+
+
+def test_rank_accuracy_counts_the_strongest_and_shares_ties() -> None:
+    values = torch.zeros(SHAPE)
+    values[1:3, 1:3, 1] = 2.0  # 4 voxels inside are the strongest
+    values[0, 0, :4] = 1.0  # 4 outside come next
+    assert rank_accuracy(values, BOX) == pytest.approx(4 / 8)
+    values[0, 0, :4] = 0.0  # 4 places left for 116 zeros, 4 of them inside
+    assert rank_accuracy(values, BOX) == pytest.approx((4 + 4 * 4 / 116) / 8)
+    assert rank_accuracy(torch.from_numpy(MASK).float(), BOX) == 1.0
+
+
+def test_sparseness_and_complexity_at_their_ends() -> None:
+    one = torch.zeros(SHAPE)
+    one[0, 0, 0] = 5.0
+    assert gini(one) == pytest.approx(1 - 1 / 120)
+    assert gini(torch.full(SHAPE, -2.0)) == pytest.approx(0.0, abs=1e-12)
+    half = torch.zeros(10)
+    half[5:] = 1.0
+    assert gini(half.reshape(1, 2, 5)) == pytest.approx(0.5)
+    assert effective_complexity(one) == pytest.approx(1 / 120)
+    line = torch.tensor([1.0, 0.11, 0.1, 0.05, -0.5], dtype=torch.float64).reshape(1, 1, 5)
+    assert effective_complexity(line) == pytest.approx(3 / 5)
+
+
+def test_gini_is_half_the_mean_difference_over_the_mean() -> None:
+    """The other definition: sum |a_i - a_j| / (2 N sum a)."""
+    a = torch.randn(3, 4, 5).abs().double()
+    flat = a.ravel()
+    wanted = (flat[:, None] - flat[None]).abs().sum() / (2 * len(flat) * flat.sum())
+    assert gini(a) == pytest.approx(float(wanted))
+
+
+def test_peaks_shares_and_balance(saliency: torch.Tensor) -> None:
+    assert peak(saliency) == {"flair_max": 3.0, "flair_min": -4.0, "t1_max": 0.0, "t1_min": -2.0}
+    assert sign_balance(saliency[0], BOX) == pytest.approx((3 - 1) / 4)
+    with pytest.warns(UserWarning, match="the region has no voxels"):  # nothing of this volume is 5 to 10 mm away
+        told = measure_map(saliency, torch.from_numpy(MASK), np.eye(4))
+    assert told["flair_share"] == pytest.approx(10 / 12)
+    assert told["t1_share"] == pytest.approx(2 / 12)
+    assert told["energy"] == pytest.approx(0.5)
+    assert told["balance_inside"] == pytest.approx(0.5)
+    assert told["balance_0-2"] == pytest.approx(1.0)  # (0, 0, 0) is sqrt(3) away, (3, 4, 5) is sqrt(14)
+    assert told["balance_2-5"] == pytest.approx(-1.0)
+
+
+def test_shells_are_true_distances_on_uneven_voxels() -> None:
+    """Voxels of 1 x 2 x 3 mm around one voxel: by the distance of every centre."""
+    affine, one = np.diag([1.0, 2.0, 3.0, 1.0]), np.array([[5, 5, 5]])
+    got = shells(one, (11, 11, 11), affine)
+    away = np.linalg.norm((np.indices((11, 11, 11)).T - 5) * [1.0, 2.0, 3.0], axis=-1).T
+    assert list(got) == ["0-2", "2-5", "5-10"]
+    for name, mask in got.items():
+        low, high = map(float, name.split("-"))
+        assert np.array_equal(mask, (away > low) & (away <= high))
+
+
+MEASURES = [proportional_energy, average_saliency_focus, pointing_game, rank_accuracy, sign_balance]
+
+
+@pytest.mark.parametrize("measure", MEASURES)
+def test_a_region_without_voxels_gives_nan_and_says_why(measure, saliency: torch.Tensor) -> None:
+    with pytest.warns(UserWarning, match="NaN: the region has no voxels"):
+        assert np.isnan(measure(saliency, np.zeros(SHAPE, dtype=bool)))
+
+
+@pytest.mark.parametrize("measure", [proportional_energy, pointing_game, rank_accuracy, sign_balance])
+def test_an_empty_map_gives_nan_and_says_why(measure) -> None:
+    with pytest.warns(UserWarning, match="NaN: the map is zero"):
+        assert np.isnan(measure(torch.zeros(2, *SHAPE), BOX))
+
+
+def test_an_empty_map_has_no_sparseness_but_a_focus_of_zero() -> None:
+    for measure in (gini, effective_complexity):
+        with pytest.warns(UserWarning, match="zero everywhere"):
+            assert np.isnan(measure(torch.zeros(SHAPE)))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert average_saliency_focus(torch.zeros(2, *SHAPE), BOX) == 0.0
+
+
+def test_a_map_that_is_only_negative_has_no_positive_energy() -> None:
+    negative = -torch.rand(2, *SHAPE)
+    with pytest.warns(UserWarning, match="zero everywhere"):
+        assert np.isnan(proportional_energy(negative, BOX, part="positive"))
+    assert 0 < proportional_energy(negative, BOX, part="negative") < 1
+
+
+def test_what_cannot_be_meant_is_refused(saliency: torch.Tensor) -> None:
+    with pytest.raises(ValueError, match="part must be abs, positive or negative, got 'both'"):
+        proportional_energy(saliency, BOX, part="both")  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ValueError, match=r"on one grid, got \(4, 5, 6\) and \(4, 5, 5\)"):
+        proportional_energy(saliency, MASK[..., 1:])
+    with pytest.raises(ValueError, match="A map must be finite"):
+        proportional_energy(saliency * float("nan"), BOX)

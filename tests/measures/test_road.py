@@ -1,0 +1,300 @@
+"""ROAD: the published rule written out, on one slice and in 3D, and closed forms on networks known by hand."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from ies_helpers.measures.imputation import OFFSETS, WEIGHTS, imputed
+from ies_helpers.measures.removal import NOISE, Fill, Removal, counts, tied
+from ies_helpers.measures.road import FRACTIONS, road
+from ies_helpers.segmentation.networks import Through
+from ies_helpers.segmentation.toys import Linear, Neighbourhood
+from tests import oracles
+from tests.lively import unet
+
+SOLVED = 1e-6
+"""The iterative solution: 1e-8 of the right-hand side, times the condition of the system."""
+
+EXACT = 1e-9
+"""Probabilities in float64 from float32 weights, and averages of them."""
+
+SETTINGS = {"region": None, "fill": "linear", "seed": 0}
+
+
+def literal_2d(image: np.ndarray, removed: np.ndarray) -> np.ndarray:
+    """`(C, I, J)` as published: 1/6 for neighbours that share an edge, 1/12 for diagonal ones, a dense solve."""
+    pixels = [tuple(p) for p in np.argwhere(removed)]
+    matrix, rhs = np.zeros((len(pixels), len(pixels))), np.zeros((len(pixels), len(image)))
+    for row, (i, j) in enumerate(pixels):
+        matrix[row, row] = -1.0
+        for di in (-1, 0, 1):
+            for dj in (-1, 0, 1):
+                weight = {0: 0.0, 1: 1 / 6, 2: 1 / 12}[abs(di) + abs(dj)]
+                there = (i + di, j + dj)
+                if not (0 <= there[0] < removed.shape[0] and 0 <= there[1] < removed.shape[1]):
+                    matrix[row, row] += weight
+                elif there in pixels and weight:
+                    matrix[row, pixels.index(there)] += weight
+                else:
+                    rhs[row] -= weight * image[:, there[0], there[1]]
+    filled = image.copy()
+    filled[:, removed] = np.linalg.solve(matrix, rhs).T
+    return filled
+
+
+def literal_3d(image: np.ndarray, removed: np.ndarray) -> np.ndarray:
+    """`(C, I, J, K)`: each removed voxel replaced by the weighted mean of its neighbours, again and again."""
+    filled, before = np.where(removed, 0.0, image), np.inf
+    while np.abs(filled - before).max() > 1e-10:
+        before = filled.copy()
+        total, weights = np.zeros_like(image), np.zeros(removed.shape)
+        padded, inside = np.pad(filled, [(0, 0), *[(1, 1)] * 3]), np.pad(np.ones(removed.shape), 1)
+        for offset in np.ndindex(3, 3, 3):
+            distance = sum((o - 1) ** 2 for o in offset)
+            if distance:
+                at = tuple(slice(o, o + n) for o, n in zip(offset, removed.shape, strict=True))
+                total += padded[(slice(None), *at)] / distance
+                weights += inside[at] / distance
+        filled[:, removed] = (total / weights)[:, removed]
+    return filled
+
+
+def filled(image: np.ndarray, removed: np.ndarray) -> np.ndarray:
+    """The image with its removed voxels imputed by the package."""
+    values = image.copy()
+    values[:, removed] = imputed(torch.from_numpy(image), np.argwhere(removed))
+    return values
+
+
+@pytest.mark.parametrize("share", [0.05, 0.4, 0.9])
+def test_on_one_slice_it_is_the_published_2d_imputation(share: float, rng: np.random.Generator) -> None:
+    image, removed = rng.standard_normal((2, 14, 11)), rng.random((14, 11)) < share
+    removed[0, 0] = removed[13, 4] = removed[6, 10] = True
+    got = filled(image[..., None], removed[..., None])[..., 0]
+    assert got == pytest.approx(literal_2d(image, removed), abs=SOLVED)
+
+
+@pytest.mark.parametrize("share", [0.1, 0.7])
+def test_in_3d_every_removed_voxel_is_the_weighted_mean_of_its_neighbours(share: float, rng) -> None:
+    image, removed = rng.standard_normal((2, 6, 7, 5)), rng.random((6, 7, 5)) < share
+    removed[0, 0, 0] = removed[5, 3, 4] = True
+    assert filled(image, removed) == pytest.approx(literal_3d(image, removed), abs=SOLVED)
+
+
+def test_weights_go_with_one_over_the_squared_distance_and_add_up_to_one() -> None:
+    distances = [sum(o * o for o in offset) for offset in OFFSETS]
+    assert {d: WEIGHTS[d] * d for d in (1, 2, 3)} == pytest.approx(dict.fromkeys((1, 2, 3), 3 / 44))
+    assert sum(WEIGHTS[d] for d in distances) == pytest.approx(1.0)
+    assert len(distances) == 26
+
+
+def test_a_ramp_is_filled_as_a_ramp_and_a_level_as_a_level_up_to_the_border(rng: np.random.Generator) -> None:
+    i, j, k = np.indices((9, 8, 7), dtype=float)
+    removed = np.zeros((9, 8, 7), dtype=bool)
+    removed[2:6, 2:6, 2:5] = True
+    ramp = np.stack([i + 2 * j - k, np.full_like(i, 3.0)])
+    assert filled(ramp, removed) == pytest.approx(ramp, abs=SOLVED)
+    level, anywhere = np.full((1, 9, 8, 7), -2.5), rng.random((9, 8, 7)) < 0.8
+    assert filled(level, anywhere) == pytest.approx(level, abs=SOLVED)
+
+
+def test_with_nothing_kept_there_is_nothing_to_impute_from() -> None:
+    with pytest.raises(ValueError, match="needs a voxel that is kept, got all of the image removed"):
+        imputed(torch.ones(2, 3, 3, 3), np.argwhere(np.ones((3, 3, 3))))
+
+
+def bright(values: list[float], shape: tuple[int, int, int] = (10, 10, 10)) -> tuple[torch.Tensor, np.ndarray]:
+    """An image of -0.5 with FLAIR `values` along a line, and the line as a lesion."""
+    image = torch.full((2, *shape), -0.5)
+    lesion = np.array([[4, 4, 2 + n] for n in range(len(values))])
+    image[(0, *torch.as_tensor(lesion).T)] = torch.tensor(values)
+    return image, lesion
+
+
+def sigmoid(x: np.ndarray | list[float]) -> np.ndarray:
+    return 1 / (1 + np.exp(-np.asarray(x, dtype=np.float64)))
+
+
+def test_removing_a_voxel_of_a_linear_network_moves_that_voxel_alone() -> None:
+    """Zero fill, lesion of four voxels of logit 2 x, ranked by brightness: known at every fraction."""
+    values = [1.0, 0.25, 2.0, 0.5]
+    image, lesion = bright(values)
+    everywhere = torch.ones(10, 10, 10, dtype=torch.bool)
+    saliency = torch.zeros(1, 10, 10, 10)
+    saliency[(0, *torch.as_tensor(lesion).T)] = torch.tensor(values)
+    fractions = [0.001, 0.003, 0.004, 0.5, 0.997, 0.999, 1.0]
+    got = road(Linear((2.0, 0.0)), image, lesion, saliency, fractions=fractions, fill="zero", region=everywhere)
+    p = sigmoid(2 * np.sort(values)[::-1])
+
+    def mean_without(brightest: int) -> float:
+        return float(np.r_[np.full(brightest, 0.5), p[brightest:]].mean())
+
+    def mean_with(brightest: int) -> float:
+        return float(np.r_[p[:brightest], np.full(4 - brightest, 0.5)].mean())
+
+    assert got.clean == pytest.approx(p.mean(), abs=EXACT)
+    assert got.morf == pytest.approx([mean_without(n) for n in (1, 3, 4, 4, 4, 4, 4)], abs=EXACT)
+    assert got.lerf == pytest.approx([mean_with(n) for n in (4, 4, 4, 4, 3, 1, 0)], abs=EXACT)
+    assert got.score == pytest.approx((got.lerf - got.morf) / 2, abs=0)
+    assert got.mean == pytest.approx(float(np.mean(got.score)), abs=0)
+    assert got.voxels.tolist() == [1, 3, 4, 500, 997, 999, 1000]
+    assert got.fractions == pytest.approx(fractions)
+    assert got.tied == pytest.approx(0.996)
+
+
+def test_the_sign_of_a_map_and_its_split_over_modalities_do_not_change_the_order() -> None:
+    image, everywhere = torch.randn(2, 10, 10, 10), torch.ones(10, 10, 10, dtype=torch.bool)
+    split = torch.rand(2, 10, 10, 10).double()
+    signed = split * torch.randn(2, 10, 10, 10).sign()
+    settings = {"fractions": [0.1, 0.5], "region": everywhere}
+    one = road(Linear(), image, everywhere, signed, **settings)
+    other = road(Linear(), image, everywhere, split.sum(dim=0, keepdim=True), **settings)
+    assert len({*one.morf, *one.lerf}) == 4
+    assert np.array_equal(one.morf, other.morf)
+    assert np.array_equal(one.lerf, other.lerf)
+
+
+def test_a_reversed_map_has_the_opposite_score() -> None:
+    image, lesion = bright([1.0, 0.25, 2.0])
+    saliency = torch.rand(1, 10, 10, 10)
+    one = road(Neighbourhood(), image, lesion, saliency, fractions=[0.05, 0.3, 0.6])
+    other = road(Neighbourhood(), image, lesion, 2 - saliency, fractions=[0.05, 0.3, 0.6])
+    assert np.array_equal(one.score, -other.score)
+    assert one.mean != 0
+
+
+@pytest.mark.parametrize("through", ["whole", "windows"])
+def test_it_agrees_with_editing_the_whole_volume(through: Through, rng: np.random.Generator) -> None:
+    """A U-Net, edits by the literal 3D imputation with the documented noise, scored on the whole volume."""
+    network = replace(unet((3, 4)), window=16, through=through)
+    image = torch.from_numpy(rng.standard_normal((2, 20, 18, 16)))
+    image[:, :3] = 0
+    lesion = np.array([[12, 10, 9], [12, 11, 9], [13, 11, 9]])
+    saliency = torch.from_numpy(rng.standard_normal((2, 20, 18, 16)))
+    region = torch.zeros(20, 18, 16, dtype=torch.bool)
+    region[4:18, 3:18, 4:14] = True
+    got = road(network, image, lesion, saliency, fractions=[0.01, 0.3], region=region, seed=5)
+    voxels = np.argwhere(region.numpy())
+    noise = NOISE * np.random.default_rng([5, 0]).standard_normal((2, len(voxels)))
+    order = np.argsort(-saliency.abs().sum(dim=0).numpy()[tuple(voxels.T)])
+    for n, count in enumerate(got.voxels):
+        for score, chosen in ((got.morf[n], order[:count]), (got.lerf[n], order[len(order) - count :])):
+            removed = np.zeros((20, 18, 16), dtype=bool)
+            removed[tuple(voxels[chosen].T)] = True
+            edited = literal_3d(image.numpy(), removed)
+            edited[(slice(None), *voxels[chosen].T)] += noise[:, chosen]
+            wanted = oracles.lesion_probabilities(network, torch.from_numpy(edited), lesion)
+            assert score == pytest.approx(float(wanted.mean()), abs=SOLVED)
+
+
+def test_a_sparse_map_removes_as_many_voxels_as_any_other() -> None:
+    """1.6 % non-zero: a percentile of it is zero, and a threshold there would blank the image at every fraction."""
+    image = torch.randn(2, 10, 10, 10)
+    saliency = torch.zeros(1, 10, 10, 10)
+    saliency.view(-1)[torch.randperm(1000)[:16]] = torch.rand(16) + 0.1
+    removal = Removal(Linear(), image, np.argwhere(np.ones((10, 10, 10))), **SETTINGS | {"fill": "zero"})
+    order = removal.ranked(saliency)
+    assert (saliency[(0, *removal.voxels[order[:16]].T)] > 0).all()
+    for count in (1, 16, 200, 800):
+        assert int((removal.without(order[:count]) == 0).all(dim=0).sum()) == count
+
+
+def test_ties_are_shuffled_by_the_seed_and_counted() -> None:
+    image, lesion = bright([1.0, 2.0])
+    saliency = torch.zeros(1, 10, 10, 10)
+    saliency[0, 4, 4, 2] = 1.0
+    order = {seed: removal_of(image, lesion, seed).ranked(saliency) for seed in (0, 0, 1)}
+    assert np.array_equal(order[0], removal_of(image, lesion, 0).ranked(saliency))
+    assert not np.array_equal(order[0], order[1])
+    assert order[0][0] == order[1][0] == 4 * 100 + 4 * 10 + 2
+    assert np.abs(np.corrcoef(order[0], np.arange(1000))[0, 1]) < 0.1  # not the scan order
+    assert [tied(np.array(r)) for r in ([1.0, 2, 3], [1.0, 1, 2, 2], [0.0, 0, 0, 5])] == [0, 1, 0.75]
+
+
+def removal_of(image: torch.Tensor, lesion: np.ndarray, seed: int = 0, fill: Fill = "linear") -> Removal:
+    """The whole volume as the region."""
+    everywhere = torch.ones(image.shape[1:], dtype=torch.bool)
+    return Removal(Neighbourhood(), image, lesion, region=everywhere, fill=fill, seed=seed)
+
+
+def test_a_constant_map_is_told_and_never_nan() -> None:
+    image, lesion = bright([1.0, 2.0])
+    got = road(Neighbourhood(), image, lesion, torch.zeros(2, 10, 10, 10), fractions=[0.1])
+    assert got.tied == 1.0
+    assert np.isfinite(got.score).all()
+
+
+def test_the_noise_of_a_voxel_is_its_own_and_seeded() -> None:
+    image, everywhere = torch.full((2, 10, 10, 10), 3.0), np.argwhere(np.ones((10, 10, 10)))
+    few, many = np.arange(0, 300, 7), np.arange(0, 700)
+    removal = removal_of(image, everywhere, 3)
+    noise = [(removal.without(removed) - image)[(slice(None), *removal.voxels[few].T)] for removed in (few, many)]
+    assert torch.allclose(noise[0], noise[1], atol=SOLVED)
+    other = (removal_of(image, everywhere, 4).without(many) - image).abs().max()
+    drawn = (removal.without(many) - image)[(slice(None), *removal.voxels[many].T)]
+    assert float(drawn.std()) == pytest.approx(NOISE, rel=0.1)  # 1400 draws: 2 % expected
+    assert not torch.equal(other, drawn.abs().max())
+
+
+@pytest.mark.parametrize(("fill", "wanted"), [("zero", [0.0, 0.0]), ("mean", [0.25, -0.5])])
+def test_plain_fills_are_zero_or_the_mean_of_the_region(fill: Fill, wanted: list[float]) -> None:
+    image, lesion = bright([1.0, 1.0])
+    image[0] = torch.tensor([1.0, 0.0, 0.0, 0.0]).repeat(250).view(10, 10, 10)
+    got = removal_of(image, np.argwhere(np.ones((10, 10, 10))), fill=fill).without(np.array([0, 17]))
+    assert got[:, 0, 0, 0].tolist() == got[:, 0, 1, 7].tolist() == pytest.approx(wanted)
+    assert int((got != image).any(dim=0).sum()) == 2
+    assert len(lesion) == 2
+
+
+def test_without_a_region_it_is_the_brain_within_15_voxels_of_the_lesion() -> None:
+    image, lesion = torch.ones(2, 30, 40, 36), np.array([[5, 20, 18], [6, 20, 18]])
+    image[:, :, :, :10] = 0
+    image[1, 4, 20, 9] = 2.0  # one modality is enough
+    removal = Removal(Neighbourhood(), image, lesion, **SETTINGS)
+    voxels = np.argwhere(np.ones((30, 40, 36)))
+    far = np.minimum(*(np.linalg.norm(voxels - v, axis=1) for v in lesion))
+    wanted = voxels[(far <= 15) & ((voxels[:, 2] >= 10) | (voxels == [4, 20, 9]).all(axis=1))]
+    assert np.array_equal(removal.voxels, wanted)
+
+
+def test_a_region_that_reaches_beyond_the_box_counts_and_changes_nothing_there() -> None:
+    image, lesion = torch.randn(2, 12, 12, 12), np.array([[5, 6, 7]])
+    region = torch.zeros(12, 12, 12, dtype=torch.bool)
+    region[5:12, 6, 7] = True
+    removal = Removal(Linear(), image, lesion, **SETTINGS | {"region": region, "fill": "zero"})
+    assert len(removal) == 7
+    assert torch.equal(removal.without(np.arange(1, 7)), removal.score.image)
+    assert removal.without(np.arange(7)).abs().max() == 0
+
+
+def test_fractions_ask_for_whole_voxels() -> None:
+    assert counts(FRACTIONS, 550502).tolist() == [551, 2753, 5505, 11010, 27525, 55050, 110100]
+    with pytest.raises(ValueError, match=r"smallest fraction must ask for a voxel, got 0\.001 of 400 voxels"):
+        counts(FRACTIONS, 400)
+    for wrong in ([], [0.0, 0.1], [0.2, 0.1], [0.1, 0.1], [0.5, 1.5], [-0.1], [float("nan")]):
+        with pytest.raises(ValueError, match="fractions must grow and lie above 0 and up to 1"):
+            counts(wrong, 100)
+
+
+def test_what_cannot_be_measured_is_refused() -> None:
+    image, lesion = bright([1.0, 2.0])
+    saliency = torch.rand(2, 10, 10, 10)
+    background = torch.zeros(10, 10, 10, dtype=torch.bool)
+    background[0] = True
+    outside = image.clone()
+    outside[:, 0] = 0
+    cases = [
+        ("share their grid, got \\(2, 9, 10, 10\\) and \\(2, 10, 10, 10\\)", image, saliency[:, 1:], {}),
+        ("share their grid, got \\(10, 10, 10\\)", image, saliency[0], {}),
+        ("map must be finite", image, saliency.index_fill(1, torch.tensor([3]), torch.nan), {}),
+        ("Region and image must share their grid", image, saliency, {"region": background[1:]}),
+        ("must hold voxels of the brain, got none", outside, saliency, {"region": background}),
+        ("can change the lesion's score, got none", image, saliency, {"region": background}),
+        ("fill must be one of linear, mean, zero, got 'blur'", image, saliency, {"fill": "blur"}),
+        ("smallest fraction must ask for a voxel", image, saliency, {"fractions": [0.0001]}),
+    ]
+    for message, scan, given, settings in cases:
+        with pytest.raises(ValueError, match=message):
+            road(Neighbourhood(), scan, lesion, given, **settings)
