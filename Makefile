@@ -13,7 +13,7 @@ COVERS_dev := core notebooks dev
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo test lint lab notebooks book bench
+.PHONY: help demo test lint lab notebooks book workshop bench
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' Makefile | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -39,6 +39,10 @@ book: .venv/.installed-notebooks notebooks/_build/.package ## execute the chapte
 	@$(PYTHON) notebooks/build.py --check
 	@cd notebooks && ../.venv/bin/jupyter-book build . --warningiserror --keep-going \
 		--config book/_config.yml --toc book/_toc.yml
+
+workshop: .venv/.installed-notebooks ## one zip for a room without internet: ies-workshop.zip
+	@$(PYTHON) notebooks/build.py --check
+	@$(PYTHON) notebooks/workshop.py ies-workshop.zip
 
 bench: .venv/.installed-dev ## measure time and memory
 	@$(PYTHON) -m tests.bench

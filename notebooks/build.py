@@ -7,6 +7,7 @@ The same source always gives the same bytes. The cell tagged `setup` gets its te
 """
 
 import hashlib
+import re
 import sys
 import tomllib
 from collections import Counter
@@ -24,15 +25,18 @@ import importlib.util
 import sys
 from pathlib import Path
 
-REPOSITORY = "{repository}"
+ADDRESS = "{address}"
 if importlib.util.find_spec("ies_helpers") is None:
     here = Path.cwd()
     clone = next((f for f in (here, *here.parents) if (f / "ies_helpers/__init__.py").is_file()), None)
-    if clone is None and not REPOSITORY:
-        raise ImportError("ies_helpers is not installed: open this notebook in a clone of its repository.")
-    source = f'-e "{{clone}}"' if clone else f"git+{{REPOSITORY}}"
+    if clone is None and not ADDRESS:
+        raise ImportError("ies_helpers is not installed and has no address yet: open this notebook in a clone.")
+    source = f'-e "{{clone}}"' if clone else ADDRESS
     %pip install -q {{source}}
     sys.path.append(str(clone or here))  # an editable installation shows only in the next session"""
+
+COLAB = re.compile(r"\s*<!-- colab -->.*?<!-- /colab -->", re.DOTALL)
+"""What `make notebooks` writes into the README."""
 
 METADATA = {
     "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
@@ -40,14 +44,27 @@ METADATA = {
 }
 
 
-def setup_cell() -> str:
-    """Text of the set-up cell, with the repository's address from `[project.urls]`."""
-    project = tomllib.loads((HERE.parent / "pyproject.toml").read_text())["project"]
-    return SETUP.format(repository=project.get("urls", {}).get("Repository", ""))
+def project(folder: Path = HERE) -> tuple[str, str]:
+    """Repository's address (empty while none is set) and the tag of this version: from `pyproject.toml` alone."""
+    told = tomllib.loads((folder.parent / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    return told.get("urls", {}).get("Repository", "").rstrip("/"), f"v{told['version']}"
+
+
+def setup_cell(folder: Path = HERE) -> str:
+    """Text of the set-up cell."""
+    repository, tag = project(folder)
+    return SETUP.format(address=f"git+{repository}@{tag}" if repository else "")
+
+
+def colab(path: str, folder: Path = HERE) -> str:
+    """Address that opens a file of the repository in Colab; empty where that cannot be, as it must lie on GitHub."""
+    repository, tag = project(folder)
+    github, _, name = repository.partition("https://github.com/")
+    return "" if github or not name else f"https://colab.research.google.com/github/{name}/blob/{tag}/{path}"
 
 
 def notebook(source: Path) -> str:
-    """The `.ipynb` text of one percent source.
+    """The `.ipynb` text of one percent source, with a link to Colab below its title.
 
     A cell's id is the hash of its content (with a number where content repeats), so that an edit
     changes that cell alone.
@@ -59,7 +76,10 @@ def notebook(source: Path) -> str:
         raise ValueError(
             f'{source.name} needs one cell `# %% tags=["setup"]`, got {len(setups)}: put it after the title.'
         )
-    setups[0].source = setup_cell()
+    setups[0].source = setup_cell(source.parents[1])
+    if link := colab(f"notebooks/{source.stem}.ipynb", source.parents[1]):
+        title, _, rest = book.cells[0].source.partition("\n")
+        book.cells[0].source = f"{title}\n\n[Open this chapter in Colab]({link})\n{rest}"
     for cell in book.cells:
         key = hashlib.sha256(f"{cell.cell_type}\n{cell.source}".encode()).hexdigest()[:8]
         seen[key] += 1
@@ -75,9 +95,18 @@ def sources(folder: Path = HERE) -> list[Path]:
     return sorted((folder / "src").glob("[0-9][0-9]_*.py"))
 
 
+def readme(folder: Path = HERE) -> str:
+    """The README with the links to Colab that the address gives, behind its words on Colab."""
+    text = (folder.parent / "README.md").read_text(encoding="utf-8")
+    links = [f"[{s.stem[:2]}]({link})" for s in sources(folder) if (link := colab(f"notebooks/{s.stem}.ipynb", folder))]
+    block = f"\n  Chapters in Colab: {', '.join(links)}." if links else ""
+    return COLAB.sub(lambda _: f"\n  <!-- colab -->{block}<!-- /colab -->", text)
+
+
 def drift(folder: Path = HERE) -> dict[Path, str]:
-    """Notebooks that are not what their source gives: path -> right text."""
+    """Notebooks that are not what their source gives, and the README's links to Colab: path -> right text."""
     right = {folder / f"{source.stem}.ipynb": notebook(source) for source in sources(folder)}
+    right[folder.parent / "README.md"] = readme(folder)
     return {p: text for p, text in right.items() if not p.is_file() or p.read_text(encoding="utf-8") != text}
 
 
@@ -87,19 +116,19 @@ def orphans(folder: Path = HERE) -> list[Path]:
     return sorted(p for p in folder.glob("*.ipynb") if p.stem not in stems)
 
 
-def main(arguments: list[str]) -> int:
+def main(arguments: list[str], folder: Path = HERE) -> int:
     """Write or check the notebooks; the exit code."""
     if arguments not in ([], ["--check"]):
         print(__doc__, file=sys.stderr)
         return 2
-    stale = drift()
+    stale = drift(folder)
     for path, text in stale.items():
         if arguments:
-            print(f"{path.name} differs from src/{path.stem}.py: run `make notebooks`.")
+            print(f"{path.name} differs from what its source and pyproject.toml give: run `make notebooks`.")
         else:
             path.write_text(text, encoding="utf-8")
             print(f"wrote {path.name}")
-    lost = orphans()
+    lost = orphans(folder)
     for path in lost:
         print(f"{path.name} has no source src/{path.stem}.py: remove it, or write the source.")
     return int(bool(lost or (arguments and stale)))

@@ -21,6 +21,8 @@ SECONDS = 600
 
 each_chapter = pytest.mark.parametrize("chapter", CHAPTERS)
 
+PROJECT = '[project]\nversion = "1.2.3"\n[project.urls]\n{address}'
+
 SOURCE = """\
 # %% [markdown]
 # # 42 · A throwaway chapter
@@ -55,10 +57,14 @@ def headings(book: NotebookNode, level: int) -> list[str]:
 
 @pytest.fixture
 def throwaway(tmp_path: Path) -> Path:
-    """A notebooks folder with one source."""
-    (tmp_path / "src").mkdir()
-    (tmp_path / "src" / "42_throwaway.py").write_text(SOURCE)
-    return tmp_path
+    """The notebooks folder of a project with one source."""
+    folder = tmp_path / "notebooks"
+    (folder / "src").mkdir(parents=True)
+    (folder / "src" / "42_throwaway.py").write_text(SOURCE)
+    (tmp_path / "pyproject.toml").write_text(PROJECT.format(address=""))
+    (tmp_path / "README.md").write_text("In Colab.\n<!-- colab --><!-- /colab -->\n\nThe rest.\n")
+    build.main([], folder)
+    return folder
 
 
 def test_the_generator_gives_the_same_bytes_each_time_and_no_id_twice(throwaway: Path) -> None:
@@ -79,13 +85,35 @@ def test_an_edit_of_one_cell_leaves_the_ids_of_the_others(throwaway: Path) -> No
 
 def test_an_edited_notebook_and_a_lost_one_are_found(throwaway: Path) -> None:
     written = throwaway / "42_throwaway.ipynb"
-    assert list(build.drift(throwaway)) == [written]
-    written.write_text(build.drift(throwaway)[written], encoding="utf-8")
     assert build.drift(throwaway) == {}
     written.write_text(written.read_text(encoding="utf-8").replace("1 + 1", "1 + 2"), encoding="utf-8")
     (throwaway / "41_gone.ipynb").write_text("{}")
     assert list(build.drift(throwaway)) == [written]
     assert build.orphans(throwaway) == [throwaway / "41_gone.ipynb"]
+
+
+def test_the_address_stands_in_one_place_and_goes_from_there_into_cells_and_links(throwaway: Path) -> None:
+    readme, chapter = throwaway.parent / "README.md", throwaway / "42_throwaway.ipynb"
+    project = throwaway.parent / "pyproject.toml"
+    before = readme.read_text(), chapter.read_text()
+    assert 'ADDRESS = \\"\\"' in before[1]
+    project.write_text(PROJECT.format(address='Repository = "https://github.com/some/place/"'))
+    assert sorted(build.drift(throwaway)) == sorted([readme, chapter])
+    assert build.main([], throwaway) == 0
+    assert build.drift(throwaway) == {}
+    assert "git+https://github.com/some/place@v1.2.3" in chapter.read_text()
+    link = "https://colab.research.google.com/github/some/place/blob/v1.2.3/notebooks/42_throwaway.ipynb"
+    assert (
+        f'# 42 · A throwaway chapter\\n",\n    "\\n",\n    "[Open this chapter in Colab]({link})' in chapter.read_text()
+    )
+    assert f"[42]({link})." in readme.read_text()
+    project.write_text(PROJECT.format(address='Repository = "https://forge.example/place"'))
+    build.main([], throwaway)
+    assert "git+https://forge.example/place@v1.2.3" in chapter.read_text()
+    assert "colab.research" not in chapter.read_text() + readme.read_text()
+    project.write_text(PROJECT.format(address=""))
+    build.main([], throwaway)
+    assert (readme.read_text(), chapter.read_text()) == before
 
 
 def test_a_source_without_a_setup_cell_is_refused(throwaway: Path) -> None:
@@ -102,7 +130,7 @@ def test_notebooks_are_what_their_sources_give() -> None:
 
 def test_the_book_lists_every_chapter_in_order() -> None:
     contents = yaml.safe_load((build.HERE / "book" / "_toc.yml").read_text())
-    assert [entry["file"] for entry in contents["chapters"]] == CHAPTERS
+    assert [entry["file"] for entry in contents["parts"][0]["chapters"]] == CHAPTERS
 
 
 @each_chapter

@@ -55,7 +55,7 @@ class Recipe:
 RECIPES = {
     "unet": Recipe((16, 32, 64, 128, 256), (4000, 3000), (3e-3, 2e-3), 2, "model.2.conv"),
     "nnunet": Recipe((16, 32, 64), (5000, 4000), (2e-3, 1e-3), 1, "output_block.conv.conv", (False, True)),
-    "swin_unetr": Recipe((12,), (2200, 4600), (1e-3, 7e-4), 1, "out.conv.conv", (True, True)),
+    "swin_unetr": Recipe((12,), (2200, 2000), (1e-3, 7e-4), 1, "out.conv.conv", (True, True)),
 }
 THRESHOLDS = (0.3, 0.4, 0.5)
 REFERENCE_LOAD = 0.001

@@ -18,11 +18,12 @@ from captum.attr import Saliency as CaptumSaliency
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from ies_helpers import Lesion, Network, Subject, find_lesions, gradcam_pp, load_subject, smoothgrad
+from ies_helpers import Lesion, Network, Subject, find_lesions, gradcam_pp, load_network, load_subject, smoothgrad
 from ies_helpers.saliency.gradients import LesionGradient
 from ies_helpers.segmentation.networks import build
 from ies_helpers.segmentation.windowing import window_boxes
 from tests import oracles
+from tests.bench import perilesional
 from tests.bench.measure import Row, pair, table, timed
 
 SAMPLE = 3
@@ -207,6 +208,8 @@ def cases() -> Iterator[Case]:
     yield "captum", lambda: against_captum(lively("unet", (16, 32, 64, 128, 256)), image, chosen[1])
     yield "nnunet", lambda: windowed(lively("nnunet"), image, chosen[1], 10)
     yield "swin", lambda: windowed(lively("swin_unetr"), image, chosen[1], 5)
+    for name in ("unet", "nnunet", "swin_unetr"):
+        yield f"perilesional {name}", lambda n=name: perilesional.curve(load_network(n), image, chosen[2])
     for channels in ((32, 64, 128, 256, 512), (16, 32, 64, 128, 256)):
         yield f"patient {channels[0]}", lambda c=channels: patient_largest(lively("unet", c), image, lesions)
 

@@ -1,0 +1,358 @@
+# %% [markdown]
+# # 08 · Three networks, and windows
+#
+# **Question.** U-Net, nnU-Net and Swin UNETR mark the same lesion. Do they have the same reason?
+#
+# **Objectives.** You run the three networks of the paper on one patient. You see how a sliding window turns many
+# answers into one, and what that does to a gradient. You compare the maps of one lesion. You see how the same
+# file of weights can mean two different networks, and how to wrap a network of your own.
+#
+# **Minutes.** 3 on two CPU cores; not measured on a GPU.
+#
+# **Needs.** Chapters 03 and 04. About 6 GB of memory. No patient data.
+
+# %% tags=["setup"]
+# setup
+
+# %% [markdown]
+# We import what we need. For a real patient write `openms:patient26`; it takes a few minutes longer, because a whole head
+# has 27 windows, not two.
+
+# %%
+import os
+import time
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import torch
+
+import ies_helpers as ies
+from ies_helpers.figures.networks import plot_maps
+
+SMALL = os.environ.get("IES_SMALL") == "1"
+SUBJECT = "demo"
+DRAWS = 1 if SMALL else 2
+
+# %% [markdown]
+# ## Three networks
+#
+# All three were trained for this handbook on the same synthetic and real patients, small enough for a notebook; their
+# model cards say how, and how good they are. `nnunet` and `swin_unetr` also had the U-Net as a teacher: they saw its
+# logits beside the target. So they are *not* three independent opinions, and the comparison below shows what the
+# architectures do with much the same knowledge. The paper's networks were trained on hundreds of patients, one by one.
+
+# %%
+subject = ies.load_subject(SUBJECT)
+networks = {name: ies.load_network(name) for name in ("unet", "nnunet", "swin_unetr")}
+found, rows = {}, []
+for name, network in networks.items():
+    begun = time.time()
+    probability = ies.predict(network, subject.image)
+    seconds = time.time() - begun
+    found[name] = ies.find_lesions(probability, subject.target, threshold=network.threshold, affine=subject.affine)
+    counts = {group: len(found[name].of(group)) for group in ("TP", "FP", "FN")}
+    thousands = sum(p.numel() for p in network.module.parameters()) // 1000
+    rows.append({"network": name, "thousand parameters": thousands, "predicts, s": round(seconds, 1), **counts})
+pd.DataFrame(rows).set_index("network")
+
+# %% [markdown]
+# The table is the first lesson: parameters do not tell the cost. The nnU-Net has the fewest and is slower than the
+# U-Net, because it works at full resolution where the U-Net has halved the grid already. The groups differ, too. A
+# false positive of one network need not be one of another.
+#
+# ## One answer from many windows
+#
+# None of the three sees the whole head at once when it predicts. A window of 96 voxels a side steps through the volume,
+# and where windows overlap, their logits are averaged with a weight that is 1 in the middle of a window and falls
+# off like a bell:
+#
+# $$ y(v) = \frac{\sum_w g_w(v)\, f_w(v)}{\sum_w g_w(v)} . $$
+
+# %%
+from ies_helpers.segmentation.windowing import importance, total_importance, window_boxes
+
+nnunet = networks["nnunet"]
+boxes = window_boxes(nnunet, subject.shape)
+share = torch.zeros(len(boxes), *subject.shape, dtype=torch.float64)
+for n, box in enumerate(boxes):
+    share[n][box] = importance(nnunet) / total_importance(nnunet, subject.shape)[box]
+middle = tuple(n // 2 for n in subject.shape)
+figure, axes = plt.subplots(figsize=(9, 3), layout="constrained")
+axes.plot(share[:, middle[0], :, middle[2]].T)
+axes.set(xlabel="voxel along the second axis", ylabel="share of each window", ylim=(0, 1.05))
+text = f"{len(boxes)} windows on {' x '.join(map(str, subject.shape))} voxels"
+title = axes.set_title(text)
+
+# %% [markdown]
+# Each line is one window's share of the answer along a line through the middle of the volume; at each voxel the shares
+# add up to 1. Near the ends only one window answers. In the middle, where two overlap, they take turns
+# smoothly.
+#
+# For an explanation this matters twice. A voxel's logit is a *fixed* weighted sum of windows, so its gradient is the
+# same weighted sum of the windows' gradients: exact, one window in memory at a time, and windows that do not hold the
+# voxel need not be run. And an nnU-Net or a Swin UNETR is *another function* in another window: instance normalisation
+# and attention look at all of it. Cutting a smaller window out to save time would explain a network that nobody ran.
+#
+# ## A gradient through windows, by hand
+#
+# We take a lesion that all three networks found, with 20 to 150 voxels, the one nearest to the middle of the brain: on
+# most brains that is near a ventricle, as in the paper's figures.
+
+
+# %%
+def everywhere(lesion):
+    """Whether the other two networks mark a voxel of this lesion, too."""
+    mask = lesion.mask(subject.shape)
+    return all((others.label_map(subject.shape, "TP") > 0)[mask].any() for others in found.values())
+
+
+brain = np.argwhere(subject.image[0].numpy() != 0).mean(axis=0)
+common = [le for le in found["unet"].of("TP") if 20 <= len(le) <= 150 and everywhere(le)]
+lesion = min(common, key=lambda le: float(np.linalg.norm(le.voxels.mean(axis=0) - brain)))
+print(lesion, "is found by all three;", len(common), "such lesions")
+
+# %% [markdown]
+# Now the sum of the lesion's logits, differentiated window by window. `share` is what we plotted.
+
+# %%
+index = tuple(torch.as_tensor(lesion.voxels).T)
+by_hand = torch.zeros_like(subject.image)
+for n, box in enumerate(boxes):
+    if not bool((share[n][index] > 0).any()):
+        continue
+    x = subject.image[(slice(None), *box)][None].clone().requires_grad_()
+    inside = torch.zeros(subject.shape)
+    inside[index] = share[n][index].float()
+    score = (nnunet.module(x)[0, 1] * inside[box]).sum()
+    by_hand[(slice(None), *box)] += torch.autograd.grad(score, x)[0][0]
+ours = ies.gradient(nnunet, subject.image, lesion, aggregate="sum")
+print(f"largest difference from ies.gradient: {float((by_hand - ours).abs().max() / ours.abs().max()):.1e} of the peak")
+
+# %% [markdown]
+# That is rounding. `ies.gradient` does this loop and nothing else for `sum` and `mean`; for `max` it does it once for each
+# voxel of the lesion, and adds a voxel's windows *before* it takes the maximum.
+#
+# ## The same lesion, three maps
+#
+# SmoothGrad with the `mean` over the lesion's voxels, a few draws, the *same voxels* for all three: those that the U-Net
+# found. Otherwise we would compare lesions, not networks. Each network is explained as it predicts, through its windows.
+
+
+# %%
+def kept(module, x):
+    """Gigabytes that a forward pass keeps for its way back."""
+    sizes = {}
+    count = torch.autograd.graph.saved_tensors_hooks(lambda t: sizes.update({t.data_ptr(): t.nbytes}) or t, lambda t: t)
+    with count:
+        module(x.clone().requires_grad_())
+    return sum(sizes.values()) / 1e9
+
+
+# %% [markdown]
+# That function counts the bytes that autograd keeps; we ask it of one window, beside the time of a draw.
+
+# %%
+maps, rows, one_window = {}, [], subject.image[(slice(None), *boxes[0])][None]
+for name, network in networks.items():
+    seen, begun = network.explained_through("windows"), time.time()
+    maps[name] = ies.smoothgrad(seen, subject.image, lesion.voxels, aggregate="mean", draws=DRAWS)
+    each = (time.time() - begun) / DRAWS
+    rows.append({"network": name, "s a draw": round(each, 1), "GB a window": round(kept(seen.module, one_window), 1)})
+pd.DataFrame(rows).set_index("network")
+
+# %% [markdown]
+# One draw costs a forward and a backward pass for each window that holds the lesion. The memory is what one such pass keeps
+# for its way back; all windows at once would need that many times more.
+
+# %%
+figure = plot_maps(subject, maps, lesion)
+
+# %% [markdown]
+# One row a network, coronal as in the paper: the FLAIR image with the lesion's outline, then what FLAIR and T1 count. Each
+# row has its own colour scale, because logits of different networks have different scales; compare shapes between
+# rows, and values only within one. In every row FLAIR is orange to red inside the lesion: brighter there means more
+# lesion. Around it lie blue patches, where darker surroundings would help. T1 is the weaker of the two and mostly
+# blue inside. What differs is the texture and the reach. The numbers:
+
+# %%
+distance = np.linalg.norm(np.indices(subject.shape).T - lesion.voxels.mean(axis=0), axis=-1).T
+mask = lesion.mask(subject.shape)
+rows = []
+for name, values in maps.items():
+    flair, total = values[0], values.abs().sum()
+    order = np.argsort(distance, axis=None)
+    mass = values.abs().sum(dim=0).numpy().ravel()[order].cumsum()
+    half = distance.ravel()[order][np.searchsorted(mass, [0.5 * mass[-1], 0.9 * mass[-1]])]
+    inside = {"FLAIR, mean inside": float(flair[mask].mean()), "share of FLAIR": float(flair.abs().sum() / total)}
+    reach = {"half within, voxels": half[0], "90 % within": half[1]}
+    rows.append({"network": name, **inside, **reach})
+pd.DataFrame(rows).set_index("network").round(3)
+
+# %% [markdown]
+# The mean gradient inside is positive for all three. The last two columns say within which distance from the lesion's centre
+# half, and nine tenths, of the map's absolute values lie. The U-Net's map ends where its receptive field does. The
+# others have a faint far field over the whole window: instance normalisation and attention let every voxel of the
+# window take part a little, and a little times a million voxels is a lot of mass. A picture does not show it, a sum
+# does.
+#
+# ## The same weights, another network
+#
+# A Swin UNETR halves its grid by laying eight neighbours side by side, then a matrix mixes them. Which neighbour comes
+# first is not written in the file. MONAI 0.9, with which the paper's network was trained, had a mistake in that order:
+# two of the eight neighbours were taken twice, two never. MONAI 1.5 repaired it *under the same name*. Old weights
+# still load, without an error or a warning, and the network is another one. We do it on purpose with ours, which was
+# trained in the third order there is.
+
+# %%
+from ies_helpers.segmentation.merging import MERGINGS
+from ies_helpers.segmentation.networks import build
+
+weights = networks["swin_unetr"].module.state_dict()
+box = boxes[0]
+logits = {}
+for merging in MERGINGS:
+    swin = build("swin_unetr", (12,), merging).module
+    swin.load_state_dict(weights)
+    with torch.no_grad():
+        y = swin(subject.image[(slice(None), *box)][None])[0]
+    logits[merging] = (y[1] - y[0]).numpy()
+right = logits["mergingv2"]
+apart = {name: float(np.abs(values - right).mean()) for name, values in logits.items()}
+print({name: round(value, 2) for name, value in apart.items()}, "logits apart on average, with the same weights")
+
+# %% [markdown]
+# The figure shows one slice of that window: the log odds of lesion as they should be, then what the other two orders add
+# or take. The titles say how many voxels of the window each calls lesion.
+
+# %%
+edge = np.log(networks["swin_unetr"].threshold / (1 - networks["swin_unetr"].threshold))
+figure, axes = plt.subplots(1, 3, figsize=(11, 4), layout="constrained")
+z = right.max(axis=(0, 1)).argmax()
+shown = {"mergingv2": right, **{name: logits[name] - right for name in ("monai-0.9", "monai-1.5")}}
+for ax, (name, values) in zip(axes, shown.items(), strict=True):
+    top = np.abs(values[:, :, z]).max()
+    drawn = ax.imshow(values[:, :, z].T, vmin=-top, vmax=top, cmap="RdBu_r", origin="lower")
+    what = "log odds" if name == "mergingv2" else "difference"
+    ax.set(title=f"{name}: {int((logits[name] > edge).sum())} voxels", xticks=[], yticks=[])
+    bar = figure.colorbar(drawn, ax=ax, label=what, shrink=0.7)
+
+# %% [markdown]
+# The left panel is the network as it was trained. The other two have the same parameters to the last bit, and differ most
+# where it matters, at lesions and their borders; the count of lesion voxels changes, too. Their segmentations still look
+# like segmentations, which is what makes the trap good: nobody who did not know the right answer would notice. How far
+# apart they are depends on the weights: with random ones it is a fifth of the largest logit.
+# So `load_network` never guesses: our file says `mergingv2`, and a Swin UNETR's file that says nothing is refused until
+# you say `merging="monai-0.9"`, as the published one needs.
+#
+# ## Less memory for more time
+#
+# The published script can compute attention again in the backward pass in place of keeping it (`use_checkpoint`). Here it
+# is an argument of `build` and `load_network`. The gradient is the same.
+
+# %%
+for again in (False, True) if not SMALL else (True,):
+    swin = build("swin_unetr", (12,), use_checkpoint=again).module
+    swin.load_state_dict(weights)
+    leaf, begun = one_window.clone().requires_grad_(), time.time()
+    g = torch.autograd.grad(swin(leaf)[0, 1].sum(), leaf)[0]
+    seconds = time.time() - begun
+    print(f"use_checkpoint={again}: {seconds:.1f} s, keeps {kept(swin, one_window):.1f} GB, sum {float(g.sum()):.2f}")
+
+# %% [markdown]
+# One window at a time already bounds memory, so you need this only where a single window is too much.
+#
+# ## Your own network
+#
+# Anything that maps `(B, C, I, J, K)` to logits on the same grid is wrapped in one line: two channels (class 1 is lesion) or
+# one (a sigmoid's), a list from deep supervision, windows of any size. A toy that looks at smoothed FLAIR:
+
+
+# %%
+class Brightness(torch.nn.Module):
+    """One logit a voxel: the mean FLAIR of 3^3 voxels, minus 1.5."""
+
+    def forward(self, x):
+        return torch.nn.functional.avg_pool3d(x[:, :1], 3, 1, 1) - 1.5
+
+
+mine = ies.Network(Brightness(), "brightness", window=(64, 96, 64), through="windows", overlap=0.5, threshold=0.5)
+g = ies.gradient(mine, subject.image, lesion, aggregate="max")
+print(ies.find_lesions(ies.predict(mine, subject.image), subject.target, threshold=mine.threshold))
+print(f"peak {float(g.max()):.4f}, which should be 1 / 27 = {1 / 27:.4f}; T1 counts {float(g[1].abs().max())}")
+
+# %% [markdown]
+# For an **nnU-Net v2** results folder, let nnU-Net build its network, since the architecture is its own package's, and wrap
+# what it built. Its windows lie on other places and its bell is cut differently, which `placing="nnunet"` follows:
+#
+# ```python
+# from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+#
+# predictor = nnUNetPredictor(device=torch.device("cpu"), use_mirroring=False)
+# predictor.initialize_from_trained_model_folder(folder, use_folds=(0,), checkpoint_name="checkpoint_final.pth")
+# predictor.network.load_state_dict(predictor.list_of_parameters[0])
+# window = tuple(predictor.configuration_manager.patch_size)
+# mine = ies.Network(predictor.network, "mine", window=window, through="windows", overlap=0.5, placing="nnunet")
+# ```
+#
+# Three things are yours to check. nnU-Net reads arrays as (K, J, I), so hand it `subject.image` with its axes turned, or
+# a patch size that is the same along all three. It normalises by the scheme in `plans.json`; ours is the z-score over
+# non-zero voxels. And it averages eight mirrored copies unless told not to: then the function that predicts is
+# another one than the function explained.
+#
+# ## What we saw
+#
+# - Three architectures with much the same training: the same signs inside the lesion, another texture and reach.
+# - A blended prediction is a fixed sum of windows, and its gradient is the same sum; only windows that hold the lesion count.
+# - Instance normalisation and attention give a map a far field over the whole window.
+# - A file of weights is not yet a network.
+#
+# ## Limits
+#
+# Two of the networks were taught by the third, so what they share says little about lesions. The shipped networks are small
+# and know few patients. One lesion is an example. The paper's comparison is of three networks trained independently on
+# 687 subjects or patients of one hospital; see chapter 13 for what we can compare.
+#
+# ## Exercises
+#
+# **1.** How many windows would a head of 182 x 218 x 182 voxels need with an overlap of one half?
+#
+# <details><summary>Solution</summary>
+#
+# ```python
+# from dataclasses import replace
+#
+# print(len(window_boxes(replace(nnunet, overlap=0.5), (182, 218, 182))))
+# ```
+#
+# Expected: `36`. Along 182 voxels three windows, along 218 four.
+#
+# </details>
+#
+# **2.** Is the Swin UNETR's map of the whole-window mean the same if you shift the image by one voxel? Why not?
+#
+# <details><summary>Solution</summary>
+#
+# ```python
+# with torch.no_grad():
+#     one, two = (swin(subject.image[:, s : s + 64, :64, :64][None])[0, 1] for s in (0, 1))
+# print(float((one[1:] - two[:-1]).abs().mean()))
+# ```
+#
+# Expected: clearly above 0. The network halves its grid five times and attends in blocks of 7, so a shift by one voxel
+# lands on another grid; and the window's statistics change. Only convolutions without stride commute with shifts.
+#
+# </details>
+#
+# ## References
+#
+# - Spagnolo F. and others (2026). Instance-level quantitative saliency in multiple sclerosis lesion segmentation.
+#   *Scientific Reports*. [arXiv 2406.09335](https://arxiv.org/abs/2406.09335). Figures 1 and 2.
+# - Isensee F. and others (2021). nnU-Net: a self-configuring method for deep learning-based biomedical image
+#   segmentation. *Nature Methods* 18:203-211. [doi 10.1038/s41592-020-01008-z](https://doi.org/10.1038/s41592-020-01008-z).
+# - Hatamizadeh A. and others (2022). Swin UNETR: Swin transformers for semantic segmentation of brain tumors in MRI
+#   images. [arXiv 2201.01266](https://arxiv.org/abs/2201.01266).
+#
+# ## Next
+#
+# Chapter 09 asks whether a map tells a true lesion from a false one.
