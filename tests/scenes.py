@@ -103,25 +103,44 @@ def strays(folder: Path) -> list[str]:
 
 
 DRIVER = """
-import json, os, signal, sys
+import errno, json, os, resource, signal, sys
 import ies_helpers.figures.folder
+import monai.networks.nets.unet, monai.transforms.intensity.array
 from ies_helpers import __main__, saliency
 from ies_helpers.saliency import explain
 explain.EVERY = 0.0
+exec(sys.argv[1])
+CHANGES = {"os.rename", "os.rmdir", "os.remove", "os.truncate"}
+def end_at(left, full):
+    def heard(event, arguments):
+        nonlocal left
+        writes = event == "os.mkdir" or event == "open" and arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
+        if writes or event in CHANGES and not full:
+            left -= 1
+            if left <= 0 and full:
+                raise OSError(errno.ENOSPC, "No space left on device", str(arguments[0]))
+            if left == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+    sys.addaudithook(heard)
 print("ready", flush=True)
 for line in sys.stdin:
     child = os.fork()
     if child == 0:
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        arguments, errors = json.loads(line)
+        arguments, errors, largest, change, full = json.loads(line)
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         os.dup2(os.open(errors, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
         sys.argv[1:] = arguments
+        if largest:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (largest, largest))
+        if change:
+            end_at(change, full)
         os._exit(__main__.main(arguments))
     print("started", child, flush=True)
+    sys.stdin.readline()  # until nobody will stop it any more: its number belongs to no other process so long
     print("ended", os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
 """
-"""Imports once, then runs each command line in a process of its own: its id, later its exit code."""
+"""Imports once, then runs each command line in a process of its own: its id, and when asked its exit code."""
 
 
 class Commands:
@@ -130,11 +149,24 @@ class Commands:
     def __init__(self, process: subprocess.Popen[str], errors: Path) -> None:
         self.process, self.errors = process, errors
 
-    def run(self, *arguments: object, stop: signal.Signals | None = None, when: Callable[[], object] = bool) -> int:
-        """The exit code; `stop` is sent as soon as `when` is true."""
-        assert self.process.stdin is not None
-        self.process.stdin.write(json.dumps([[str(a) for a in arguments], str(self.errors)]) + "\n")
-        self.process.stdin.flush()
+    def run(
+        self,
+        *arguments: object,
+        stop: signal.Signals | None = None,
+        when: Callable[[], object] = bool,
+        largest: int | None = None,
+        change: int | None = None,
+        full: bool = False,
+    ) -> int:
+        """The exit code.
+
+        Args:
+            stop: is sent as soon as `when` is true.
+            largest: bytes beyond which no file may grow.
+            change: the process kills itself before this one of the changes that it makes to the file system.
+            full: instead the disk is full from that change on.
+        """
+        self._say(json.dumps([[str(a) for a in arguments], str(self.errors), largest, change, full]))
         child = self._number("started")
         try:
             if stop is not None:
@@ -144,8 +176,14 @@ class Commands:
             os.kill(child, signal.SIGKILL)
             raise
         finally:
+            self._say("")
             code = self._number("ended")
         return code
+
+    def _say(self, line: str) -> None:
+        assert self.process.stdin is not None
+        self.process.stdin.write(line + "\n")
+        self.process.stdin.flush()
 
     def _wait(self, when: Callable[[], object]) -> None:
         end = time.monotonic() + 60
@@ -170,11 +208,12 @@ class Commands:
 
 
 @contextmanager
-def commands(folder: Path) -> Iterator[Commands]:
-    """A process that is ready to run command lines."""
+def commands(folder: Path, prepare: str = "") -> Iterator[Commands]:
+    """A process that is ready to run command lines, once it has run the Python lines in `prepare`."""
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     alone = os.environ | {"OMP_NUM_THREADS": "1"}  # on a busy machine threads that wait for each other are slow
-    with subprocess.Popen([sys.executable, "-c", DRIVER], env=alone, **pipes) as process:
+    alone |= {"PYTHONWARNINGS": "ignore:The axes of"}  # as pyproject.toml has it for the tests themselves
+    with subprocess.Popen([sys.executable, "-c", DRIVER, prepare], env=alone, **pipes) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
         yield Commands(process, folder / "stderr")

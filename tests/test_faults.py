@@ -130,7 +130,7 @@ def test_after_a_kill_other_settings_start_anew_and_do_not_mix(shell, command, s
 def test_view_after_a_kill_draws_the_maps_that_are_whole(shell, command, tmp_path) -> None:
     shell.run(*command, tmp_path, stop=signal.SIGKILL, when=lambda: MOMENTS["after a whole map"](tmp_path))
     assert shell.run("view", tmp_path) == 0, shell.told
-    drawn_maps = {path.stem for path in (tmp_path / "figures").iterdir()}
+    drawn_maps = {path.stem for path in (tmp_path / "figures").glob("sub-*")}
     assert "sub-p1_desc-smoothgradmeanL001" in drawn_maps
     complete = {json.loads(p.read_text())["lesion"] for p in tmp_path.glob("sub-p1/anat/*_T1w.json")}
     assert len(drawn_maps) == len(complete)

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import torch
 
+from ies_helpers.saliency.memory import out_of_memory
 from ies_helpers.saliency.views import Pairs, Part, View, add, inside, size
 from ies_helpers.types import Box, Voxels
 
@@ -92,8 +93,3 @@ def added_by_voxel(see: See, part: Part, voxels: Voxels, zeros: Zeros) -> torch.
         for total, g in zip(added, _each(see, view, voxels), strict=True):
             add(total, part.box, g, view.box)
     return added
-
-
-def out_of_memory(error: RuntimeError) -> bool:
-    """Whether torch ran out of memory, on a GPU or on the CPU."""
-    return isinstance(error, torch.cuda.OutOfMemoryError) or "can't allocate memory" in str(error)

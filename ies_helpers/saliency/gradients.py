@@ -6,10 +6,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from ies_helpers.saliency.aggregates import Largest, See, added_up, extremes, out_of_memory
+from ies_helpers.saliency.aggregates import Largest, See, added_up, extremes
 from ies_helpers.saliency.cone import cone_of, trusted
 from ies_helpers.saliency.crop import cell_parts, crop_parts, shared_parts
 from ies_helpers.saliency.frozen import Frozen, frozen
+from ies_helpers.saliency.memory import does_not_fit, out_of_memory
 from ies_helpers.saliency.views import Boxed, Part, forward, hull, size
 from ies_helpers.saliency.windows import window_part, window_parts
 from ies_helpers.segmentation.inference import check_image
@@ -31,6 +32,9 @@ KEPT = 2
 
 BUDGET = 2**30
 """Bytes of working memory, beside the network and the volume."""
+
+LEAST = 2**20
+"""Bytes to which running out of memory may halve the budget: less than one voxel's gradient in any real network."""
 
 
 def gradient(
@@ -167,23 +171,30 @@ class LesionGradient:
         return crop_parts(field, shape, self.voxels, affordable)
 
     def __call__(self, image: Volume) -> torch.Tensor:
-        """The aggregated gradient on `box`: `(C, i, j, k)`, in the network's precision and on its device."""
+        """The aggregated gradient on `box`: `(C, i, j, k)`, in the network's precision and on its device.
+
+        Raises:
+            MemoryError: there is too little for the smallest pieces that it can be taken in.
+        """
         with at_rest(self.network):
-            if self.aggregate == "max":
-                return self._largest(image)
             while True:
                 try:
-                    total = added_up(self._see(image), self.parts, self.box, self._zeros)
-                    return total / len(self.voxels) if self.aggregate == "mean" else total
+                    return self._largest(image) if self.aggregate == "max" else self._added(image)
                 except RuntimeError as error:
-                    if not out_of_memory(error) or not self._split_further():
+                    if not out_of_memory(error):
                         raise
+                    if not self._halve():
+                        what = f"The gradient of {self.network.name} by {self.way} on {self.network.device}"
+                        raise does_not_fit(what, "free some, take device='cpu' or a smaller window", error) from error
 
-    def _split_further(self) -> bool:
-        """Halve the budget until the lesion falls into more parts; False if it cannot."""
-        parts, self.budget = len(self.parts), self.budget // 2
+    def _halve(self) -> bool:
+        """Halve the budget, which sizes crops and the cone's batches; False where nothing smaller is left."""
+        sized = self.way == "cone" or (self.way == "crop" and self.aggregate != "max")
+        if not sized or self.frozen is not None or self.budget <= LEAST:
+            return False
+        self.budget //= 2
         self.parts = self._split()
-        return len(self.parts) > parts or self.budget > 2**20
+        return True
 
     def place(self, values: torch.Tensor) -> Saliency:
         """`values` on the box -> the whole map `(C, I, J, K)`, float32 on the CPU, zero elsewhere."""
@@ -195,6 +206,10 @@ class LesionGradient:
             return lambda view: forward(self.network, image, view)
         held, recorded = self.frozen, self.frozen.record(self.network, image, self.parts)
         return lambda view: held.forward(image, view, recorded)
+
+    def _added(self, image: Volume) -> torch.Tensor:
+        total = added_up(self._see(image), self.parts, self.box, self._zeros)
+        return total / len(self.voxels) if self.aggregate == "mean" else total
 
     def _largest(self, image: Volume) -> torch.Tensor:
         see, largest = self._see(image), Largest(self._zeros, self.box)

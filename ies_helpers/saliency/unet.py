@@ -3,9 +3,6 @@
 from dataclasses import dataclass, field
 
 import torch
-from monai.networks.blocks.convolutions import Convolution
-from monai.networks.layers.simplelayers import SkipConnection
-from monai.networks.nets.unet import UNet
 from torch import nn
 
 KINKED = (nn.PReLU, nn.LeakyReLU, nn.ReLU)
@@ -45,6 +42,10 @@ def take_apart(module: nn.Module) -> tuple[list[Layer], Layer, list[Layer]] | No
     Checked piece by piece: one 3^3 convolution of stride 2 (or, upwards, its transpose) a level, one of stride
     1 at the bottom, batch normalisation, an activation of two slopes, plain concatenating skips.
     """
+    from monai.networks.blocks.convolutions import Convolution  # MONAI takes seconds
+    from monai.networks.layers.simplelayers import SkipConnection
+    from monai.networks.nets.unet import UNet
+
     if not isinstance(module, UNet):
         return None
     down, up, block = [], [], module.model

@@ -15,11 +15,18 @@ from ies_helpers.resources import data_folder
 from ies_helpers.segmentation.networks import ARCHITECTURES, Network, build
 from ies_helpers.subjects.archives import extract_member
 from ies_helpers.subjects.downloads import fetch
+from ies_helpers.subjects.files import one_line
 
 Weights = Mapping[str, torch.Tensor]
 
 UNUSED = "num_batches_tracked"
 """Counters of batch normalisation that no prediction depends on; shipped files leave them out."""
+
+LEVELS = range(2, 9)
+"""How many levels a network of a file may have."""
+
+WIDEST = {"swin_unetr": 96}
+"""Features that a file may ask for where 1024 would fill the memory."""
 
 SWIN_FIRST = "swinViT.patch_embed.proj.weight"
 """The tensor whose first side is a Swin UNETR's feature size."""
@@ -62,7 +69,7 @@ def load_network(
     if architecture is None:
         raise ValueError(f"{path.name} does not say its architecture; give one of {', '.join(ARCHITECTURES)}.")
     merging = _merging(architecture, merging, said, path.name)
-    built = build(architecture, _channels(architecture, weights, said), merging, use_checkpoint)
+    built = build(architecture, _channels(architecture, weights, said, path.name), merging, use_checkpoint)
     _fill(built.module, weights, path.name)
     built.module.to(place)
     return replace(built, name=name, threshold=threshold if threshold is not None else built.threshold)
@@ -105,11 +112,12 @@ def read_weights(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     if path.suffix == ".safetensors":
         try:
             with safe_open(path, framework="pt") as file:
-                said = dict(file.metadata() or {})
+                said = {key: one_line(value) for key, value in (file.metadata() or {}).items()}
                 tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
-        except SafetensorError as error:
-            raise ValueError(f"{path.name} must be a safetensors file, it cannot be read as one ({error}).") from error
-        return _floats(tensors), said
+        except (SafetensorError, TypeError, AttributeError, KeyError) as error:  # the last three: a type torch lacks
+            why = one_line(error)
+            raise ValueError(f"{path.name} must be a safetensors file, it cannot be read as one ({why}).") from error
+        return _floats(tensors, path.name), said
     try:
         with warnings.catch_warnings(action="ignore"):
             content = torch.load(path, map_location="cpu", weights_only=True)
@@ -117,21 +125,24 @@ def read_weights(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
         wanted = re.search(r"GLOBAL (\S+)", str(error))
         if wanted:
             raise ValueError(
-                f"A checkpoint must hold tensors only; {path.name} asks to run {wanted[1]} and was not opened. If you "
-                "trust its origin, convert it, which runs that code: content = torch.load(file, weights_only=False); "
-                "torch.save(content['state_dict'], another file), or whatever key holds the weights."
+                f"A checkpoint must hold tensors only; {path.name} asks to run {one_line(wanted[1])} and was not "
+                "opened. If you trust its origin, convert it, which runs that code: content = torch.load(file, "
+                "weights_only=False); torch.save(content['state_dict'], another), or whatever key holds the weights."
             ) from error
-        why = str(error).split(". ")[0] or type(error).__name__
+        why = one_line(str(error).split(". ")[0]) or type(error).__name__
         raise ValueError(f"{path.name} must be a PyTorch checkpoint, it cannot be read as one ({why}).") from error
     for key in ("state_dict", "model_state_dict", "model", "network_weights"):
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
     if not isinstance(content, Mapping) or not all(isinstance(v, torch.Tensor) for v in content.values()):
         raise ValueError(f"A checkpoint must be a state_dict of tensors, {path.name} holds a {type(content).__name__}.")
-    return _floats({str(key): value for key, value in content.items()}), {}
+    return _floats({str(key): value for key, value in content.items()}, path.name), {}
 
 
-def _floats(tensors: Weights) -> dict[str, torch.Tensor]:
+def _floats(tensors: Weights, name: str) -> dict[str, torch.Tensor]:
+    for key, t in tensors.items():
+        if t.layout is not torch.strided or t.is_meta or t.numel() * t.element_size() > t.untyped_storage().nbytes():
+            raise ValueError(f"A checkpoint must hold tensors with their values, in {name} {one_line(key)} has not.")
     return {k.removeprefix("module."): t.float() for k, t in tensors.items() if t.is_floating_point()}
 
 
@@ -149,19 +160,35 @@ def _merging(architecture: str, asked: str | None, said: Mapping[str, str], name
     return asked or recorded
 
 
-def _channels(architecture: str, weights: Weights, said: Mapping[str, str]) -> tuple[int, ...] | None:
-    """Features per level: what the header says, or for a U-Net what its weights show."""
+def _channels(architecture: str, weights: Weights, said: Mapping[str, str], name: str) -> tuple[int, ...] | None:
+    """Features per level: what the header says, or what the weights show; None: as published.
+
+    Checked before anything is built, because a few bytes can ask for more than the memory holds.
+    """
     if "channels" in said:
-        return tuple(int(c) for c in said["channels"].split(","))
-    if architecture == "swin_unetr" and SWIN_FIRST in weights:
-        return (weights[SWIN_FIRST].shape[0],)
-    channels, level = [], "model"
+        found = [int(c) if c.strip().isdecimal() else 0 for c in said["channels"].split(",")]
+    else:
+        found = [weights[key].shape[0] if weights[key].ndim else 0 for key in _firsts(architecture, weights)]
+    most, levels = WIDEST.get(architecture, 1024), range(1, 2) if architecture == "swin_unetr" else LEVELS
+    if found and not (len(found) in levels and all(1 <= c <= most for c in found)):
+        raise ValueError(
+            f"A {architecture} must have 1 to {most} features at each of {levels[0]} to {levels[-1]} levels, {name} "
+            f"asks for {said.get('channels') or found}; name the right architecture, or take another file."
+        )
+    return tuple(found) or None
+
+
+def _firsts(architecture: str, weights: Weights) -> list[str]:
+    """The tensors of a file whose first side is the number of features of a level, outermost level first."""
+    if architecture == "swin_unetr":
+        return [SWIN_FIRST] if SWIN_FIRST in weights else []
+    names, level = [], "model"
     while architecture == "unet" and f"{level}.0.conv.weight" in weights:
-        channels.append(weights[f"{level}.0.conv.weight"].shape[0])
+        names.append(f"{level}.0.conv.weight")
         level += ".1.submodule"
     if f"{level}.conv.weight" in weights:
-        channels.append(weights[f"{level}.conv.weight"].shape[0])
-    return tuple(channels) if len(channels) > 1 else None
+        names.append(f"{level}.conv.weight")
+    return names if len(names) > 1 else []
 
 
 def _fill(module: nn.Module, weights: Weights, name: str) -> None:
@@ -189,7 +216,7 @@ def _fill(module: nn.Module, weights: Weights, name: str) -> None:
 
 
 def _first(names: list[str], count: int = 4) -> str:
-    return ", ".join(names[:count]) + (", ..." if len(names) > count else "")
+    return ", ".join(one_line(name, 80) for name in names[:count]) + (", ..." if len(names) > count else "")
 
 
 def _device(device: str) -> torch.device:

@@ -7,9 +7,6 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
-from monai.networks.nets.dynunet import DynUNet
-from monai.networks.nets.swin_unetr import SwinUNETR
-from monai.networks.nets.unet import UNet
 from torch import nn
 
 from ies_helpers.segmentation.merging import merging_module
@@ -137,6 +134,8 @@ def at_rest(network: Network) -> Iterator[None]:
 
 
 def _unet(channels: tuple[int, ...]) -> nn.Module:
+    from monai.networks.nets.unet import UNet  # MONAI takes seconds
+
     strides = (2,) * (len(channels) - 1)
     return UNet(
         spatial_dims=3, in_channels=2, out_channels=2, channels=channels, strides=strides, norm="batch", num_res_units=0
@@ -144,6 +143,8 @@ def _unet(channels: tuple[int, ...]) -> nn.Module:
 
 
 def _nnunet(channels: tuple[int, ...]) -> nn.Module:
+    from monai.networks.nets.dynunet import DynUNet
+
     levels = len(channels)
     return DynUNet(
         spatial_dims=3,
@@ -161,6 +162,8 @@ def _nnunet(channels: tuple[int, ...]) -> nn.Module:
 
 
 def _swin_unetr(channels: tuple[int, ...], merging: str) -> nn.Module:
+    from monai.networks.nets.swin_unetr import SwinUNETR
+
     merge: Any = merging_module(merging)  # MONAI takes a class, its annotation says an instance
     return SwinUNETR(in_channels=2, out_channels=2, feature_size=channels[0], downsample=merge)
 

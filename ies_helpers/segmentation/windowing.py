@@ -6,7 +6,6 @@ import math
 
 import numpy as np
 import torch
-from monai.data.utils import compute_importance_map, dense_patch_slices
 from scipy import ndimage
 
 from ies_helpers.segmentation.networks import Network
@@ -41,6 +40,8 @@ def _boxes(shape: tuple[int, ...], sides: tuple[int, ...], overlap: float, placi
         return tuple(
             tuple(slice(s, s + w) for s, w in zip(corner, sides, strict=True)) for corner in itertools.product(*starts)
         )  # pyright: ignore[reportReturnType]
+    from monai.data.utils import dense_patch_slices  # MONAI takes seconds
+
     steps = [w if n == w else max(1, int(w * (1 - overlap))) for n, w in zip(shape, sides, strict=True)]
     return tuple(dense_patch_slices(shape, sides, steps, return_slice=True))  # pyright: ignore[reportReturnType]
 
@@ -56,6 +57,8 @@ def _nnunet_starts(length: int, side: int, overlap: float) -> list[int]:
 def _importance(sides: tuple[int, ...], weighting: str, placing: str) -> torch.Tensor:
     """Constant, or a gaussian of sigma w/8: MONAI's is at least 1e-3, nnU-Net's peaks at w // 2 and is never 0."""
     if placing == "monai" or weighting == "constant":
+        from monai.data.utils import compute_importance_map  # MONAI takes seconds
+
         return compute_importance_map(sides, mode=weighting, sigma_scale=SIGMA).double()
     weight = np.zeros(sides)
     weight[tuple(w // 2 for w in sides)] = 1

@@ -10,7 +10,6 @@ from functools import cache
 
 import numpy as np
 import torch
-from nilearn import datasets
 from scipy import ndimage
 from torch.nn import functional
 
@@ -67,7 +66,7 @@ def sigmoid(x: np.ndarray) -> np.ndarray:
 def draw_anatomy(rng: np.random.Generator) -> Anatomy:
     """Draw one healthy brain: shape, ventricles, tissues, lookalikes. About 3 s."""
     world = _draw_warp(rng)
-    white, grey, csf, distance = _sample(_templates()[:4], world)
+    white, grey, csf, distance = template_tissues(world)
     tissues = _sharpen(rng, np.stack([white, grey, csf]))
     brain = _skull_strip(rng, white + grey, world)
     x, y, z = np.abs(world[0]), world[1], world[2]
@@ -77,16 +76,18 @@ def draw_anatomy(rng: np.random.Generator) -> Anatomy:
     return Anatomy(np.concatenate([healthy, lookalikes]) * brain, brain, distance, world)
 
 
+def template_tissues(world: np.ndarray) -> np.ndarray:
+    """`(4, I, J, K)`: white, grey, csf, mm to the lateral ventricles, at `(3, I, J, K)` millimetres of MNI space."""
+    return _sample(_templates()[:4], world)
+
+
 @cache
 def _templates() -> torch.Tensor:
     """`(7, I, J, K)` on the template's grid: white, grey, csf, mm to the lateral ventricles, its gradient."""
-    white, grey = (
-        np.asarray(image.dataobj, dtype=np.float32)
-        for image in (
-            datasets.load_mni152_wm_template(resolution=1),
-            datasets.load_mni152_gm_template(resolution=1),
-        )
-    )
+    from nilearn.datasets import load_mni152_gm_template, load_mni152_wm_template  # takes seconds
+
+    images = (load_mni152_wm_template(resolution=1), load_mni152_gm_template(resolution=1))
+    white, grey = (np.asarray(image.dataobj, dtype=np.float32) for image in images)
     csf = np.clip(1 - grey - white, 0, 1)
     x, y, z = (axis - offset for axis, offset in zip(np.ogrid[tuple(map(slice, csf.shape))], _ORIGIN, strict=True))
     middle = (np.abs(x) < 42) & (np.abs(y + 8) < 50) & (z > -14) & (z < 34)

@@ -9,7 +9,7 @@ import zlib
 from fnmatch import fnmatch
 from pathlib import Path, PureWindowsPath
 
-from ies_helpers.subjects.files import replacing
+from ies_helpers.subjects.files import one_line, replacing
 
 LARGEST = 2**30
 """Bytes that a member may unpack to: no network here comes near, a decompression bomb goes far beyond."""
@@ -44,7 +44,8 @@ def extract_member(archive: Path, pattern: str, destination: Path) -> Path:
     try:
         content = _read_zip(archive, pattern) if archive.suffix == ".zip" else _read_tar(archive, pattern)
     except BROKEN as error:
-        raise ValueError(f"{archive} is no intact archive ({error}): delete it and fetch it again") from error
+        why = one_line(error) or type(error).__name__
+        raise ValueError(f"{archive} is no intact archive ({why}): delete it and fetch it again") from error
     if not (destination.is_file() and destination.read_bytes() == content):
         with replacing(destination) as part:
             part.write_bytes(content)

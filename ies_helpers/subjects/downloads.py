@@ -23,7 +23,7 @@ from tqdm.auto import tqdm
 
 from ies_helpers.resources import data_folder
 from ies_helpers.subjects.archives import extract_member
-from ies_helpers.subjects.files import replacing
+from ies_helpers.subjects.files import remove_leftovers, replacing
 
 TIMEOUT = 20.0  # seconds without a byte
 ROUNDS = 2  # times the list of addresses is gone through
@@ -139,6 +139,8 @@ def _registry() -> dict[str, tuple[dict[str, Any], list[RemoteFile]]]:
 
 def _place(file: RemoteFile) -> Path:
     """The verified local file: from the cache if there, else downloaded; unpacked if it is an archive."""
+    for folder in file.local.parents[: len(Path(file.path).parts) + 2]:  # the last one holds the cache folder
+        remove_leftovers(folder, deep=False)
     wrong = mismatch(file.local, file) if file.local.is_file() else None
     if wrong:
         warnings.warn(f"{file.local} has {wrong}: it is not used, and fetched anew", stacklevel=3)
@@ -150,9 +152,9 @@ def _place(file: RemoteFile) -> Path:
             return file.local
         unpacked = file.local.with_name(file.local.name.partition(".")[0] + Path(file.member).suffix)
         return extract_member(file.local, file.member, unpacked)
-    except FileNotFoundError:
-        raise
     except OSError as error:
+        if error.errno is None:  # not the system's but ours: no address gave the file
+            raise
         why = error.strerror or error
         raise OSError(
             f"{file.name} ({file.kind}) cannot be written in {file.local.parent} ({why}): "

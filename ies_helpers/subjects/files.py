@@ -7,6 +7,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 
 LEFTOVER = ".part-"
@@ -31,16 +32,29 @@ def replacing(path: Path) -> Iterator[Path]:
         os.replace(part, path)
 
 
+def one_line(text: object, most: int = 120) -> str:
+    """Words of a foreign file or library for a sentence of ours: nothing that a terminal obeys, and not endless."""
+    words = " ".join("".join(c if c.isprintable() else " " for c in str(text)).split())
+    return words if len(words) <= most else f"{words[:most]}..."
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a text file beside and rename it."""
     with replacing(path) as part:
         part.write_text(text)
 
 
-def remove_leftovers(folder: Path) -> None:
-    """Remove what a killed writer left anywhere below `folder`; a writer still at work keeps its own."""
-    for left in list(Path(folder).rglob(f"{LEFTOVER}*")):
-        if _abandoned(left):
+def remove_leftovers(folder: Path, deep: bool = True) -> None:
+    """Remove what a killed writer left anywhere below `folder`; a writer still at work keeps its own.
+
+    Args:
+        folder: where to look.
+        deep: False looks right in `folder` alone.
+    """
+    folders = islice(os.walk(folder), None if deep else 1)  # heeds no folder that vanishes
+    found = [Path(root) / name for root, names, _ in folders for name in names]
+    for left in found:
+        if left.name.startswith(LEFTOVER) and _abandoned(left):
             shutil.rmtree(left, ignore_errors=True)
 
 

@@ -1,7 +1,6 @@
 """NIfTI files, a folder or a name -> a `Subject` that a network can read, or one sentence that says why not."""
 
 import gzip
-import re
 import warnings
 import zlib
 from dataclasses import replace
@@ -15,6 +14,8 @@ from nibabel.spatialimages import HeaderDataError
 
 from ies_helpers.resources import data_folder
 from ies_helpers.subjects.downloads import fetch
+from ies_helpers.subjects.finding import Found, find_subject
+from ies_helpers.subjects.headers import check_header, open_nifti
 from ies_helpers.subjects.phantom import phantom
 from ies_helpers.subjects.subject import MODALITIES, Subject, normalise
 from ies_helpers.types import LabelMap
@@ -22,19 +23,22 @@ from ies_helpers.types import LabelMap
 AFFINE_TOLERANCE = 1e-3
 """Largest difference, in mm, at which two affines count as the same."""
 
-PATTERNS = {
-    "flair": r"(?i:flair)",
-    "t1": r"(?<![A-CE-Z])T1(?!\d)|(?<![A-Za-z])t1(?!\d)|(?i:mprage|mp2rage)",
-    "target": r"(?i:mask|lesion|gold|consensus|ground.?truth|target|dseg)",
-}
-"""What a file name must contain to be that file: 3DT1 and T1w, but neither patient1, PATIENT1 nor T10."""
+SPACING_TOLERANCE = 0.15
+"""Difference from 1 mm, in mm, from which on it is told."""
 
-SESSION = r"(?i)(ses|session|tp|time|timepoint|visit|v)?[-_]?\d+"
-"""Folder names that say which visit, not who: `ses-01`, `tp2`, `20190304`."""
+ORIENTATIONS = ("LAS", "RAS")
+"""Where the voxel axes of the scans that the shipped networks were trained on run to; left and right were swapped."""
 
-BRAIN_MASK = r"(?i:brain.?mask)"
+LARGEST_BRAIN = 2.2
+"""Litres with ventricles and sulci; a head has twice as much."""
 
-UNREADABLE = (ImageFileError, HeaderDataError, EOFError, OSError, zlib.error, ValueError, MemoryError)
+SQUARABLE = 1e15
+"""Values above it, or a range below its inverse, have no standard deviation in float32."""
+
+RESOLVED = 1e-3
+"""A range that is a smaller share of the largest value is too coarse in float32."""
+
+UNREADABLE = (ImageFileError, HeaderDataError, EOFError, OSError, zlib.error, ValueError, MemoryError, OverflowError)
 """What nibabel raises for a file that is damaged, or is none of its own."""
 
 
@@ -62,78 +66,29 @@ def load_subject(
     """
     named = {"subject": subject, "flair": flair, "t1": t1, "target": target}
     source = {key: str(value) for key, value in named.items() if value is not None}
-    if flair or t1 or target:
-        if subject or not (flair and t1):
-            told = "A subject is one name, or the files flair and t1 (and target) by name"
-            raise ValueError(f"{told}; got {', '.join(source)}.")
-        loaded = _read(_name_of_file(Path(flair)), Path(flair), Path(t1), Path(target) if target else None)
+    found = find_subject(**source)
+    if flair:
+        loaded = _read(found.name, *found.files)
         return replace(loaded, source={key: str(Path(path).absolute()) for key, path in source.items()})
     name = str(subject or "demo")
     where = str(Path(name).absolute()) if Path(name).is_dir() and name != "demo" else name
-    return replace(_by_name(name), source={"subject": where})
+    return replace(_by_name(name, found), source={"subject": where})
 
 
-def _by_name(name: str) -> Subject:
-    kind, _, item = name.partition(":")
+def _by_name(name: str, found: Found) -> Subject:
     if name == "demo":
         folder = data_folder() / "demo"
         files = [folder / f"sub-demo_{suffix}.nii.gz" for suffix in ("FLAIR", "T1w", "label-lesion_mask")]
         return _read("demo", *files)
-    if kind == "phantom":
-        if not item.isdecimal():
-            raise ValueError(f"A phantom is named by its seed, as phantom:7; got {name!r}.")
-        return phantom(int(item))
-    if kind == "openms" and item:
+    if name.startswith("phantom:"):
+        return phantom(int(name.removeprefix("phantom:")))
+    if not found.files:
         files = fetch(name)
-        return _read(item, files["flair"], files["t1"], files["target"])
-    return _from_folder(Path(name))
+        return _read(found.name, files["flair"], files["t1"], files["target"])
+    return _read(found.name, *found.files)
 
 
-def _from_folder(folder: Path) -> Subject:
-    if not folder.is_dir():
-        raise FileNotFoundError(
-            "A subject is demo, phantom:SEED, openms:patientNN or a folder with FLAIR and T1; "
-            f"there is no folder {folder}."
-        )
-    made = [
-        p.parent for p in folder.rglob("dataset_description.json") if "ies-helpers" in p.read_text(errors="replace")
-    ]
-    images = [p for p in sorted(folder.rglob("*")) if re.search(r"^[^.].*\.nii(\.gz)?$", p.name)]
-    found: dict[str, list[Path]] = {kind: [] for kind in PATTERNS}
-    for path in images:
-        kind = _kind(path.name)
-        if kind and not any(path.is_relative_to(ours) for ours in made):
-            found[kind].append(path)
-    for kind, paths in found.items():
-        if len(paths) > 1:
-            raise ValueError(
-                f"A folder must hold one {kind} image, {folder} holds {len(paths)} ({paths[0].name}, {paths[1].name}, "
-                "...); name a smaller folder, or the files by flair=..., t1=..., target=..."
-            )
-    missing = [kind for kind in MODALITIES if not found[kind]]
-    if missing:
-        raise FileNotFoundError(
-            f"A subject needs FLAIR and T1; {folder} has no file named like {' and '.join(missing)}. "
-            "Name the files by flair=..., t1=..."
-        )
-    bids = re.search(r"sub-([A-Za-z0-9]+)", found["flair"][0].name)
-    name = bids.group(1) if bids else _plain_name(folder.resolve())
-    return _read(name, found["flair"][0], found["t1"][0], found["target"][0] if found["target"] else None)
-
-
-def _kind(name: str) -> str | None:
-    """`flair`, `t1`, `target` or nothing; a BIDS name tells by its suffix, another by what it names first."""
-    stem = re.sub(r"^sub-[A-Za-z0-9]+_", "sub-_", name.split(".nii")[0])
-    if re.search(BRAIN_MASK, stem):
-        return None
-    if re.search(PATTERNS["target"], stem):
-        return "target"
-    told = stem.rsplit("_", 1)[-1] if stem.startswith("sub-") else stem
-    starts = {kind: match.start() for kind in MODALITIES if (match := re.search(PATTERNS[kind], told))}
-    return min(starts, key=lambda kind: starts[kind]) if starts else None
-
-
-def _read(name: str, flair: Path, t1: Path, target: Path | None) -> Subject:
+def _read(name: str, flair: Path, t1: Path, target: Path | None = None) -> Subject:
     images = {"FLAIR": read_image(flair, "FLAIR"), "T1": read_image(t1, "T1")}
     first = images["FLAIR"]
     _check_same_grid(first, images["T1"], "T1")
@@ -141,13 +96,8 @@ def _read(name: str, flair: Path, t1: Path, target: Path | None) -> Subject:
     affine = np.asarray(first.affine, dtype=np.float64)
     truth = None if target is None else _target(read_image(target, "target"), first)
     subject = Subject(name, normalise(raw), affine, MODALITIES, truth, first.header)
-    if max(abs(s - 1) for s in subject.spacing) > 0.15:
-        sides = " x ".join(f"{s:.2f}" for s in subject.spacing)
-        warnings.warn(
-            f"{name} has voxels of {sides} mm; the networks were trained at 1 mm, so sizes in voxels, window "
-            "extents and distances mean something else here, and predictions may be poor. Nothing was resampled.",
-            stacklevel=3,
-        )
+    for remark in remarks(subject):
+        warnings.warn(remark, stacklevel=3)
     return subject
 
 
@@ -161,7 +111,7 @@ def read_image(path: Path, what: str) -> nibabel.Nifti1Image:
     if not path.is_file():
         raise FileNotFoundError(f"The {what} image must be a file, there is none at {path}.")
     try:
-        image = nibabel.load(path)
+        image = open_nifti(path)
     except UNREADABLE as error:
         raise ValueError(f"The {what} image must be a NIfTI file, {path} is not readable as one ({error}).") from error
     if not isinstance(image, nibabel.Nifti1Image | nibabel.Nifti2Image):
@@ -171,24 +121,57 @@ def read_image(path: Path, what: str) -> nibabel.Nifti1Image:
     kind = np.dtype(image.get_data_dtype())
     if kind.kind not in "iuf":
         raise ValueError(f"The {what} image must hold one real number a voxel, {path.name} holds {kind}; convert it.")
-    if not abs(np.linalg.det(np.asarray(image.affine)[:3, :3])) > 1e-9:
-        raise ValueError(f"The {what} image must have an invertible affine, {path.name} has none; mend its header.")
+    check_header(image, path, what)
     return image
+
+
+def remarks(subject: Subject) -> list[str]:
+    """One sentence for each way in which a scan is unlike those that the shipped networks were trained on."""
+    told, axes = [], [str(axis) for axis in nibabel.aff2axcodes(subject.affine)]
+    if max(abs(s - 1) for s in subject.spacing) > SPACING_TOLERANCE:
+        sides = " x ".join(f"{s:.2f}" for s in subject.spacing)
+        told.append(
+            f"{subject.name} has voxels of {sides} mm; the networks were trained at 1 mm, so sizes in voxels, window "
+            "extents and distances mean something else here, and predictions may be poor. Nothing was resampled."
+        )
+    if "".join(axes) not in ORIENTATIONS:
+        told.append(
+            f"The axes of {subject.name} run to {', '.join(axes)}; the networks were trained on L, A, S and may find "
+            "less in a turned brain. Nothing was turned; nibabel.as_closest_canonical turns a file."
+        )
+    litres = float((subject.image[0] != 0).sum()) * abs(float(np.linalg.det(subject.affine[:3, :3]))) / 1e6
+    if litres > LARGEST_BRAIN:
+        told.append(
+            f"{subject.name} has {litres:.1f} litres of FLAIR that is not 0, more than a brain: it seems not to be "
+            "skull-stripped. Its z-scores are then those of a head, and the networks know brains only; strip it first."
+        )
+    return told
 
 
 def _values(image: nibabel.Nifti1Image, what: str) -> np.ndarray:
     path = Path(image.get_filename() or "")
-    values = _array(image, what).astype(np.float32)
+    with np.errstate(over="ignore", invalid="ignore"):  # what float32 cannot hold is told below
+        values = read_values(image, what).astype(np.float32)
     if not np.isfinite(values).all():
         bad = int((~np.isfinite(values)).sum())
         raise ValueError(f"The {what} image must be finite, {path.name} has {bad} NaN or infinite voxels; mend it.")
     inside = values[values != 0]
     if inside.size == 0 or inside.min() == inside.max():
         raise ValueError(f"The {what} image must vary over its non-zero voxels, {path.name} is constant.")
+    low, high = float(inside.min()), float(inside.max())
+    largest = max(-low, high)
+    if largest > SQUARABLE or high - low < max(1 / SQUARABLE, RESOLVED * largest):
+        told = f"from {low:g} to {high:g}; mend the scale factor in its header"
+        raise ValueError(f"The {what} image must have values that can be z-scored, those of {path.name} run {told}.")
     return values
 
 
-def _array(image: nibabel.Nifti1Image, what: str) -> np.ndarray:
+def read_values(image: nibabel.Nifti1Image, what: str) -> np.ndarray:
+    """The values of an image from `read_image`, read to the file's end and its check sum.
+
+    Raises:
+        ValueError: the file is truncated or damaged.
+    """
     path = Path(image.get_filename() or "")
     try:
         values = np.asanyarray(image.dataobj)
@@ -207,7 +190,7 @@ def _array(image: nibabel.Nifti1Image, what: str) -> np.ndarray:
 def _target(image: nibabel.Nifti1Image, reference: nibabel.Nifti1Image) -> LabelMap:
     _check_same_grid(reference, image, "target")
     path = Path(image.get_filename() or "")
-    values = _array(image, "target")
+    values = read_values(image, "target")
     labels = np.unique(values)
     if not np.isin(labels, (0, 1)).all():
         some = ", ".join(f"{v:g}" for v in labels[:6])
@@ -227,20 +210,3 @@ def _check_same_grid(first: nibabel.Nifti1Image, other: nibabel.Nifti1Image, wha
             f"FLAIR and {what} must share their affine, they differ by up to {difference:.3g} mm; "
             "resample one onto the other first."
         )
-
-
-def _name_of_file(flair: Path) -> str:
-    """`p1` for `p1_FLAIR.nii.gz`; where nothing is left, the folder's name."""
-    rest = re.sub(PATTERNS["flair"], "", flair.name.split(".nii")[0])
-    return _plain_name(Path(rest) if re.search("[A-Za-z0-9]", rest) else flair.absolute().parent)
-
-
-def _plain_name(path: Path) -> str:
-    """Letters and digits of a file or folder name, as BIDS wants them; a session's after its subject's.
-
-    So `ROOT/p01/ses-2/FLAIR.nii.gz`, as published, is `p01ses2`, and two sessions have two names.
-    """
-    bids = re.search(r"sub-([A-Za-z0-9]+)", path.name)
-    if re.fullmatch(SESSION, path.name):
-        return _plain_name(path.parent) + re.sub(r"[^A-Za-z0-9]", "", path.name)
-    return bids.group(1) if bids else re.sub(r"[^A-Za-z0-9]", "", path.name.split(".")[0]) or "subject"

@@ -1,7 +1,13 @@
 """How one map was made: what its sidecar says, and what makes two maps the same."""
 
+import hashlib
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import numpy as np
+
+from ies_helpers.types import Volume, Voxels
 
 
 @dataclass(frozen=True)
@@ -19,7 +25,8 @@ class MapRecord:
         windows: their size, overlap and weighting, where `through` is `windows`.
         layer: that Grad-CAM read.
         statistics: `frozen` if instance norms were held still, an approximation.
-        image: hash of the image and of where the lesion lies in it.
+        image: hash of the image and of where the lesion lies in it, see `fingerprint`.
+        settings: what else a method was given, such as the baseline of integrated gradients; None where nothing.
     """
 
     subject: str
@@ -41,13 +48,24 @@ class MapRecord:
     statistics: str = "exact"
     image: str | None = None
     tolerance: float | None = None
+    settings: dict[str, Any] | None = None
 
     @property
     def description(self) -> str:
         """The `desc-` entity: letters and digits, such as `smoothgradmaxL003`."""
-        method = self.method.replace("+", "p")
+        method = self.method.replace("+", "p").replace("-", "")
         frozen = "frozen" if self.statistics == "frozen" else ""
         return f"{method}{self.aggregate or ''}{frozen}L{self.lesion:03d}"
+
+
+def pixels_of(image: Volume) -> str:
+    """SHA-256 of an image's values."""
+    return hashlib.sha256(image.numpy().tobytes()).hexdigest()
+
+
+def fingerprint(pixels: str, voxels: Voxels) -> str:
+    """What tells a lesion from any other, whatever its number: of the image (`pixels_of`) and of its voxels."""
+    return hashlib.sha256(pixels.encode() + voxels.astype(np.int64).tobytes()).hexdigest()[:16]
 
 
 def versions() -> dict[str, str]:

@@ -27,7 +27,7 @@ SUFFIX = {"flair": "FLAIR", "t1": "T1w"}
 INDEX = ["subject", "network", "lesion", "group", "method", "aggregate", "draws", "seed", "modality", "path"]
 """Columns of `maps.tsv`."""
 
-IGNORED = "maps.tsv\n**/lesions.tsv\nfigures\n**/.running\n"
+IGNORED = "maps.tsv\n**/lesions.tsv\nfigures\n**/.running\n**/cohort.*\n**/perilesional*\nevaluation\n"
 """What a BIDS validator need not know."""
 
 MAPS = "*_desc-*L[0-9]*_*.json"

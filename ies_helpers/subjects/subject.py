@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 import nibabel
 import numpy as np
 import torch
-from monai.transforms.intensity.array import NormalizeIntensity
 
 from ies_helpers.types import Affine, LabelMap, Volume
 
@@ -56,6 +55,8 @@ def normalise(raw: np.ndarray | torch.Tensor) -> Volume:
 
     This is MONAI's `NormalizeIntensity(nonzero=True, channel_wise=True)`, as published.
     """
+    from monai.transforms.intensity.array import NormalizeIntensity  # takes seconds
+
     image = torch.as_tensor(raw, dtype=torch.float32).clone()
     normalised = torch.as_tensor(NormalizeIntensity(nonzero=True, channel_wise=True)(image), dtype=torch.float32)
     return normalised.as_subclass(torch.Tensor)  # MONAI wraps what it returns

@@ -177,6 +177,41 @@ def test_a_checkpoint_without_weights_is_refused(tmp_path: Path, content: object
     refused(tmp_path / "n.pth", f"must be a state_dict of tensors, n.pth holds a {told}", architecture="unet")
 
 
+STRANGE = {
+    "sparse": torch.eye(3).to_sparse(),
+    "without values": torch.zeros(3, device="meta"),
+    "one value for 4 TB": torch.zeros(1).expand(2**40),
+}
+
+
+@pytest.mark.parametrize("how", STRANGE)
+def test_a_tensor_that_does_not_hold_its_values_is_refused(tmp_path: Path, state, how: str) -> None:
+    torch.save(state | {"model.0.conv.bias": STRANGE[how]}, tmp_path / "n.pth")
+    rule = r"must hold tensors with their values, in n\.pth model\.0\.conv\.bias has not"
+    refused(tmp_path / "n.pth", rule, architecture="unet")
+
+
+@pytest.mark.parametrize("channels", ["3", "a,b", "0,4,5", "-1,4", "3,99999999", "2," * 8 + "2", ""])
+def test_a_header_that_asks_for_an_absurd_network_is_refused_before_it_is_built(tmp_path, state, channels) -> None:
+    save_file(floats(state), tmp_path / "n.safetensors", metadata={"architecture": "unet", "channels": channels})
+    rule = "unet must have 1 to 1024 features at each of 2 to 8 levels, n.safetensors asks for .*; name the right"
+    refused(tmp_path / "n.safetensors", rule)
+
+
+@pytest.mark.parametrize("first", [torch.zeros(97, 2, 2, 2, 2), torch.zeros(0, 2), torch.tensor(3.0)])
+def test_a_swin_unetr_of_absurd_width_is_refused_before_it_is_built(tmp_path: Path, first: torch.Tensor) -> None:
+    torch.save({checkpoints.SWIN_FIRST: first}, tmp_path / "n.pth")
+    rule = "swin_unetr must have 1 to 96 features at each of 1 to 1 levels"
+    refused(tmp_path / "n.pth", rule, architecture="swin_unetr", merging="monai-0.9")
+
+
+def test_names_in_a_file_neither_fill_the_screen_nor_command_it(tmp_path: Path, state) -> None:
+    name = "\x1b[31m" + "weight\n" * 100
+    save_file(floats(state) | {name: torch.zeros(2)}, tmp_path / "n.safetensors", metadata={"architecture": name})
+    refused(tmp_path / "n.safetensors", r"architecture must be one of .*, got '\[31mweight weight .*\.\.\.'")
+    refused(tmp_path / "n.safetensors", r"1 unknown \(\[31mweight weight .*\.\.\.\)", architecture="unet")
+
+
 # Names and settings
 
 

@@ -44,6 +44,7 @@ class Server(ThreadingHTTPServer):
         self.content = content
         self.behaviours = list(behaviours)
         self.requests: list[str] = []
+        self.pace = 0.0  # seconds between the 32 pieces of an answer
         self.closing = threading.Event()
 
     @property
@@ -72,13 +73,22 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(200)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
-        self.wfile.write(body[: len(body) // 2] if behaviour in ("cut", "stalled") else body)
+        for piece in pieces(body[: len(body) // 2] if behaviour in ("cut", "stalled") else body):
+            server.closing.wait(server.pace)
+            self.wfile.write(piece)
         if behaviour == "stalled":
             self.wfile.flush()
             server.closing.wait(10)
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002
         """Keep the test output quiet."""
+
+
+def pieces(body: bytes, count: int = 32) -> Iterator[bytes]:
+    """The body in parts of one size."""
+    size = -(-len(body) // count) or 1
+    for start in range(0, len(body), size):
+        yield body[start : start + size]
 
 
 @contextmanager

@@ -93,6 +93,17 @@ def test_a_member_that_unpacks_to_more_than_the_limit_is_refused(tmp_path, monke
         extract_member(archive, "*.pth", tmp_path / "out.pth")
 
 
+def test_a_zip_that_unpacks_to_more_than_it_says_is_refused(tmp_path):
+    archive = zip_of(tmp_path / "net.zip", ("unet.pth", bytes(10_000_000)))
+    content = bytearray(archive.read_bytes())
+    size = content.index(b"PK\x01\x02") + 24  # in the list at the end, which is what is read
+    content[size : size + 4] = (1000).to_bytes(4, "little")
+    archive.write_bytes(content)
+    with pytest.raises(ValueError, match=r"is no intact archive .*CRC"):
+        extract_member(archive, "*.pth", tmp_path / "out.pth")
+    assert not (tmp_path / "out.pth").exists()
+
+
 @pytest.mark.parametrize("name", ["net.tar.xz", "net.tar.gz", "net.zip"])
 @pytest.mark.parametrize("kept", [0.0, 0.5, 0.9])
 def test_a_truncated_archive_is_refused_in_one_sentence(tmp_path, name, kept):
@@ -113,6 +124,21 @@ def test_an_archive_with_overwritten_bytes_is_refused_in_one_sentence(tmp_path, 
     archive.write_bytes(damaged)
     with pytest.raises(ValueError, match="is no intact archive"):
         extract_member(archive, "*.pth", tmp_path / "out.pth")
+
+
+@pytest.mark.parametrize("name", ["net.tar", "net.zip"])
+def test_what_the_library_says_of_a_damaged_archive_is_told_in_one_short_line(tmp_path, name):
+    """Of an empty tar Python writes five lines, of a zip with a wrong length all its bytes."""
+    archive = tmp_path / name
+    archive.write_bytes(b"")
+    if name == "net.zip":
+        content = bytearray(zip_of(archive, ("unet.pth", bytes(range(256)) * 99)).read_bytes())
+        content[26:28] = (20_000).to_bytes(2, "little")  # length of the name in front of the member
+        archive.write_bytes(content)
+    with pytest.raises(ValueError, match="is no intact archive") as caught:
+        extract_member(archive, "*.pth", tmp_path / "out.pth")
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < len(str(archive)) + 200
 
 
 def test_a_block_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):

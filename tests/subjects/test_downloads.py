@@ -1,7 +1,10 @@
 """From a registry row to a verified file, with servers, mirrors and caches that misbehave."""
 
 import errno
+import os
+import platform
 import re
+import subprocess
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -325,6 +328,28 @@ def test_a_cache_that_cannot_be_written_is_told_in_one_sentence(registry, monkey
         registry(server.base)
         with pytest.raises(OSError, match=r"toy:one \(scan\) cannot be written in .*flat.*: set IES_CACHE"):
             fetch("toy:one")
+
+
+def test_a_cache_below_a_folder_of_the_system_is_told_in_one_sentence(registry, monkeypatch):
+    """The system answers that there is no such file, which is not the file that could not be fetched."""
+    monkeypatch.setenv("IES_CACHE", "/proc/nowhere")
+    with serving() as server:
+        registry(server.base)
+        with pytest.raises(OSError, match=r"toy:one \(scan\) cannot be written in /proc/nowhere/.*: set IES_CACHE"):
+            fetch("toy:one")
+
+
+@pytest.mark.parametrize("folder", [".", "cache", "cache/toy", "cache/toy/deep"])
+def test_what_a_killed_download_left_is_removed_by_the_next_and_a_living_one_keeps_its_own(registry, tmp_path, folder):
+    dead, node = subprocess.Popen(["true"]), platform.node()
+    dead.wait()
+    with serving() as server:
+        place = registry(server.base)
+        for process in (dead.pid, os.getppid()):
+            (tmp_path / folder / f".part-{process}-{node}-x").mkdir(parents=True)
+        fetch("toy:one")
+    left = [path.name for path in tmp_path.rglob(".part-*")]
+    assert (left, place.read_bytes()) == ([f".part-{os.getppid()}-{node}-x"], CONTENT)
 
 
 def test_a_full_disk_is_told_in_one_sentence_and_leaves_nothing(registry, monkeypatch):

@@ -3,6 +3,7 @@
 import gzip
 import re
 import shutil
+import warnings
 from pathlib import Path
 
 import nibabel
@@ -11,7 +12,7 @@ import pytest
 import torch
 
 from ies_helpers import load_subject
-from ies_helpers.subjects import loading
+from ies_helpers.subjects import finding, loading
 from tests.scenes import AFFINE, SPOTS, write_image, write_patient
 
 SPOT = {"TP": (12, 12, 12)}
@@ -49,7 +50,8 @@ def test_a_folder_loads_z_scored_on_its_own_grid(patient: Path) -> None:
     assert subject.target is not None
     assert subject.target.dtype == torch.bool
     assert torch.equal(
-        subject.target, torch.from_numpy(loading._array(nibabel.load(file_of(patient, "label-lesion_mask")), "") == 1)
+        subject.target,
+        torch.from_numpy(loading.read_values(nibabel.load(file_of(patient, "label-lesion_mask")), "") == 1),
     )
 
 
@@ -115,12 +117,12 @@ NAMES = {
 
 @pytest.mark.parametrize(("name", "kind"), NAMES.items())
 def test_a_file_name_tells_what_the_file_is(name: str, kind: str | None) -> None:
-    assert loading._kind(name) == kind
+    assert finding.kind_of(name) == kind
 
 
 def test_two_patients_without_bids_names_get_two_names(tmp_path: Path) -> None:
     names = [
-        loading._name_of_file(tmp_path / p)
+        finding.name_of_file(tmp_path / p)
         for p in ("a/FLAIR.nii", "b/FLAIR.nii", "p-1_FLAIR.nii.gz", "sub-x_FLAIR.nii")
     ]
     assert names == ["a", "b", "p1", "x"]
@@ -303,3 +305,68 @@ def test_the_spots_of_the_scenes_lie_where_they_say(tmp_path: Path) -> None:
     assert subject.target is not None
     assert {g: bool(subject.target[c]) for g, c in SPOTS.items()} == {"TP": True, "FP": False, "FN": True}
     assert {g: bool(subject.image[0][c] > 5) for g, c in SPOTS.items()} == {"TP": True, "FP": True, "FN": False}
+
+
+# What is told
+
+
+def warned(folder: Path) -> list[str]:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        load_subject(folder)
+    return [str(warning.message) for warning in caught if "networks" in str(warning.message)]
+
+
+TURNED = {"LAS": (-1, 1, 1), "RAS": (1, 1, 1), "LPS": (-1, -1, 1), "RAI": (1, 1, -1)}
+
+
+@pytest.mark.parametrize("axes", TURNED)
+def test_axes_that_no_shipped_network_was_trained_on_are_told(tmp_path: Path, axes: str) -> None:
+    for name in ("FLAIR", "T1"):
+        values = np.random.default_rng(0).normal(size=(8, 8, 8))
+        write_image(tmp_path / f"{name}.nii.gz", values, np.diag([*TURNED[axes], 1]).astype(float))
+    told = warned(tmp_path)
+    assert [f"run to {', '.join(axes)}; the networks were trained on L, A, S" in text for text in told] == (
+        [] if axes in ("LAS", "RAS") else [True]
+    )
+
+
+@pytest.mark.parametrize(("litres", "told"), [(1.7, False), (2.6, True)])
+def test_a_head_that_is_not_stripped_is_told(tmp_path: Path, litres: float, told: bool) -> None:
+    """A block of tissue in air, at 4 mm so that it is small; the zeros around it do not count."""
+    values = np.zeros((50, 50, 50), dtype=np.float32)
+    count = round(litres * 1e6 / 64)
+    values.reshape(-1)[:count] = np.random.default_rng(0).uniform(1, 2, count)
+    for name in ("FLAIR", "T1"):
+        write_image(tmp_path / f"{name}.nii.gz", values, np.diag([-4.0, 4, 4, 1]))
+    found = [text for text in warned(tmp_path) if "skull-stripped" in text]
+    assert len(found) == told
+    assert not told or f"has {litres:.1f} litres of FLAIR that is not 0" in found[0]
+
+
+def test_an_affine_with_nan_is_refused(patient: Path) -> None:
+    path = file_of(patient, "FLAIR")
+    content = bytearray(gzip.decompress(path.read_bytes()))
+    content[292:296] = np.float32(np.nan).tobytes()  # the shift of srow_x
+    path.write_bytes(gzip.compress(bytes(content)))
+    refused(patient, r"must have an invertible affine, sub-p1_FLAIR\.nii\.gz has none; mend its header")
+
+
+def test_two_sessions_of_a_bids_subject_have_two_names(tmp_path: Path) -> None:
+    for visit in ("ses-1", "ses-02"):
+        write_patient(tmp_path / visit, f"07_{visit}", side=16, spots={})
+    names = [load_subject(tmp_path / visit).name for visit in ("ses-1", "ses-02")]
+    assert names == ["07ses1", "07ses02"]
+    found = finding.find_subject(str(tmp_path / "ses-1"))
+    assert [path.name for path in found.files] == [
+        f"sub-07_ses-1_{kind}.nii.gz" for kind in ("FLAIR", "T1w", "label-lesion_mask")
+    ]
+
+
+def test_names_are_known_without_loading_or_downloading() -> None:
+    asked = ("demo", "phantom:007", "openms:patient26")
+    assert [finding.find_subject(name).name for name in asked] == ["demo", "phantom7", "patient26"]
+    assert finding.find_subject(flair="x/p1_FLAIR.nii", t1="x/p1_T1.nii").files == (
+        Path("x/p1_FLAIR.nii"),
+        Path("x/p1_T1.nii"),
+    )
