@@ -35,6 +35,8 @@ _HOMES = {
     "gradcam_pp": "saliency.gradcam",
     "explain": "saliency.explain",
     "perilesional_curve": "saliency.perilesional",
+    "integrated_gradients": "saliency.others",
+    "occlusion": "saliency.occlusion",
     "proportional_energy": "measures.maps",
     "average_saliency_focus": "measures.maps",
     "pointing_game": "measures.maps",
@@ -43,10 +45,14 @@ _HOMES = {
     "insertion": "measures.faithfulness",
     "deletion": "measures.faithfulness",
     "randomise_layers": "measures.sanity",
+    "structure_table": "measures.structures",
+    "group_map": "measures.groupmaps",
+    "compare_groups": "measures.groups",
     "plot_lesions": "figures.plots",
     "plot_saliency": "figures.plots",
     "plot_perilesional": "figures.perilesional",
     "saliency_html": "figures.html",
+    "view": "figures.viewer",
     "save_map": "subjects.saving",
 }
 

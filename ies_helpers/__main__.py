@@ -7,7 +7,9 @@ from typing import Any
 
 import typer
 
+from ies_helpers.commands.cohort import cohort
 from ies_helpers.commands.demo import demo
+from ies_helpers.commands.evaluate import evaluate
 from ies_helpers.commands.explain import explain
 from ies_helpers.commands.fetch import fetch
 from ies_helpers.commands.perilesional import perilesional
@@ -25,7 +27,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (demo, fetch, predict, explain, perilesional, view):
+for command in (demo, fetch, predict, explain, perilesional, evaluate, cohort, view):
     app.command()(command)
 
 
@@ -53,6 +55,12 @@ def _guarded(run: Callable[[], Any]) -> int:
         if isinstance(error.__cause__, EOFError):
             return _fail(f"a file ends too early ({error.__cause__}); make it anew.", 2)
         code = INTERRUPTED
+    except (MemoryError, RuntimeError) as error:  # after Abort, which is a RuntimeError, too
+        from ies_helpers.saliency.memory import out_of_memory
+
+        if not out_of_memory(error):
+            raise
+        return _fail(f"out of memory ({error}); close other programs, or take --device cpu or a smaller image.", 2)
     if code == INTERRUPTED:  # newer Typer returns it
         return _fail("interrupted; run the same command again and it goes on where it was.", code)
     return code

@@ -22,6 +22,7 @@ from safetensors.torch import load_file, save_file
 
 from ies_helpers import gradcam_pp, gradient, load_network, load_subject, predict
 from ies_helpers.__main__ import main
+from ies_helpers.saliency.others import input_x_gradient
 from ies_helpers.subjects import downloads, saving
 from tests.scenes import SPOTS, files_below, strays, write_image, write_network, write_patient
 from tests.subjects.local_server import write_registry
@@ -127,10 +128,21 @@ def test_explain_says_which_function_it_differentiates_and_offers_the_other(pati
     assert np.array_equal(np.asanyarray(nibabel.load(tmp_path / "b" / name).dataobj), expected[0])
 
 
+def test_explain_says_how_much_work_a_comparison_is(patient, network, tmp_path, capsys) -> None:
+    options = ["--lesions", "1", "--method", "input-x-gradient", "--out", tmp_path]
+    assert run("explain", patient, "--network", network, *options) == 0
+    assert "lesion voxels, 1 gradient by crop: about" in capsys.readouterr().out
+    label = np.asanyarray(nibabel.load(tmp_path / "sub-p1/anat/sub-p1_desc-tp_dseg.nii.gz").dataobj)
+    expected = input_x_gradient(load_network(network), load_subject(patient).image, label == 1)
+    written = nibabel.load(tmp_path / "sub-p1/anat/sub-p1_desc-inputxgradientmeanL001_T1w.nii.gz")
+    assert np.array_equal(np.asanyarray(written.dataobj), expected[1])
+
+
 def test_view_draws_every_map_and_names_what_it_drew(explained, capsys) -> None:
     assert run("view", explained) == 0
     told = capsys.readouterr().out.split()
-    assert len(told) == 2 * (3 + 2)
+    assert len(told) == 2 * (3 + 2) + 2
+    assert [Path(path).name for path in told[-2:]] == ["sheet.png", "index.html"]
     assert [path for path in told if not Path(path).is_file()] == []
 
 
@@ -165,6 +177,7 @@ SETTINGS = {
     "a threshold that is no probability": (["--threshold", "30"], "between 0 and 1, got 30"),
     "no draws": (["--draws", "0"], "draws must be at least 1", "got 0"),
     "too much noise": (["--noise", "5"], "noise a share from 0 to 1", "5.0"),
+    "an unknown baseline": (["--baseline", "dark"], "baseline must be one of zero, mean, blurred", "'dark'"),
     "a negative seed": (["--seed", "-1"], "seed must be 0 or more, got -1"),
     "an unknown group": (["--lesions", "TN"], "lesions must be all, TP, FP, FN, unknown, numbers", "'TN'"),
     "a broken list": (["--lesions", "3,,7"], "lesions must be all, TP, FP, FN, unknown, numbers", "'3,,7'"),
@@ -205,6 +218,10 @@ def test_half_a_subject_is_one_sentence(arguments: list[str], tmp_path, capsys) 
         (["fetch", "openms:patient99"], "is no name to fetch: try openms:patient"),
         (["view", "nowhere"], "must hold maps made by `ies explain`, nowhere holds none"),
         (["view"], "Missing argument"),
+        (["view", "nowhere", "--threshold", "20"], "share of the peak from 0 to below 1, got 20"),
+        (["evaluate", "nowhere"], "must hold maps made by `ies explain`, nowhere holds none"),
+        (["evaluate"], "Missing argument"),
+        (["evaluate", "nowhere", "--seed", "-1"], "seed must be 0 or more, got -1"),
         (["segment"], "No such command 'segment'"),
     ],
 )

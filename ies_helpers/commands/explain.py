@@ -21,20 +21,28 @@ from ies_helpers.commands.options import (
     say,
 )
 
+METHODS = (
+    "smoothgrad, gradcam++, gradcam or gradient; for comparison input-x-gradient, integrated-gradients, occlusion or "
+    "kernel-shap, of the lesion's mean logit."
+)
+StatisticsOption = Annotated[str, typer.Option(help="exact, or frozen: approximate, for instance-norm networks.")]
+BaselineOption = Annotated[
+    str, typer.Option(help="zero, mean or blurred: what the last three methods compare the image with.")
+]
+
 
 def explain(
     subject: SubjectArgument = None,
     network: NetworkOption = "unet",
-    method: Annotated[str, typer.Option(help="smoothgrad, gradcam++, gradcam or gradient.")] = "smoothgrad",
+    method: Annotated[str, typer.Option(help=METHODS)] = "smoothgrad",
     aggregate: Annotated[str, typer.Option(help="max, mean or sum over the lesion's voxels.")] = "max",
     lesions: Annotated[str, typer.Option(help="all, TP, FP, FN, numbers as 3,7, or voxels as size:90-120.")] = "all",
     draws: Annotated[str, typer.Option(help="Noisy images (smoothgrad): a number, or auto, see chapter 04.")] = "50",
     noise: Annotated[float, typer.Option(help="Noise as a share of the FLAIR range (smoothgrad).")] = 0.05,
     seed: Annotated[int, typer.Option(help="Of the noise (smoothgrad).")] = 0,
     through: Annotated[str | None, typer.Option(help="Explain the network seen whole or through its windows.")] = None,
-    statistics: Annotated[
-        str, typer.Option(help="exact, or frozen: approximate, for instance-norm networks.")
-    ] = "exact",
+    statistics: StatisticsOption = "exact",
+    baseline: BaselineOption = "zero",
     out: Out = Path("ies-out"),
     flair: File = None,
     t1: File = None,
@@ -52,7 +60,7 @@ def explain(
     from ies_helpers.segmentation.lesions import check_choice
 
     wanted: Any = int(draws) if draws.isdecimal() else draws
-    check_settings(method, aggregate, wanted, noise, through, seed)
+    check_settings(method, aggregate, wanted, noise, through, seed, baseline)
     check_choice(lesions)
     network_options = (architecture, merging, threshold, device, not as_json, use_checkpoint)
     loaded, net, numbered = look(subject, network, out, flair, t1, target, *network_options)
@@ -62,14 +70,24 @@ def explain(
     if not as_json:
         print(_plan(loaded, net, chosen, method, aggregate, wanted, statistics))
     settings: Any = {"method": method, "aggregate": aggregate, "draws": wanted, "noise": noise, "seed": seed}
-    settings |= {"statistics": statistics}
-    settings |= {"progress": not as_json, "command": shlex.join(["ies", *sys.argv[1:]])}
-    index = explain_lesions(loaded, net, chosen, out, **settings)
-    say([f"{out} holds {len(index)} maps, listed in {out / 'maps.tsv'}. See them: ies view {out}"], index, as_json)
+    settings |= {"statistics": statistics, "baseline": baseline, "progress": not as_json}
+    index = explain_lesions(loaded, net, chosen, out, **settings, command=shlex.join(["ies", *sys.argv[1:]]))
+    _close(out, loaded.name, index, as_json)
+
+
+def _close(out: Path, subject: str, index: Any, as_json: bool) -> None:
+    """Put what the maps measure into the lesions' table, and say what there is."""
+    from ies_helpers.measures.columns import add_measures
+
+    add_measures(out, subject)
+    table = out / f"sub-{subject}" / "lesions.tsv"
+    held = f"{out} holds {len(index)} maps, listed in maps.tsv; {table} says what they measure."
+    say([f"{held} See them: ies view {out}"], index, as_json)
 
 
 def _plan(subject: Any, network: Any, lesions: Any, method: str, aggregate: Any, draws: Any, statistics: Any) -> str:
     """Two sentences: what is explained, how long it takes and how."""
+    from ies_helpers.saliency.comparison import OTHERS, estimate_other
     from ies_helpers.saliency.estimate import estimate_seconds, in_words
 
     voxels, other = sum(map(len, lesions)), "windows" if network.through == "whole" else "whole"
@@ -77,6 +95,9 @@ def _plan(subject: Any, network: Any, lesions: Any, method: str, aggregate: Any,
     told = f"Explaining {len(lesions)} lesions of {subject.name}: {seen}.\n{voxels} lesion voxels"
     if method.startswith("gradcam"):
         return f"{told}, one forward pass a lesion."
+    if method in OTHERS:
+        seconds, passes = estimate_other(network, subject.image, lesions, method)
+        return f"{told}, {passes}: about {in_words(seconds)}, less what is there already."
     draws = draws if method == "smoothgrad" else 1
     how = {"aggregate": aggregate, "draws": draws, "statistics": statistics}
     seconds, way = estimate_seconds(network, subject.image, lesions, **how)

@@ -41,23 +41,13 @@ def look(
 ) -> tuple[Any, Any, Any]:
     """Load, predict, number the lesions and write them: what every command begins with."""
     from ies_helpers.segmentation.checkpoints import load_network
-    from ies_helpers.segmentation.inference import check_window
-    from ies_helpers.segmentation.inference import predict as predict_lesions
-    from ies_helpers.segmentation.lesions import find_lesions
+    from ies_helpers.segmentation.segment import segment
     from ies_helpers.subjects.loading import load_subject
-    from ies_helpers.subjects.saving import open_derivative, save_lesions, write_table
 
     loaded = load_subject(subject, flair=flair, t1=t1, target=target)
     built = {"architecture": architecture, "merging": merging, "use_checkpoint": use_checkpoint}
     net = load_network(network, **built, threshold=threshold, device=device)  # pyright: ignore[reportArgumentType]
-    check_window(net, loaded.shape)
-    open_derivative(out)
-    probability = predict_lesions(net, loaded.image, progress=progress)
-    lesions = find_lesions(probability, loaded.target, threshold=net.threshold, affine=loaded.affine)
-    groups = {lesion.group for lesion in lesions}
-    save_lesions(out, loaded, probability, {g: lesions.label_map(loaded.shape, g) for g in groups})
-    write_table(out / f"sub-{loaded.name}" / "lesions.tsv", lesions.table())
-    return loaded, net, lesions
+    return loaded, net, segment(loaded, net, out, progress=progress)
 
 
 def say(lines: Sequence[str], data: Any, as_json: bool) -> None:

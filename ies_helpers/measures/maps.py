@@ -40,13 +40,13 @@ def proportional_energy(saliency: Saliency, region: Region, *, part: Part = "abs
     Raises:
         ValueError: for a region or part that cannot be meant, or of another shape.
     """
-    values, mask = _taken(saliency, part), _mask(region, saliency.shape[-3:])
+    values, mask = part_of(saliency, part), _mask(region, saliency.shape[-3:])
     return _over(float(values[mask].sum()), float(values.sum()), mask, "the map is zero everywhere")
 
 
 def average_saliency_focus(saliency: Saliency, region: Region, *, part: Part = "abs") -> float:
     """Mean of a map over a region: sum(S M) / sum(M), in the map's unit. See `proportional_energy`."""
-    values, mask = _taken(saliency, part), _mask(region, saliency.shape[-3:])
+    values, mask = part_of(saliency, part), _mask(region, saliency.shape[-3:])
     return _over(float(values[mask].sum()), float(mask.sum()), mask, "the region has no voxels")
 
 
@@ -55,7 +55,7 @@ def pointing_game(saliency: Saliency, region: Region, *, part: Part = "abs") -> 
 
     Source: Zhang et al. 2018, for one lesion and without their tolerance of 15 pixels.
     """
-    values, mask = _taken(saliency, part), _mask(region, saliency.shape[-3:])
+    values, mask = part_of(saliency, part), _mask(region, saliency.shape[-3:])
     peaks = values == values.max()
     return _over(float((peaks & mask).sum()), float(peaks.sum()) if values.any() else 0.0, mask)
 
@@ -65,7 +65,7 @@ def rank_accuracy(saliency: Saliency, region: Region, *, part: Part = "positive"
 
     Voxels that tie with the K-th share the places that are left.
     """
-    values, mask = _taken(saliency, part), _mask(region, saliency.shape[-3:])
+    values, mask = part_of(saliency, part), _mask(region, saliency.shape[-3:])
     if not values.any() or not mask.any():
         return _over(0.0, 0.0, mask, "the map is zero everywhere")
     count = int(mask.sum())
@@ -77,7 +77,7 @@ def rank_accuracy(saliency: Saliency, region: Region, *, part: Part = "positive"
 
 def gini(saliency: Saliency, *, part: Part = "abs") -> float:
     """Sparseness by the Gini index: 0 where all are equal, 1 - 1/N where one has all (Hurley and Rickard 2009)."""
-    values = np.sort(_taken(saliency, part), axis=None)
+    values = np.sort(part_of(saliency, part), axis=None)
     n = len(values)
     weights = (n - np.arange(1, n + 1) + 0.5) / n
     return 1 - 2 * _over(float((values * weights).sum()), float(values.sum()), None, "the map is zero everywhere")
@@ -85,7 +85,7 @@ def gini(saliency: Saliency, *, part: Part = "abs") -> float:
 
 def effective_complexity(saliency: Saliency, *, part: Part = "abs") -> float:
     """Share of voxels above a tenth of the peak; small is simple (Nguyen and Martinez 2020, as Agg2Exp takes it)."""
-    values = _taken(saliency, part)
+    values = part_of(saliency, part)
     above = float((values > EPSILON * values.max()).sum())
     return _over(above, float(values.size) if values.any() else 0.0, None, "the map is zero everywhere")
 
@@ -113,8 +113,14 @@ def shells(
     mask = _mask(region, tuple(shape))
     if not mask.any():
         raise ValueError("Shells need a region with voxels to lie around, got one without.")
-    away: np.ndarray = np.asarray(ndimage.distance_transform_edt(~mask, sampling=spacing))
-    return {f"{low:g}-{high:g}": (away > low) & (away <= high) for low, high in edges}
+    where, reach = np.argwhere(mask), np.ceil(max(high for _, high in edges) / spacing).astype(int) + 1
+    low, high = np.maximum(where.min(axis=0) - reach, 0), where.max(axis=0) + reach + 1
+    near = tuple(slice(*ends) for ends in zip(low, high, strict=True))  # what is farther lies in no shell
+    away: np.ndarray = np.asarray(ndimage.distance_transform_edt(~mask[near], sampling=spacing))
+    around = {f"{low:g}-{high:g}": np.zeros_like(mask) for low, high in edges}
+    for shell, (nearest, farthest) in zip(around.values(), edges, strict=True):
+        shell[near] = (away > nearest) & (away <= farthest)
+    return around
 
 
 def measure_map(
@@ -139,8 +145,8 @@ def measure_map(
     return told | {f"balance_{name}": sign_balance(saliency[0], region) for name, region in around.items()}
 
 
-def _taken(saliency: torch.Tensor, part: str) -> np.ndarray:
-    """`(I, J, K)` float64, nowhere negative: the part of each modality, added."""
+def part_of(saliency: torch.Tensor, part: str) -> np.ndarray:
+    """`(I, J, K)` float64, nowhere negative: the part of each modality of a map, added."""
     if part not in ("abs", "positive", "negative"):
         raise ValueError(f"part must be abs, positive or negative, got {part!r}.")
     values = np.asarray(saliency, dtype=np.float64)

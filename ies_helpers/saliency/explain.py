@@ -1,6 +1,5 @@
 """Every wanted lesion's map of one subject, on disk: nothing computed twice, nothing lost."""
 
-import hashlib
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -8,17 +7,20 @@ from typing import Any, get_args
 
 import numpy as np
 import pandas as pd
+from tqdm.auto import tqdm
 
+from ies_helpers.saliency.comparison import OTHERS, Comparison, check_other, settings_of
 from ies_helpers.saliency.convergence import TARGET, Average, Draws
 from ies_helpers.saliency.frozen import deviation
 from ies_helpers.saliency.gradcam import gradcam, gradcam_pp
 from ies_helpers.saliency.gradients import Aggregate, LesionGradient, Statistics
 from ies_helpers.saliency.noise import NOISE, check_noise, noise_sigma
+from ies_helpers.saliency.perilesional import Fill
 from ies_helpers.saliency.smoothgrad import smoothgrad_each
 from ies_helpers.saliency.state import RunState
 from ies_helpers.segmentation.lesions import Lesion
 from ies_helpers.segmentation.networks import Network
-from ies_helpers.subjects.records import MapRecord
+from ies_helpers.subjects.records import MapRecord, fingerprint, pixels_of
 from ies_helpers.subjects.saving import (
     finished,
     open_derivative,
@@ -29,8 +31,9 @@ from ies_helpers.subjects.saving import (
 from ies_helpers.subjects.subject import Subject
 from ies_helpers.types import Saliency, Volume
 
-METHODS = ("smoothgrad", "gradcam++", "gradcam", "gradient")
+METHODS = ("smoothgrad", "gradcam++", "gradcam", "gradient", *OTHERS)
 UNIT = "logit per unit of z-scored intensity"
+LOGIT = "logit"
 CAM_UNIT = "arbitrary (weighted activation)"
 
 EVERY = 30.0
@@ -49,6 +52,7 @@ def explain(
     noise: float = NOISE,
     seed: int = 0,
     statistics: Statistics = "exact",
+    baseline: Fill = "zero",
     progress: bool = False,
     command: str = "",
 ) -> pd.DataFrame:
@@ -57,10 +61,13 @@ def explain(
     Args:
         subject, network, lesions: what to explain.
         out: a folder, made a BIDS derivative.
-        method: `smoothgrad`, `gradcam++`, `gradcam` or `gradient`.
+        method: `smoothgrad`, `gradcam++`, `gradcam` or `gradient`; for comparison, of the lesion's mean logit and with
+            the settings of `comparison.settings_of`, `input-x-gradient`, `integrated-gradients`, `occlusion` or
+            `kernel-shap`.
         aggregate, draws, noise, seed: see `smoothgrad`.
         statistics: `frozen` holds instance norms still, an approximation for `max` whose error is measured on a few
             voxels of this image, told in a warning and in the sidecars.
+        baseline: `zero`, `mean` or `blurred`, what the last three methods compare the image with.
         progress: show bars.
         command: the command line, for the sidecars.
 
@@ -70,13 +77,15 @@ def explain(
     Raises:
         ValueError: for an unknown method, no lesion, or a folder that holds a map of the same name made otherwise.
     """
-    check_settings(method, aggregate, draws, noise, seed=seed)
+    check_settings(method, aggregate, draws, noise, seed=seed, baseline=baseline)
     if not lesions:
         raise ValueError("There must be a lesion to explain, got none; lower the threshold or choose another group.")
     folder = open_derivative(out)
     settings = {"aggregate": aggregate, "draws": draws, "noise": noise, "seed": seed, "statistics": statistics}
-    notes = {"command": command} | (_measured(network, subject.image, lesions) if statistics == "frozen" else {})
-    digest, pixels = network.digest(), hashlib.sha256(subject.image.numpy().tobytes()).hexdigest()
+    settings = {"baseline": baseline, "seed": seed} if method in OTHERS else settings
+    frozen = settings.get("statistics") == "frozen"
+    notes = {"command": command} | (_measured(network, subject.image, lesions) if frozen else {})
+    digest, pixels = network.digest(), pixels_of(subject.image)
     records = [_record(subject, network, digest, pixels, lesion, method, settings) for lesion in lesions]
     todo = [(le, r) for le, r in zip(lesions, records, strict=True) if not finished(folder, subject, r)]
     try:
@@ -90,7 +99,13 @@ def explain(
 
 
 def check_settings(
-    method: str, aggregate: str, draws: Draws, noise: float, through: str | None = None, seed: int = 0
+    method: str,
+    aggregate: str,
+    draws: Draws,
+    noise: float,
+    through: str | None = None,
+    seed: int = 0,
+    baseline: str = "zero",
 ) -> None:
     """Refuse settings that `explain` cannot work with, before anything is loaded."""
     for name, value, allowed in (
@@ -101,6 +116,7 @@ def check_settings(
         if value not in allowed:
             raise ValueError(f"{name} must be one of {', '.join(filter(None, allowed))}, got {value!r}.")
     check_noise(draws, noise)
+    check_other(method, baseline)
     if seed < 0:
         raise ValueError(f"seed must be 0 or more, got {seed}.")
 
@@ -119,12 +135,15 @@ def _record(
     if method == "smoothgrad":
         used = settings | {"sigma": noise_sigma(subject.image, settings["noise"])}
         used |= {"draws": None, "tolerance": TARGET} if settings["draws"] == "auto" else {}
+    elif method in OTHERS:
+        used = {"aggregate": "mean", "settings": settings_of(method, settings["baseline"])}
+        used |= {"seed": settings["seed"]} if method == "kernel-shap" else {}
     else:
         used = {"layer": network.layer} if cam else {k: settings[k] for k in ("aggregate", "statistics")}
     windows = _windows(network) if network.through == "windows" else None
-    seen = hashlib.sha256(pixels.encode() + lesion.voxels.astype(np.int64).tobytes()).hexdigest()[:16]
-    unit = CAM_UNIT if cam else UNIT
+    unit = CAM_UNIT if cam else LOGIT if method in OTHERS else UNIT
     what = (subject.name, network.name, digest, lesion.number, lesion.group, len(lesion))
+    seen = fingerprint(pixels, lesion.voxels)
     return MapRecord(*what, method, network.through, unit, **used, windows=windows, image=seen)
 
 
@@ -178,6 +197,11 @@ def _maps(
         for n, average in smoothgrad_each(network, image, lesions, **settings, progress=progress, state=state):
             yield n, average.full(subject.shape), _told(subject, average)
         state.clear()
+        return
+    if method in OTHERS:
+        attribute = Comparison(subject, network, method, **settings)
+        for n, lesion in enumerate(tqdm(lesions, desc=method, unit="lesion", disable=not progress)):
+            yield n, *attribute(lesion)
         return
     for n, lesion in enumerate(lesions):
         if method == "gradient":

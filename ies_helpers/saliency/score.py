@@ -8,11 +8,12 @@ lesion voxel. Edits are made on that box, and nothing else goes through the netw
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import nn
 
 from ies_helpers.saliency.crop import shared_parts
-from ies_helpers.saliency.views import Part, View, cut, hull
+from ies_helpers.saliency.views import Part, View, cut, hull, size
 from ies_helpers.saliency.windows import window_part
 from ies_helpers.segmentation.inference import check_image
 from ies_helpers.segmentation.lesions import Lesion, as_voxels
@@ -62,6 +63,11 @@ class LesionScore:
         self.box: Box = hull([part.box for part in parts], image.shape[1:])
         self.image = self.crop(image)
         self._looks = [look for part in parts for look in _looks(part, self.voxels)]
+
+    @property
+    def looked_at(self) -> int:
+        """Voxels that go through the network for one edited image, at most."""
+        return sum(int(np.prod(size(look.view.box))) for look in self._looks)
 
     def crop(self, volume: torch.Tensor) -> torch.Tensor:
         """`(..., I, J, K)` on the box."""

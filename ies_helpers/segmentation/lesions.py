@@ -168,7 +168,7 @@ def find_lesions(
         predicted = mask_of(np.concatenate([np.empty((0, 3), dtype=np.int64), *found]), score.shape).numpy()
         missed = [v for v in components(truth) if not predicted[tuple(v.T)].any()]
         found, groups = found + missed, groups + ["FN"] * len(missed)
-    return Lesions([_lesion(n, g, v, score, affine) for n, (g, v) in enumerate(zip(groups, found, strict=True), 1)])
+    return Lesions([lesion_of(n, g, v, score, affine) for n, (g, v) in enumerate(zip(groups, found, strict=True), 1)])
 
 
 def components(mask: np.ndarray, min_voxels: int = MIN_VOXELS) -> list[Voxels]:
@@ -182,7 +182,8 @@ def components(mask: np.ndarray, min_voxels: int = MIN_VOXELS) -> list[Voxels]:
     return [part for part in parts if len(part) >= min_voxels]
 
 
-def _lesion(number: int, group: str, voxels: Voxels, score: np.ndarray, affine: Affine | None) -> Lesion:
+def lesion_of(number: int, group: str, voxels: Voxels, score: np.ndarray, affine: Affine | None) -> Lesion:
+    """A lesion with what is measured on its voxels in the probability `score` `(I, J, K)`."""
     inside = score[tuple(voxels.T)]
     matrix = np.full((4, 4), np.nan) if affine is None else affine
     volume = len(voxels) * abs(float(np.linalg.det(matrix[:3, :3]))) if affine is not None else float("nan")

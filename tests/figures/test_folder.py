@@ -12,6 +12,7 @@ from ies_helpers import explain, find_lesions, load_subject
 from ies_helpers.figures import folder as module
 from ies_helpers.figures.folder import draw_folder, save_figure, title_of
 from ies_helpers.segmentation.networks import build
+from ies_helpers.subjects import reading
 from ies_helpers.subjects.saving import save_lesions
 from tests.scenes import files_below, subject_in_memory, write_patient
 
@@ -89,7 +90,7 @@ def test_a_subject_that_cannot_be_loaded_again_is_refused_and_not_mistaken_for_t
 
 
 def test_a_patient_that_was_replaced_is_refused(explained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "load_subject", lambda **_: subject_in_memory(name="p1"))
+    monkeypatch.setattr(reading, "load_subject", lambda **_: subject_in_memory(name="p1"))
     with pytest.raises(ValueError, match=r"maps of p1 have the grid \(24, 24, 24\), .* now \(24, 28, 20\)"):
         list(draw_folder(explained))
 

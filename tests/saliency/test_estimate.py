@@ -4,10 +4,13 @@ import numpy as np
 import pytest
 import torch
 
-from ies_helpers.saliency import estimate
-from ies_helpers.saliency.estimate import estimate_seconds, in_words
+from ies_helpers.saliency import comparison, estimate
+from ies_helpers.saliency.comparison import estimate_other
+from ies_helpers.saliency.estimate import estimate_scores, estimate_seconds, in_words
 from ies_helpers.saliency.gradients import LesionGradient
+from ies_helpers.saliency.score import LesionScore
 from tests.lively import unet
+from tests.scenes import lesion_of
 
 IMAGE = torch.randn(2, 16, 16, 64)
 
@@ -42,6 +45,29 @@ def test_the_mean_is_scaled_by_what_is_looked_at() -> None:
     sides = [e.box[2].stop - e.box[2].start for e in engines]
     both, _ = estimate_seconds(network, IMAGE, [e.voxels for e in engines], aggregate="mean")
     assert both == pytest.approx(2.5 * sum(sides) / sides[0])
+
+
+def test_edited_images_are_scaled_by_what_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each look at the clock is 3 s after the last: one score of the smallest lesion takes 3 s."""
+    monkeypatch.setattr(estimate.time, "perf_counter", iter(range(0, 100, 3)).__next__)
+    network = unet((3, 4, 5))
+    lesions = [np.array([[7, 7, 8], [7, 7, 50]]), np.array([[7, 7, 20]])]
+    scores = [LesionScore(network, IMAGE, lesion) for lesion in lesions]
+    large, small = (score.looked_at for score in scores)
+    assert small == np.prod([s.stop - s.start for s in scores[1].box]) < large
+    assert estimate_scores(scores, [10, 4]) == pytest.approx(3 * 4 + 3 * 10 * large / small)
+
+
+def test_each_comparison_counts_its_gradients_or_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(comparison, "estimate_seconds", lambda *_, aggregate, draws: (float(draws), aggregate))
+    monkeypatch.setattr(comparison, "estimate_scores", lambda scores, images: float(sum(images)))
+    lesion = lesion_of(np.indices((16, 16, 64)).sum(axis=0) == 0)
+    told = {method: estimate_other(unet((3, 4)), IMAGE, [lesion] * 2, method) for method in comparison.OTHERS}
+    assert told["input-x-gradient"] == (1.0, "2 gradients by mean")
+    assert told["integrated-gradients"] == (32.0, "64 gradients by mean")
+    assert told["kernel-shap"] == (2000.0, "2000 edited images")
+    seen = [min(16, s.stop) for s in LesionScore(unet((3, 4)), IMAGE, lesion).box]
+    assert told["occlusion"][0] == 2 * (1 + 2 * np.prod([-(-n // 5) for n in seen]))
 
 
 def test_it_is_near_the_clock() -> None:

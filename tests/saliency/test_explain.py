@@ -1,6 +1,7 @@
 """Explain: every map right and once, resumed where it stopped, never mixed with another's."""
 
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,10 +13,13 @@ import torch
 from torch import nn
 
 from ies_helpers import Network, explain, gradcam_pp, gradient, smoothgrad
+from ies_helpers.saliency import comparison
 from ies_helpers.saliency import explain as module
 from ies_helpers.saliency import noise as noise_module
 from ies_helpers.saliency import smoothgrad as engine
 from ies_helpers.saliency.frozen import deviation
+from ies_helpers.saliency.occlusion import kernel_shap, occlusion
+from ies_helpers.saliency.others import input_x_gradient, integrated_gradients
 from ies_helpers.saliency.smoothgrad import smoothgrad_average
 from ies_helpers.segmentation.networks import build
 from tests.lively import nnunet
@@ -289,7 +293,7 @@ def test_a_full_disk_keeps_what_was_finished(network, tmp_path, monkeypatch, cal
 
 
 MISTAKES = {
-    "method": ({"method": "lime"}, r"method must be one of smoothgrad, gradcam\+\+, gradcam, gradient, got 'lime'"),
+    "method": ({"method": "lime"}, "method must be one of smoothgrad, .*, input-x-gradient, .*kernel-shap, got 'lime'"),
     "aggregate": ({"aggregate": "median"}, "aggregate must be one of mean, sum, max, got 'median'"),
     "draws": ({"draws": 0}, "draws must be at least 1 .* got 0"),
     "word": ({"draws": "many"}, "draws must be at least 1 .* got many .* or auto"),
@@ -348,3 +352,98 @@ def test_frozen_statistics_are_named_measured_and_kept_apart_from_exact_maps(tmp
     both = [engine.LesionGradient(network, subject.image, single, "max", statistics=s) for s in ("frozen", "exact")]
     apart = deviation(*(e.place(e(subject.image)) for e in both))
     assert all(told[name] >= apart[name] > 0 for name in apart)
+
+
+# Other attributions, for comparison
+
+INCOMPLETE = pytest.mark.filterwarnings("ignore:Integrated gradients add up")
+
+SMALL = {
+    "input-x-gradient": {},
+    "integrated-gradients": {"steps": 3},
+    "occlusion": {"side": 6, "stride": 6, "reach": 4, "modalities": "each"},
+    "kernel-shap": {"side": 8, "reach": 4, "samples": 90},
+}
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few steps, large blocks."""
+    for method, settings in SMALL.items():
+        monkeypatch.setitem(comparison.SETTINGS, method, settings)
+
+
+OTHERS = {
+    "input-x-gradient": (input_x_gradient, "zero"),
+    "integrated-gradients": (lambda *a, **k: integrated_gradients(*a, **k).saliency, "blurred"),
+    "occlusion": (occlusion, "mean"),
+    "kernel-shap": (kernel_shap, "zero"),
+}
+
+
+@INCOMPLETE
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize("method", OTHERS)
+def test_other_attributions_are_saved_as_their_functions_give_them(method, network: Network, tmp_path: Path) -> None:
+    function, baseline = OTHERS[method]
+    index = run(network, tmp_path, method=method, baseline=baseline, seed=3, aggregate="max")
+    assert set(index["aggregate"]) == {"mean"}
+    given = SMALL[method] | ({} if method == "input-x-gradient" else {"baseline": baseline})
+    given |= {"seed": 3} if method == "kernel-shap" else {}
+    for lesion in LESIONS:
+        wanted = function(network, SUBJECT.image, lesion, **given)
+        name = f"{method.replace('-', '')}mean{lesion.label}"
+        assert torch.equal(read(tmp_path, name), wanted)
+        told = sidecar_of(tmp_path, f"{name}_T1w")
+        blur = {"blur_mm": 4.0} if baseline == "blurred" else {}
+        assert told["settings"] == {"baseline": baseline} | blur | SMALL[method]
+        assert (told["unit"], told["seed"]) == ("logit", 3 if method == "kernel-shap" else None)
+        assert ("captum" in told) == (method == "kernel-shap")
+
+
+@INCOMPLETE
+@pytest.mark.usefixtures("small")
+def test_the_completeness_error_is_told_beside_the_map(network: Network, tmp_path: Path) -> None:
+    run(network, tmp_path, method="integrated-gradients")
+    for lesion in LESIONS:
+        found = integrated_gradients(network, SUBJECT.image, lesion, steps=3)
+        told = sidecar_of(tmp_path, f"integratedgradientsmean{lesion.label}_FLAIR")
+        assert told["completeness"] == {"change": found.change, "error": found.error}
+
+
+@INCOMPLETE
+@pytest.mark.usefixtures("small")
+def test_another_baseline_or_number_of_steps_is_refused_in_the_same_folder(network, tmp_path, monkeypatch) -> None:
+    run(network, tmp_path, method="integrated-gradients")
+    with pytest.raises(ValueError, match=r"settings .*'zero'.* instead of .*'mean'.* Take another --out"):
+        run(network, tmp_path, method="integrated-gradients", baseline="mean")
+    monkeypatch.setitem(comparison.SETTINGS, "integrated-gradients", {"steps": 4})
+    with pytest.raises(ValueError, match=r"'steps': 3.* instead of .*'steps': 4"):
+        run(network, tmp_path, method="integrated-gradients")
+
+
+@pytest.mark.usefixtures("small")
+def test_a_seed_and_draws_that_a_method_has_not_make_no_other_map(network, tmp_path, monkeypatch) -> None:
+    run(network, tmp_path, method="occlusion", seed=1, draws=5)
+    monkeypatch.setattr(comparison.Comparison, "__call__", lambda *_: pytest.fail("it was computed again"))
+    assert len(run(network, tmp_path, method="occlusion", seed=2, draws=6)) == 4
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"method": "occlusion", "baseline": "dark"}, "baseline must be one of zero, mean, blurred, got 'dark'"),
+        ({"method": "input-x-gradient", "baseline": "mean"}, "compares with zero, got the baseline 'mean'"),
+    ],
+)
+def test_a_wrong_baseline_is_refused_before_the_folder_is_made(network, tmp_path, settings, told) -> None:
+    with pytest.raises(ValueError, match=told):
+        run(network, tmp_path / "out", **settings)
+    assert not (tmp_path / "out").exists()
+
+
+def test_kernel_shap_without_captum_is_refused_before_the_folder_is_made(network, tmp_path, monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "captum.attr", None)
+    with pytest.raises(ValueError, match=r"pip install 'ies-helpers\[shap\]'"):
+        run(network, tmp_path / "out", method="kernel-shap")
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,200 @@
+"""Attributions by hiding blocks of the image, for comparison: occlusion, and KernelSHAP over supervoxels.
+
+Both ask for F, the mean class-1 logit over the lesion's voxels, of edited images, and are in logits: each voxel holds
+what its block is worth. A head has too many blocks, so those within `reach` voxels of the lesion are tried.
+"""
+
+from collections.abc import Iterator
+from itertools import product
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import nn
+
+from ies_helpers.saliency.others import baseline_image, mean_logits
+from ies_helpers.saliency.perilesional import Fill
+from ies_helpers.saliency.score import LesionScore
+from ies_helpers.saliency.views import Boxed, inside
+from ies_helpers.segmentation.lesions import Lesion
+from ies_helpers.segmentation.networks import Network
+from ies_helpers.types import Affine, Box, LabelMap, Saliency, Volume, Voxels
+
+Modalities = Literal["each", "all"]
+
+SIDE, SUPERVOXEL, REACH, SAMPLES = 5, 10, 15, 1000
+"""Sides of an occluded block and of a supervoxel, how far from the lesion they are tried, all in voxels; images that
+KernelSHAP draws."""
+
+
+def occlusion(
+    network: Network | nn.Module,
+    image: Volume,
+    lesion: Lesion | LabelMap | Voxels,
+    *,
+    side: int = SIDE,
+    stride: int | None = None,
+    reach: int | None = REACH,
+    modalities: Modalities = "each",
+    baseline: Fill | Volume = "zero",
+    affine: Affine | None = None,
+) -> Saliency:
+    """How far the lesion's mean class-1 logit falls when a block is hidden, averaged over the blocks of a voxel.
+
+    Source: Zeiler and Fergus (ECCV 2014, arXiv 1311.2901). Blocks stand at multiples of `stride` from the volume's
+    first voxel, as captum's do; the last along an axis is clipped to its end. Blocks that cannot change the score are
+    not tried.
+
+    Args:
+        network: scored on the whole volume or through its windows: `network.through`.
+        image: `(C, I, J, K)`, z-scored.
+        lesion: a `Lesion`, a boolean mask `(I, J, K)` or integer voxels `(V, 3)`.
+        side: of a block, in voxels.
+        stride: from a block to the next, up to `side`; None: `side`.
+        reach: voxels around the lesion's bounding box that are explained, the map is zero beyond; None explains all
+            that can change the score, in one forward pass a block.
+        modalities: hide a block in `each` by itself, or in `all` at once.
+        baseline: what stands in a block: see `integrated_gradients`.
+        affine: gives `blurred` its mm; None takes voxels of 1 mm.
+
+    Returns:
+        `(C, I, J, K)` float32, for `all` `(1, I, J, K)`.
+
+    Raises:
+        ValueError: for a side or stride that leaves gaps, a negative reach, or another choice of modalities.
+    """
+    stride = stride or side
+    if modalities not in ("each", "all"):
+        raise ValueError(f"modalities must be each or all, got {modalities!r}.")
+    score = LesionScore(network, image, lesion)
+    zone = zone_of(score, reach)
+    places = blocks(tuple(image.shape[1:]), zone, side, stride)
+    filling = score.crop(baseline_image(image, baseline, affine))
+    hidden = [slice(c, c + 1) for c in range(len(image))] if modalities == "each" else [slice(None)]
+    edits = [(channels, *inside(_clipped(block, score.box), score.box)) for block in places for channels in hidden]
+    clean, *rest = mean_logits(score, _edited(score.image, filling, edits)).tolist()
+    total = torch.zeros(len(hidden), *score.image.shape[1:], dtype=torch.float64)
+    times = torch.zeros_like(total)
+    for where, logit in zip(edits, rest, strict=True):
+        channels = where[0] if modalities == "each" else slice(0, 1)
+        total[(channels, *where[1:])] += clean - logit
+        times[(channels, *where[1:])] += 1
+    kept = (slice(None), *inside(zone, score.box))
+    return Boxed(total[kept] / times[kept], zone).full(tuple(image.shape[1:]))
+
+
+def _edited(clean: torch.Tensor, filling: torch.Tensor, edits: list[Any]) -> Iterator[torch.Tensor]:
+    yield clean
+    for where in edits:
+        edited = clean.clone()
+        edited[where] = filling[where]
+        yield edited
+
+
+def kernel_shap(
+    network: Network | nn.Module,
+    image: Volume,
+    lesion: Lesion | LabelMap | Voxels,
+    *,
+    side: int = SUPERVOXEL,
+    reach: int | None = REACH,
+    samples: int = SAMPLES,
+    baseline: Fill | Volume = "zero",
+    affine: Affine | None = None,
+    seed: int = 0,
+) -> Saliency:
+    """Shapley values of supervoxels for the lesion's mean class-1 logit, estimated by captum's `KernelShap`.
+
+    Source: Lundberg and Lee (NeurIPS 2017, arXiv 1705.07874). A supervoxel is a block of one modality, of which at
+    least one voxel lies within `reach` and differs from the baseline. Values of all supervoxels add up to the change
+    of the logit when they are all hidden at once; what lies beyond stays as it is in every image.
+
+    Args:
+        network, image, lesion, reach, baseline, affine: see `occlusion`.
+        side: of a supervoxel, in voxels.
+        samples: images scored; must be more than there are supervoxels, two or more times as many.
+        seed: of the subsets.
+
+    Returns:
+        `(C, I, J, K)` float32: at each voxel the value of its supervoxel.
+
+    Raises:
+        ValueError: without captum, for too few samples, or fewer than two supervoxels.
+    """
+    captum = captum_attr()
+    score = LesionScore(network, image, lesion)
+    filling = score.crop(baseline_image(image, baseline, affine))
+    numbers = supervoxels(score, filling, tuple(image.shape[1:]), side, reach)
+    count = int(numbers.max()) + 1
+    if not 2 <= count < samples:
+        raise ValueError(
+            f"KernelSHAP needs two supervoxels and more samples than supervoxels, got {count} supervoxels and "
+            f"{samples} samples; take more samples, another side or another reach."
+        )
+    known = torch.where(numbers < 0, score.image, filling)[None]
+    explainer = captum.KernelShap(lambda x: mean_logits(score, x))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        values = explainer.attribute(
+            score.image[None], known, feature_mask=numbers.clamp(min=0)[None], n_samples=samples
+        )[0]
+    return Boxed(values * (numbers >= 0), score.box).full(tuple(image.shape[1:]))
+
+
+def captum_attr() -> Any:
+    """The module `captum.attr`.
+
+    Raises:
+        ValueError: if it is not installed.
+    """
+    try:
+        import captum.attr
+    except ImportError as error:
+        raise ValueError(
+            "kernel-shap needs captum, which is not installed here: pip install 'ies-helpers[shap]', or captum alone."
+        ) from error
+    return captum.attr
+
+
+def supervoxels(
+    score: LesionScore, filling: torch.Tensor, shape: tuple[int, ...], side: int, reach: int | None
+) -> torch.Tensor:
+    """`(C, i, j, k)` int64 on the score's box: the number of each voxel's supervoxel from 0, -1 where there is none."""
+    numbers = torch.full(score.image.shape, -1, dtype=torch.int64)
+    count = 0
+    for block in blocks(shape, zone_of(score, reach), side, side):
+        for c in range(len(numbers)):
+            where = (c, *inside(_clipped(block, score.box), score.box))
+            if not torch.equal(score.image[where], filling[where]):
+                numbers[where] = count
+                count += 1
+    return numbers
+
+
+def zone_of(score: LesionScore, reach: int | None) -> Box:
+    """Where a lesion is explained: its bounding box and `reach` voxels around it, within the score's box."""
+    if reach is None:
+        return score.box
+    if reach < 0:
+        raise ValueError(f"reach must be 0 voxels or more, or None for all that can change the score; got {reach}.")
+    first, last = score.voxels.min(axis=0) - reach, score.voxels.max(axis=0) + reach
+    return _clipped(tuple(slice(int(a), int(b) + 1) for a, b in zip(first, last, strict=True)), score.box)  # pyright: ignore[reportArgumentType]
+
+
+def blocks(shape: tuple[int, ...], zone: Box, side: int, stride: int) -> list[Box]:
+    """Blocks of a regular grid that hold a voxel of `zone`, clipped to the volume's end, in scan order."""
+    if not 1 <= stride <= side:
+        raise ValueError(f"side and stride must be 1 or more and leave no gaps, got side {side} and stride {stride}.")
+    sides = []
+    for n, s in zip(shape, zone, strict=True):
+        starts = stride * np.arange(max(0, -(-(n - side) // stride)) + 1)
+        met = starts[(starts < s.stop) & (starts + side > s.start)]
+        sides.append([slice(int(a), min(int(a) + side, n)) for a in met])
+    return list(product(*sides))
+
+
+def _clipped(box: Box, outer: Box) -> Box:
+    """The part of `box` that lies in `outer`."""
+    return tuple(  # pyright: ignore[reportReturnType]
+        slice(max(b.start, o.start), min(b.stop, o.stop)) for b, o in zip(box, outer, strict=True)
+    )
