@@ -1,0 +1,208 @@
+"""What a network's classes depend on, over many patients: from a table of masses such as Agg2Exp publishes.
+
+One row a patient, columns `A_explanation_in_B_mass` for every explained A and structure B; `A_dice` where the quality
+of the segmentation is known. `wide_table` makes such tables of our own maps, with lesions or classes for A.
+"""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy.stats import spearmanr
+
+MASS = re.compile(r"^(.+)_explanation_in_(.+)_mass$")
+
+SEED = 123
+"""Of the isolation forests, as Agg2Exp's notebook has it."""
+
+FEWEST = 4
+"""Patients without which a rank correlation says nothing."""
+
+
+def read_dependencies(path: str | Path) -> pd.DataFrame:
+    """A table of masses, checked: `fetch("agg2exp")["table"]` is the path of the published one.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is no such table, or lacks columns; says which.
+    """
+    path = Path(path)
+    try:
+        table = pd.read_csv(path, dtype={"patient": str})
+    except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
+        raise ValueError(
+            f"A table of masses must be a CSV file, {path.name} is not readable as one ({error})."
+        ) from error
+    masses(table, path.name)
+    return table
+
+
+def masses(table: pd.DataFrame, name: str = "the table") -> np.ndarray:
+    """`(patients, explained, structures)` masses, in the order of `explained` and `structures`.
+
+    Raises:
+        ValueError: for missing columns, values that are no shares, or no patient.
+    """
+    rows, columns = explained(table), structures(table)
+    wanted = [_mass(a, b) for a in rows for b in columns] + ["patient"]
+    missing = [column for column in wanted if column not in table.columns]
+    if missing or not rows or table.empty:
+        told = (
+            f"lacks {len(missing)}, such as {missing[0]}"
+            if rows and missing
+            else "has none"
+            if not rows
+            else "has no row"
+        )
+        raise ValueError(
+            "A table of masses needs `patient` and A_explanation_in_B_mass for every explained A and structure B; "
+            f"{name} {told}. Fetch it anew, or write it by wide_table."
+        )
+    values = table[wanted[:-1]].apply(pd.to_numeric, errors="coerce").to_numpy(dtype=np.float64)
+    if (values < 0).any() or (values > 1 + 1e-6).any():
+        raise ValueError(
+            f"Masses must be shares, 0 to 1; {name} has values from {values.min():.3g} to {values.max():.3g}."
+        )
+    return values.reshape(len(table), len(rows), len(columns))
+
+
+def explained(table: pd.DataFrame) -> list[str]:
+    """Names of what is explained, in the table's order."""
+    return list(dict.fromkeys(match[1] for match in map(MASS.match, table.columns) if match))
+
+
+def structures(table: pd.DataFrame) -> list[str]:
+    """Names of the structures, in the table's order."""
+    return list(dict.fromkeys(match[2] for match in map(MASS.match, table.columns) if match))
+
+
+def dependency_matrix(table: pd.DataFrame) -> pd.DataFrame:
+    """Mean mass over patients, explained (rows) x structures (columns); patients without a value are left out."""
+    values = masses(table)
+    known = ~np.isnan(values)
+    mean = np.where(known, values, 0).sum(axis=0) / np.where(known.any(axis=0), known.sum(axis=0), np.nan)
+    return pd.DataFrame(mean, index=explained(table), columns=structures(table))
+
+
+def strongest_dependencies(
+    matrix: pd.DataFrame, each: int = 3, *, without: Sequence[str] = ("background",)
+) -> pd.DataFrame:
+    """Edges of a directed graph: for each explained thing the structures that have most of its map, itself aside.
+
+    Args:
+        matrix: of `dependency_matrix`.
+        each: edges that leave one explained thing, at most.
+        without: what is left out, explained and structure, since it is no thing. Masses are not divided anew.
+
+    Returns:
+        Columns `explained structure mass`, strongest first.
+    """
+    if each < 1:
+        raise ValueError(f"each must be at least one edge, got {each}.")
+    kept = matrix.drop(index=list(without), columns=list(without), errors="ignore")
+    edges = []
+    for name in kept.index:
+        row = kept.loc[name].drop(name, errors="ignore").dropna()
+        edges += [(name, other, mass) for other, mass in row.nlargest(each).items() if mass > 0]
+    table = pd.DataFrame(edges, columns=["explained", "structure", "mass"])
+    return table.sort_values("mass", ascending=False, kind="stable", ignore_index=True)
+
+
+def outliers(table: pd.DataFrame, reference: pd.DataFrame | None = None, *, seed: int = SEED) -> pd.DataFrame:
+    """Patients whose map of a class lies elsewhere than usual: an isolation forest on its masses, a class at a time.
+
+    Source: Agg2Exp's notebook, which fits on training patients. Only the table of 32 test patients is published, so
+    without a `reference` the forest is fitted to the very patients it judges: it then finds the odd ones among them,
+    and `outlier` follows the forest's own threshold, not a known rate.
+
+    Args:
+        table: whom to judge.
+        reference: whom to fit on; None: the same.
+        seed: of the forests.
+
+    Returns:
+        One row a patient and class: `patient explained score outlier own_mass dice`. `score` is the forest's decision
+        function, below 0 an outlier; `own_mass` the share of the map in the class itself; `dice` NaN if not known.
+
+    Raises:
+        ValueError: for tables of other classes, or masses without a value.
+    """
+    from sklearn.ensemble import IsolationForest
+
+    values, fitted = masses(table), masses(table if reference is None else reference)
+    names = explained(table)
+    if reference is not None and (explained(reference) != names or structures(reference) != structures(table)):
+        raise ValueError("table and reference must have the same classes in the same order; keep their common columns.")
+    if np.isnan(values).any() or np.isnan(fitted).any():
+        raise ValueError("Masses must have values for outliers, some are NaN; leave out structures that are not there.")
+    rows = []
+    for n, name in enumerate(names):
+        forest = IsolationForest(random_state=seed).fit(fitted[:, n])
+        own = table[_mass(name, name)] if name in structures(table) else np.full(len(table), np.nan)
+        dice = table[f"{name}_dice"] if f"{name}_dice" in table else np.full(len(table), np.nan)
+        told = {"patient": table["patient"], "explained": name, "score": forest.decision_function(values[:, n])}
+        rows.append(pd.DataFrame(told | {"outlier": told["score"] < 0, "own_mass": own, "dice": dice}))
+    return pd.concat(rows, ignore_index=True)
+
+
+def dice_correlation(found: pd.DataFrame) -> pd.DataFrame:
+    """Spearman's rank correlation of Dice with the outlier score and with the mass in the class itself, by class.
+
+    The last row, `mean over classes`, is that of the patients' means. Where it has no value (fewer than four patients
+    with a Dice coefficient, or all alike) it is NaN and `reason` says why.
+
+    Args:
+        found: of `outliers`.
+
+    Returns:
+        Columns `explained patients score_rho score_p own_mass_rho own_mass_p reason`. P values are not corrected for
+        the number of classes.
+    """
+    means = found.groupby("patient", as_index=False)[["score", "own_mass", "dice"]].mean()
+    groups = [*found.groupby("explained", sort=False), ("mean over classes", means)]
+    rows = []
+    for name, rest in groups:
+        some = rest.dropna(subset=["dice"])
+        few = len(some) < FEWEST
+        flat = [c for c in ("dice", "score", "own_mass") if not few and some[c].nunique() < 2]
+        reason = f"{len(some)} patients with dice" if few else f"{', '.join(flat)} constant or unknown" if flat else ""
+        row = {"explained": name, "patients": len(some)}
+        for column in ("score", "own_mass"):
+            alike = few or "dice" in flat or column in flat
+            rho, p = (np.nan, np.nan) if alike else _spearman(some["dice"], some[column])
+            row |= {f"{column}_rho": rho, f"{column}_p": p}
+        rows.append(row | {"reason": reason})
+    return pd.DataFrame(rows)
+
+
+def _spearman(x: pd.Series, y: pd.Series) -> tuple[float, float]:
+    found: Any = spearmanr(x, y)
+    return float(found.statistic), float(found.pvalue)
+
+
+def simulated_table(patients: int = 32, *, odd: int = 3, seed: int = 0) -> pd.DataFrame:
+    """A made-up table in the published form, for trying things where nothing can be downloaded: it shows no finding.
+
+    Six classes in a row, of which each has neighbours; masses are Dirichlet. The last `odd` patients are scanned
+    amiss: their maps lie in the background more, and their Dice coefficients are lower.
+    """
+    names = ["background", "aorta", "heart", "lung_left", "lung_right", "ribs"]
+    rng, rows = np.random.default_rng(seed), []
+    apart = np.abs(np.subtract.outer(np.arange(6), np.arange(6)))
+    for n in range(patients):
+        amiss = n >= patients - odd
+        row: dict[str, object] = {"patient": f"s{n:04d}"}
+        for a, name in enumerate(names):
+            strength = 40 * np.exp(-apart[a] / 1.5) * np.where(np.arange(6) == 0, 8.0 if amiss else 3.0, 1.0)
+            shares = rng.dirichlet(strength)
+            row |= {_mass(name, other): share for other, share in zip(names, shares, strict=True)}
+            row[f"{name}_dice"] = float(np.clip(rng.normal(0.7 if amiss else 0.9, 0.03), 0, 1))
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def _mass(explained: str, structure: str) -> str:
+    return f"{explained}_explanation_in_{structure}_mass"

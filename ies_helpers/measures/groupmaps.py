@@ -1,0 +1,167 @@
+"""Many maps on one grid, lesions at their centres or subjects in MNI space: their mean, t and agreement in sign."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import torch
+from scipy import ndimage
+
+from ies_helpers.segmentation.lesions import Lesion, as_voxels
+from ies_helpers.subjects.files import replacing
+from ies_helpers.types import Affine, LabelMap, Saliency, Voxels
+
+REACH_MM = 15.0
+"""How far around a lesion's centre an aligned map reaches."""
+
+MNI_SHAPE = (91, 109, 91)
+MNI_AFFINE: Affine = np.array([[2.0, 0, 0, -90], [0, 2, 0, -126], [0, 0, 2, -72], [0, 0, 0, 1]])
+"""The MNI152 grid at 2 mm, axes towards right, anterior and superior."""
+
+
+ALIKE = 1e-9
+"""Standard error, as a share of the mean, below which maps are the same but for rounding."""
+
+
+@dataclass(frozen=True, eq=False)
+class GroupMap:
+    """What maps on one grid have in common.
+
+    Attributes:
+        mean: `(C, I, J, K)` mean of the raw signed maps that reach a voxel, in their unit.
+        t: mean over its standard error (sd with ddof 1); 0 where every map is zero, NaN where fewer than two maps reach
+            or all are the same and not zero.
+        sign: share of positive maps less share of negative ones, -1 to 1; scale plays no part.
+        count: `(I, J, K)` how many maps reach a voxel; where none does, the others are NaN.
+        affine: `(4, 4)`, voxel indices to mm.
+        size: how many maps there are.
+    """
+
+    mean: Saliency
+    t: Saliency
+    sign: Saliency
+    count: torch.Tensor
+    affine: Affine
+    size: int
+
+
+def group_map(maps: Iterable[Saliency], affine: Affine) -> GroupMap:
+    """Mean, t and sign of maps on one grid; one map is in memory at a time if `maps` is a generator.
+
+    Maps are taken as they are: strong ones weigh more in the mean, not in `sign`. NaN is where a map does not reach.
+    ClinicaDL's group map is the mean; it divides by images times elements of an image, so that its means in modes
+    other than `image` are too small, and writes files without an affine. Here it is the number of maps.
+
+    Args:
+        maps: each `(C, I, J, K)`, see `aligned_at_centre` and `in_mni`.
+        affine: of their grid.
+
+    Raises:
+        ValueError: for no map, or maps of different shapes.
+    """
+    count = total = squares = signs = np.zeros(0)
+    size, shape = 0, None
+    for saliency in maps:
+        values = np.asarray(saliency, dtype=np.float64)
+        shape = shape or values.shape
+        if values.shape != shape or values.ndim != 4:
+            raise ValueError(f"Maps of a group must be (C, I, J, K) on one grid, got {values.shape} and {shape}.")
+        there, size = ~np.isnan(values), size + 1
+        seen = np.where(there, values, 0)
+        if size == 1:
+            count, total, squares, signs = (np.zeros(shape) for _ in range(4))
+        delta = np.where(there, seen - total / np.maximum(count, 1), 0)
+        count, total = count + there, total + seen
+        squares += delta * np.where(there, seen - total / np.maximum(count, 1), 0)  # Welford's sum of squares
+        signs += np.sign(seen)
+    if not size:
+        raise ValueError("A group must have a map, got none.")
+    with np.errstate(invalid="ignore", divide="ignore"):
+        mean = total / np.where(count > 0, count, np.nan)
+        error = np.sqrt(squares / np.where(count > 1, count - 1, np.nan) / np.maximum(count, 1))
+        error = np.where(error > ALIKE * np.abs(mean), error, 0)
+        t = np.where(error > 0, mean / np.where(error > 0, error, 1), np.where((mean == 0) & (count > 1), 0, np.nan))
+        sign = signs / np.where(count > 0, count, np.nan)
+    mean, t, sign = (torch.from_numpy(x).float() for x in (mean, t, sign))
+    return GroupMap(mean, t, sign, torch.from_numpy(count[0]).int(), np.asarray(affine, dtype=np.float64), size)
+
+
+def aligned_at_centre(
+    saliency: Saliency, lesion: Lesion | LabelMap | Voxels, affine: Affine, *, reach_mm: float = REACH_MM
+) -> Saliency:
+    """A map around the middle of its lesion, on a 1 mm grid with axes towards right, anterior and superior.
+
+    The middle is the lesion's voxel nearest to its centre of mass, so that scans of 1 mm along these axes are copied
+    and not resampled; others are, trilinearly. Lesions are neither turned nor stretched, and left is not mirrored.
+
+    Args:
+        saliency: `(C, I, J, K)`.
+        lesion: what it explains.
+        affine: of the scan.
+        reach_mm: half the side, in mm.
+
+    Returns:
+        `(C, n, n, n)`, n = 2 reach + 1, NaN beyond the scan. Its affine is `centred_affine(reach_mm)`.
+    """
+    voxels = as_voxels(lesion, tuple(saliency.shape[1:]))
+    middle = voxels[np.square(voxels - voxels.mean(axis=0)).sum(axis=1).argmin()]
+    at = np.asarray(affine, dtype=np.float64)[:3, :3] @ middle + np.asarray(affine)[:3, 3]
+    grid = centred_affine(reach_mm)
+    grid[:3, 3] += at
+    side = 2 * int(reach_mm) + 1
+    return on_grid(saliency, affine, grid, (side, side, side))
+
+
+def centred_affine(reach_mm: float = REACH_MM) -> Affine:
+    """Affine of aligned maps: 0 mm at the lesion's middle."""
+    affine = np.eye(4)
+    affine[:3, 3] = -int(reach_mm)
+    return affine
+
+
+def in_mni(saliency: Saliency, affine: Affine) -> Saliency:
+    """A map on `MNI_SHAPE`, `MNI_AFFINE`, trilinearly; what the scan does not reach is NaN.
+
+    Args:
+        saliency: `(C, I, J, K)` of a scan in MNI space. A map is smoothed to 2 mm before, so that no peak falls
+            between the points.
+        affine: the scan's; `masks.template_affine` gives one that stretches the brain to the template's size.
+    """
+    spacing = np.linalg.norm(np.asarray(affine)[:3, :3], axis=0)
+    width = np.sqrt(np.maximum(2.0**2 - spacing**2, 0)) / 2.355 / spacing  # half maximum from one voxel to 2 mm
+    smooth = [ndimage.gaussian_filter(np.asarray(channel, dtype=np.float32), width) for channel in saliency]
+    return on_grid(torch.from_numpy(np.stack(smooth)), affine, MNI_AFFINE, MNI_SHAPE)
+
+
+def on_grid(saliency: Saliency, affine: Affine, grid: Affine, shape: tuple[int, int, int]) -> Saliency:
+    """`(C, *shape)` float32: a map at the points of another grid, trilinearly, NaN beyond its own."""
+    to_index = np.linalg.inv(np.asarray(affine, dtype=np.float64)) @ np.asarray(grid)
+    to_index = np.round(to_index, 9)  # what rounding in the inverse adds would turn copies into mixtures
+    taken = [
+        ndimage.affine_transform(
+            np.asarray(channel, dtype=np.float64),
+            to_index[:3, :3],
+            to_index[:3, 3],  # pyright: ignore[reportArgumentType]
+            output_shape=shape,
+            order=1,
+            mode="constant",
+            cval=np.nan,
+        )
+        for channel in saliency
+    ]
+    return torch.from_numpy(np.stack(taken)).float()
+
+
+def save_group_map(folder: str | Path, name: str, group: GroupMap) -> list[Path]:
+    """Write `<name>_mean.nii.gz`, `_t`, `_sign` `(I, J, K, C)` and `_count`, with the group's affine; NaN as it is."""
+    paths = []
+    for kind in ("mean", "t", "sign", "count"):
+        values = np.asarray(getattr(group, kind), dtype=np.float32)
+        image = nibabel.Nifti1Image(np.moveaxis(values, 0, -1) if values.ndim == 4 else values, group.affine)
+        path = Path(folder) / f"{name}_{kind}.nii.gz"
+        with replacing(path) as part:
+            nibabel.save(image, part)
+        paths.append(path)
+    return paths

@@ -1,0 +1,475 @@
+# %% [markdown]
+# # 11 · From a lesion to structures and groups
+#
+# **Question.** A map has a million voxels. Where does it lie, in words: in the lesion, beside it, in white matter, in
+# another lesion? And what do all lesions, all patients, all classes of a network have in common?
+#
+# **Objectives.** You measure a map in structures by two numbers, mass and mean, and know which question each answers. You
+# bring structures of your own. You average maps of lesions and of patients, and check on a group with known truth what
+# such an average can say. You read a published table of dependencies between the classes of another network.
+#
+# **Minutes.** 2 on two CPU cores; not measured on a GPU.
+#
+# **Needs.** Chapters 04 and 05 read. One small table (0.3 MB) is downloaded; without a network a made-up one takes its place.
+
+# %% tags=["setup"]
+# setup
+
+# %% [markdown]
+# We import what we need. Where the tests run this chapter (`SMALL`), it takes fewer draws, lesions and patients.
+
+# %%
+import os
+import warnings
+from pathlib import Path
+from tempfile import mkdtemp
+
+import matplotlib.pyplot as plt
+import numpy as np
+
+import ies_helpers as ies
+from ies_helpers import find_lesions, gradient, load_network, load_subject, predict
+
+SMALL = os.environ.get("IES_SMALL") == "1"
+DRAWS = 1 if SMALL else 4
+
+# %% [markdown]
+# The patient, the network, the lesions, and a SmoothGrad map of each lesion. We take the mean over a lesion's voxels,
+# which is quick.
+
+# %%
+from ies_helpers.saliency.smoothgrad import smoothgrad_each
+
+subject, network = load_subject("demo"), load_network("unet")
+probability = predict(network, subject.image)
+lesions = find_lesions(probability, subject.target, threshold=network.threshold, affine=subject.affine)
+chosen = [le for group in ("TP", "FP", "FN") for le in lesions.of(group)[: 3 if SMALL else None]]
+maps = {}
+for n, average in smoothgrad_each(network, subject.image, chosen, aggregate="mean", draws=DRAWS):
+    maps[chosen[n].number] = average.full(subject.shape)
+print(lesions, f"{len(maps)} maps of {tuple(maps[chosen[0].number].shape)}", sep="\n")
+
+# %% [markdown]
+# ## One lesion, six places
+#
+# Take one map $A$ and cut the head into structures $j$: the lesion itself, shells around it, the rest. With
+# $\varphi(A)$ the part of the signed map we ask about (its absolute values, its positive or its negative values, added
+# over FLAIR and T1), two numbers say how much of it lies in $j$:
+#
+# $$ \text{mass}_j = \frac{\sum_{v \in j} \varphi(A)_v}{\sum_v \varphi(A)_v}, \qquad
+# \text{mean}_j = \frac{1}{|j|} \sum_{v \in j} \varphi(A)_v $$
+#
+# They are those of Agg2Exp (Chrabaszcz and others), where $A$ explains a class. Nothing in them needs a class: ours explains
+# a lesion. By hand, for the lesion's own voxels:
+
+# %%
+lesion = min((le for le in lesions.of("TP") if le.number in maps), key=lambda le: abs(len(le) - 100))
+saliency, inside = maps[lesion.number], lesion.mask(subject.shape)
+strength = saliency.abs().sum(dim=0, dtype=float)
+print(f"{lesion}\nmass {float(strength[inside].sum() / strength.sum()):.4f}, mean {float(strength[inside].mean()):.4f}")
+
+# %% [markdown]
+# The same for all places at once. Distances are true millimetres from the lesion's border.
+
+# %%
+from ies_helpers.measures.structures import structure_table
+from ies_helpers.measures.surroundings import distance_structures
+
+places = distance_structures(subject, lesion)
+table = structure_table({lesion.label: saliency}, places)
+assert np.isclose(table["mass"][0], float(strength[inside].sum() / strength.sum()))
+assert np.allclose(table.groupby("part")["mass"].sum(), 1)
+shown = table[table["part"] == "abs"].set_index("structure")[["voxels", "mass", "mean"]]
+shown["mean"] /= shown["mean"].iloc[0]
+shown.rename(columns={"mean": "mean, lesion = 1"}).round({"mass": 3, "mean, lesion = 1": 5})
+
+# %% [markdown]
+# Read both columns. By *mass* most of the map lies outside the lesion, and a good part of it far away. By *mean*, per
+# voxel, the lesion leads by a wide margin, and the map falls with every shell, to almost nothing far away.
+# Both are true. A faint value times a million voxels is a large mass: a gradient of a network with a wide view is
+# nowhere quite zero, and noise draws add to it. Whoever reports "only so many percent of the map lie in the lesion"
+# should also report how many percent of the *voxels* do.
+#
+# The signs tell apart what the two numbers mix:
+
+# %%
+signed = table[table["part"] != "abs"].pivot(index="structure", columns="part", values="mass").loc[list(places)]
+assert signed["positive"]["this lesion"] > signed["negative"]["this lesion"]
+assert signed["positive"]["2-5 mm"] < signed["negative"]["2-5 mm"]
+signed.round(3)
+
+# %% [markdown]
+# Each column adds to 1. The lesion has a larger share of the positive values ("brighter would mean more lesion") than
+# of the negative ones; in the shell from 2 to 5 mm it is the other way round: there the network wants darkness. It
+# compares a spot with its surroundings.
+#
+# ## By tissue, and by masks of your own
+#
+# The second way to cut: white matter, grey matter, ventricles, other CSF. `brain_tissues` finds them by nilearn's MNI
+# template and the patient's own intensities. It is a rough segmentation. Look before you trust.
+
+# %%
+from ies_helpers.figures.panels import Canonical, busiest, plane_of
+from ies_helpers.figures.structures import COLOURS
+from ies_helpers.measures.masks import brain_tissues
+
+tissues = brain_tissues(subject)
+space = Canonical(subject)
+level = busiest(space.turn(tissues["ventricles"]))[2]
+figure, axes = plt.subplots(1, 2, figsize=(9, 5.4), layout="constrained")
+space.show(axes[0], space.image[1], "axial", level)
+space.show(axes[1], space.image[1], "axial", level)
+for name, mask in tissues.items():
+    cut = plane_of(space.turn(mask), "axial", level).astype(float)
+    axes[1].contourf(cut, levels=[0.5, 1.5], colors=[COLOURS[name]])
+
+# %% [markdown]
+# T1 in the plane with most of the ventricles, and over it the tissues: pale white matter, grey cortex and deep nuclei, dark blue
+# ventricles, light blue other fluid. Compare the outlines with the scan on the left: borders of white and grey matter
+# are followed, the rim of the brain has somewhat too much fluid and too little cortex, and the grey seam along the
+# ventricles is partial volume and lesion, no grey matter. (Below, lesions are taken out first.)
+#
+# Where it matters, bring your own: any NIfTI label image in the patient's space. We write one on a coarser grid, as
+# an atlas might come, and read it back.
+
+# %%
+import nibabel
+
+from ies_helpers.measures.masks import join, read_structures
+
+half = np.zeros([n // 2 for n in subject.shape], dtype=np.int16)
+half[: half.shape[0] // 2], half[half.shape[0] // 2 :] = 1, 2
+coarse = subject.affine @ np.diag([2.0, 2, 2, 1])
+path = Path(mkdtemp()) / "sides.nii.gz"
+nibabel.save(nibabel.Nifti1Image(half, coarse), path)
+with warnings.catch_warnings(record=True) as told:
+    warnings.simplefilter("always")
+    sides = read_structures(path, subject, {1: "right", 2: "left"})
+print(told[0].message)
+
+# %% [markdown]
+# It was resampled to the nearest voxel, and said so. A file whose grid is another is not silently laid over the scan
+# voxel by voxel, which is how maps end up in the wrong hemisphere. Labels can be joined:
+
+# %%
+sides |= join(sides, {"both": ["left", "right"]})
+table = structure_table({lesion.label: saliency}, sides, parts=("abs",))
+assert np.isclose(table["mass"][2], table["mass"][:2].sum())
+table[["structure", "voxels", "mass", "mean", "reason"]].round(4)
+
+# %% [markdown]
+# The map of one lesion lies on the lesion's side. (What is missing to 1 lies in the last row of voxels, which the
+# coarse file does not reach.) The column `reason` would say why a number is missing: a structure without voxels, a map
+# without negative values. There is no 0 that means "not known".
+#
+# ## A patient: all lesions
+#
+# Every lesion gets structures of its own: its shells, the *other* lesions.
+
+# %%
+from ies_helpers.figures.structures import plot_lesion_structures
+from ies_helpers.measures.surroundings import lesion_table
+
+table = lesion_table(subject, lesions, maps, tissues=tissues)
+figure = plot_lesion_structures(table)
+
+# %% [markdown]
+# One bar a lesion, cut by distance; in each group the lesions with the largest share in themselves come first. The
+# bars vary a lot. The red part grows with the size of a lesion as much as with anything the network thinks, since a mass
+# counts voxels. Missed lesions (FN) are explained, too: what would make the network see them?
+
+# %%
+figure = plot_lesion_structures(table, by="tissue")
+other = table[(table["structure"] == "other lesions") & (table["part"] == "abs")]
+assert other["mass"].mean() < 0.1
+
+# %% [markdown]
+# By tissue: most of the mass is in white matter, where most of the surroundings are. The pink share of *other lesions* is thin.
+# This network does not call a spot a lesion because there are others elsewhere. To say so one needs the instance map: a map of
+# the whole class cannot tell "this" from "other".
+#
+# Averages by group, and beside them what each structure would get if the map were spread evenly over the grid:
+
+# %%
+chosen_rows = table[(table["part"] == "abs") & (table["by"] == "tissue")]
+means = chosen_rows.pivot_table("mass", "structure", "group", sort=False)
+means["evenly spread"] = chosen_rows.groupby("structure")["voxels"].mean() / np.prod(subject.shape)
+means.round(3)
+
+# %% [markdown]
+# With the last column in mind one sees what is *more than its share*. The lesion itself is far ahead. With a handful of lesions
+# of one synthetic patient, differences between the groups are no finding. Chapter 09 shows how to test them.
+#
+# ## A group: lesions laid on top of each other
+#
+# The figures of one lesion are in everybody's papers. What do they have in common? We cut a cube around the middle of
+# each lesion, turn it to right, anterior and superior, and stack the cubes. At each voxel: the mean, the t (mean over
+# its standard error), and the share of lesions with a positive value less that with a negative one.
+
+# %%
+from ies_helpers.figures.groupmaps import plot_group_map
+from ies_helpers.measures.groupmaps import aligned_at_centre, centred_affine, group_map
+
+true = [le for le in lesions.of("TP") if le.number in maps]
+cubes = [aligned_at_centre(maps[le.number], le, subject.affine, reach_mm=12) for le in true]
+group = group_map(cubes, centred_affine(12))
+figure = plot_group_map(group, cubes, [f"lesion {le.number}" for le in true], title=f"FLAIR, {len(cubes)} TP")
+
+# %% [markdown]
+# Three planes through the middle: above the mean, then t, then the sign; below, single lesions on one common scale.
+# The mean shows a warm centre in a faint blue surround. But look at the single maps: the scale is set by one or two
+# small lesions with a strong map (the mean over few voxels is not thinned out), and the mean is mostly theirs. Sign and t do not care for scale. They say how *many* agree. Away from the middle
+# the sign flickers between plus and minus, as it must where nothing is in common: with few maps even chance
+# reaches one half. A centre that is warm in all three rows is what the lesions share.
+#
+# ### What a group map can know: a group with known truth
+#
+# Is a group map true? As in chapter 10 we ask where we know the answer. ClinicaDL, software for the classification of
+# brain scans, has *trivial* data for that: images of two classes, of which one has the values lowered in a known mask. Here
+# 200 images of noise, a cube of 4³ voxels lowered by 40 % in every second, and a logistic regression trained on them. A
+# classifier has one output a class and no lesion; "the voxels of the lesion" are then any single voxel.
+
+# %%
+from ies_helpers.measures.trivial import trivial_group
+from ies_helpers.segmentation.classes import one_class
+
+known = trivial_group(200)
+changed = [image for image, atrophied in zip(known.images, known.atrophied, strict=True) if atrophied]
+nodes = {}
+for name, number in (("atrophied", 1), ("healthy", 0)):
+    node = one_class(known.network, number)
+    nodes[name] = group_map((gradient(node, image, known.voxel) for image in changed[:10]), np.eye(4)).mean
+truth = structure_table(nodes, {"changed mask": known.mask, "elsewhere": ~known.mask})
+truth[["explained", "structure", "part", "voxels", "mass", "mean"]].round(4)
+
+# %% [markdown]
+# We explained both outputs on the *same* images, those with atrophy. `one_class` puts any class of any network in the
+# lesion's place; for the healthy node the question is "what would have to change to become healthy?".
+
+# %%
+assert np.allclose(nodes["healthy"], -nodes["atrophied"], atol=1e-6)
+column = truth.set_index(["explained", "structure", "part"])["mean"]
+assert column["atrophied", "changed mask", "negative"] > 10 * column["atrophied", "elsewhere", "negative"]
+share = float(known.mask.double().mean())
+print(f"{known.correct:.0%} sorted rightly; the mask has {share:.1%} of the voxels")
+against = float((nodes["atrophied"][0][known.mask] < 0).double().mean())
+print(f"voxels of the mask where a higher value speaks against atrophy: {against:.0%}")
+
+# %% [markdown]
+# By mean the mask is more than ten times as strong as elsewhere, and negative for "atrophied": higher values there
+# speak against it. The map of the opposite node is the same with the opposite sign. It holds no second opinion, and
+# showing both as two findings would be counting one twice. By *mass* a good part lies elsewhere, again: the regression
+# fitted some of the noise, and nearly all voxels are elsewhere. So even a perfect explanation of a classifier that makes no mistakes
+# does not put its whole mass on the truth.
+#
+# Our own network has two classes as well. What does the background say, at the lesion's voxels?
+
+# %%
+for_lesion = gradient(network, subject.image, lesion, aggregate="mean")
+for_background = gradient(one_class(network, 0), subject.image, lesion, aggregate="mean")
+r = np.corrcoef(for_lesion.flatten(), for_background.flatten())[0, 1]
+print(f"correlation of the two maps: {r:.3f}")
+assert r < -0.9
+
+# %% [markdown]
+# Nearly the same with the other sign, though nothing in a softmax forces the two logits to be opposite: training does.
+#
+# ### Patients in one space
+#
+# Over *patients* one aligns brains, not lesions. Phantoms and the open patients lie in MNI space. One map a patient, the mean over its
+# largest true lesions, on a grid of 2 mm.
+
+# %%
+from ies_helpers.measures.groupmaps import MNI_AFFINE, in_mni
+from ies_helpers.segmentation.lesions import components
+
+names = ("demo", "phantom:1") if SMALL else ("demo", "phantom:1", "phantom:2")
+one_a_patient = []
+for name in names:
+    patient = load_subject(name)
+    largest = sorted(components(patient.target.numpy()), key=len)[-2 if SMALL else -5 :]
+    some = [gradient(network, patient.image, voxels, aggregate="mean") for voxels in largest]
+    one_a_patient.append(in_mni(sum(some) / len(some), patient.affine))
+patients = group_map(one_a_patient, MNI_AFFINE)
+
+# %% [markdown]
+# The planes go through the strongest voxel of the mean. In grey the template's tissues.
+
+# %%
+from ies_helpers.subjects.anatomy import template_tissues
+
+grid = np.indices(tuple(patients.count.shape)) * 2.0 + MNI_AFFINE[:3, 3, None, None, None]
+white, grey = template_tissues(grid.astype(np.float32))[:2]
+at = np.unravel_index(int(patients.mean[0].nan_to_num().abs().argmax()), tuple(patients.count.shape))
+picture = {"at": at, "background": white + 0.6 * grey, "title": f"FLAIR, {len(names)} patients in MNI space"}
+figure = plot_group_map(patients, one_a_patient, names, **picture)
+
+# %% [markdown]
+# The mean shows single lesions of single patients: they lie in different places, and hardly a voxel is shared. The
+# rows t and sign show boxes of noise: the fields of view of the gradients, inside which chance makes some values agree. With two
+# or three patients t has no meaning at all. For organs that everybody has in the same place, such a map of
+# many patients says something. For scattered lesions, align at the lesions, or count by structure as above. (The open patients were
+# moved into MNI space but not stretched; `template_affine` matches the size of their brains.)
+#
+# ## Many classes: a published table
+#
+# Agg2Exp explains a network that segments 17 classes in CT scans of the chest, and publishes for 32 patients the mass and mean of
+# each class's map in each class: 17 × 17 × 2 columns. Our `wide_table` writes the same columns for any network. We
+# fetch theirs, or make one up where there is no way to the Internet; then everything below is only a demonstration of the
+# tools, and no statement on organs.
+
+# %%
+from ies_helpers.measures import dependencies
+
+try:
+    ct = dependencies.read_dependencies(ies.fetch("agg2exp")["table"])
+    source = "published table of Agg2Exp"
+except (OSError, ValueError) as error:
+    ct, source = dependencies.simulated_table(), "SIMULATED table, nothing could be fetched"
+    print(str(error)[:120], "...")
+classes = dependencies.explained(ct)
+print(f"{source}: {len(ct)} patients, {len(classes)} classes")
+
+# %% [markdown]
+# The means over patients, class by class.
+
+# %%
+from ies_helpers.figures.structures import plot_boxes, plot_graph, plot_matrix, plot_outliers
+
+matrix = dependencies.dependency_matrix(ct)
+assert np.allclose(matrix.sum(axis="columns"), 1, atol=1e-3)
+figure = plot_matrix(matrix, title=source)
+print("the heart's mass:", matrix.loc["heart", ["heart", "background"]].round(3).to_dict())
+
+# %% [markdown]
+# A row is what is explained, a column where its map lies, in percent; each row adds to 100; the class in itself is
+# framed. In the published table the first column is dark throughout: most of *every* map lies in the background. That is the lesson of the
+# first table of this chapter once more. Background has most of the voxels. Before one says that the network
+# "looks at the background" one should divide by volume, which is what the columns `mean` are for.
+#
+# Without the background, and per class:
+
+# %%
+figure = plot_boxes(ct, ["heart", "ribs"])
+
+# %% [markdown]
+# The spread over patients, sorted; green is the class itself. For a compact organ such as the heart the class itself
+# tends to lead, and neighbours follow. In the published table thin, scattered ribs are beaten by the organs that they surround.
+#
+# The strongest dependencies as a graph: for each class two arrows to where, itself and background aside, its map
+# lies.
+
+# %%
+edges = dependencies.strongest_dependencies(matrix, 2)
+figure = plot_graph(edges, title=f"Two strongest dependencies of each class, {source}")
+edges.head(5).round(3)
+
+# %% [markdown]
+# An arrow goes from what is explained to where its map lies. Many arrows between two neighbours are plausible anatomy; an
+# arrow to a large organ may again be volume. In the published table one arrow stands out, from the thyroid gland to a lobe of the
+# lung. Is it anatomy, an artefact of how the scans are cut, or a few patients? The table cannot tell, but it
+# says where to look.
+#
+# ## Patients unlike the others
+#
+# If maps of a class usually lie so and so, a patient where they lie elsewhere deserves a look: a bad scan, a
+# rare anatomy, a failed segmentation. An isolation forest on the masses of each class gives a score, low for odd ones. Does it
+# know something about the quality of the segmentation?
+
+# %%
+found = dependencies.outliers(ct)
+correlation = dependencies.dice_correlation(found)
+figure = plot_outliers(found)
+figure.suptitle(source)
+correlation.set_index("explained")[["patients", "score_rho", "score_p", "own_mass_rho"]].round(3)
+
+# %% [markdown]
+# Left a point a patient, right one for each class of each patient; red is what the forest calls an outlier. The table gives
+# Spearman's correlation with Dice. In the published table several coefficients are positive: odd maps go with somewhat
+# worse segmentations. Three cautions. The forest was fitted to the same patients that it judges, since no training table
+# is published. There are as many P values as classes, uncorrected. And the patient of the lowest Dice need not be an outlier:
+# find it on the left.
+#
+# ## What we saw
+#
+# - Mass counts voxels, mean does not. By mass most of a map lies outside the lesion, by mean the lesion leads by far.
+# - Positive and negative parts lie in different places: inside, and in a ring around.
+# - Structures of one's own come in by NIfTI files; another grid is resampled, and told.
+# - Lesions aligned at their middles share a centre. Means are ruled by strong maps; sign and t are not.
+# - In a group with known truth the mask leads by mean, and the opposite node is the same map with the opposite sign.
+# - Another network's table reads the same way: most mass in the background, neighbours next, odd patients to look at.
+#
+# ## Limits
+#
+# - Tissues by template are rough, and need a brain in MNI space. Lesions are taken out first; what they touch is not.
+# - The mean map over a lesion's voxels was used throughout; the maximum (chapter 05) has other masses.
+# - A gradient's faint far field is partly noise of few draws. With more draws the mass far away shrinks.
+# - Aligned lesions are neither turned nor scaled. A centre is shared by all shapes, an edge is not.
+# - t maps here have no correction for the number of voxels. They are pictures, not tests.
+# - The published table stands for one network and one method, on 32 patients.
+#
+# ## Exercises
+#
+# **1.** Divide by volume. For each row of `matrix`, who leads if masses are replaced by the published `mean` columns?
+#
+# <details><summary>Solution</summary>
+#
+# The simulated table has no means, so we fall back on masses there.
+#
+# ```python
+# import pandas as pd
+#
+# kind = "mean" if f"{classes[0]}_explanation_in_{classes[0]}_mean" in ct else "mass"
+# values = [[ct[f"{a}_explanation_in_{b}_{kind}"].mean() for b in classes] for a in classes]
+# per_voxel = pd.DataFrame(values, index=classes, columns=classes)
+# print(kind, per_voxel.idxmax(axis="columns").to_string(), sep="\n")
+# ```
+#
+# Expected: in the published table most classes now lead their own rows, and the background leads none.
+#
+# </details>
+#
+# **2.** Does the mass in the lesion itself depend on its size? Correlate them over all lesions by rank, and do the same for the mean.
+#
+# <details><summary>Solution</summary>
+#
+# ```python
+# own = table[(table["structure"] == "this lesion") & (table["part"] == "abs") & (table["by"] == "distance")]
+# print(own[["voxels", "mass", "mean"]].corr("spearman")["voxels"].round(2))
+# ```
+#
+# Expected: mass goes up with size, mean goes down. Neither says that the network is surer of large lesions.
+#
+# </details>
+#
+# **3.** Change the known truth away: `trivial_group(200, atrophy=0)`. What is left of the mask?
+#
+# <details><summary>Solution</summary>
+#
+# ```python
+# nothing = trivial_group(200, atrophy=0.0)
+# map_of_noise = gradient(nothing.network, nothing.images[1], nothing.voxel)
+# print(structure_table({"nothing": map_of_noise}, {"mask": nothing.mask}, parts=("abs",))["mass"].round(3).tolist())
+# print(f"share of the voxels {float(nothing.mask.double().mean()):.3f}, sorted rightly {nothing.correct:.0%}")
+# ```
+#
+# Expected: the mask has about as much mass as voxels. The classifier still sorts its own training images, by
+# heart: that it is right says nothing about why.
+#
+# </details>
+#
+# ## References
+#
+# - Chrabaszcz M. and others (2025). Aggregated attributions for explanatory analysis of 3D segmentation models. *WACV*.
+#   [arXiv 2407.16653](https://arxiv.org/abs/2407.16653). Mass and mean, the table, its outliers.
+# - Thibeau-Sutre E. and others (2022). ClinicaDL: an open-source deep learning software for reproducible
+#   neuroimaging processing. *Computer Methods and Programs in Biomedicine*.
+#   [doi 10.1016/j.cmpb.2022.106818](https://doi.org/10.1016/j.cmpb.2022.106818). Trivial data, group maps.
+# - Liu F. T., Ting K. M., Zhou Z.-H. (2008). Isolation forest. *ICDM*.
+#   [doi 10.1109/ICDM.2008.17](https://doi.org/10.1109/ICDM.2008.17).
+# - Fonov V. and others (2011). Unbiased average age-appropriate atlases for pediatric studies. *NeuroImage*.
+#   [doi 10.1016/j.neuroimage.2010.07.033](https://doi.org/10.1016/j.neuroimage.2010.07.033). The template.
+#
+# ## Next
+#
+# Chapter 12 takes your own patients, and many of them.

@@ -1,0 +1,194 @@
+"""Groups compared: closed forms, plain loops over pairs and resamples, and what clusters do to an interval."""
+
+from itertools import product
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy.stats import mannwhitneyu
+
+from ies_helpers.measures.groups import cliffs_delta, compare_groups, effect, group_table, holm
+
+
+def lesions(values: dict[tuple[str, str], list[float]]) -> pd.DataFrame:
+    """(subject, group) -> values, as a table."""
+    rows = [(subject, group, value) for (subject, group), many in values.items() for value in many]
+    return pd.DataFrame(rows, columns=["subject", "group", "peak"])
+
+
+def drawn(rng: np.random.Generator, subjects: int, each: int, between: float, shift: float = 0.0) -> pd.DataFrame:
+    """TP and FP of subjects whose levels differ by `between`, lesions by 1; `shift` lifts TP."""
+    values = {}
+    for n in range(subjects):
+        level = between * rng.standard_normal()
+        for group, up in (("TP", shift), ("FP", 0.0)):
+            values[f"s{n}", group] = list(level + up + rng.standard_normal(each))
+    return lesions(values)
+
+
+def halves(table: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    return table[table["group"] == "TP"], table[table["group"] == "FP"]
+
+
+def test_delta_of_pairs_by_hand() -> None:
+    assert cliffs_delta([3.0, 4.0], [1.0, 2.0]) == 1.0
+    assert cliffs_delta([1.0, 2.0], [3.0, 4.0]) == -1.0
+    assert cliffs_delta([1.0, 2.0], [1.0, 2.0]) == 0.0
+    assert cliffs_delta([2.0, 2.0, 5.0], [2.0, 1.0]) == pytest.approx((0 + 1 + 0 + 1 + 1 + 1) / 6)
+
+
+def test_delta_is_that_of_a_plain_loop_over_pairs(rng) -> None:
+    first, second = rng.integers(0, 6, 23).astype(float), rng.integers(1, 7, 31).astype(float)
+    wins = sum(float(np.sign(x - y)) for x, y in product(first, second))
+    assert cliffs_delta(first, second) == pytest.approx(wins / (23 * 31))
+    u = mannwhitneyu(first, second).statistic
+    assert cliffs_delta(first, second) == pytest.approx(2 * u / (23 * 31) - 1)
+
+
+def test_holm_by_hand_and_by_a_plain_loop(rng) -> None:
+    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert holm([0.5, 0.6]) == pytest.approx([1.0, 1.0])
+    assert holm([0.02, np.nan, 0.01]) == pytest.approx([0.02, np.nan, 0.02], nan_ok=True)
+    raw = rng.uniform(0, 0.2, 7)
+    slow = [min(1, max((7 - k) * p for k, p in enumerate(sorted(raw)) if p <= own)) for own in raw]
+    assert holm(raw) == pytest.approx(slow)
+
+
+def test_the_usual_test_is_exact_for_few_lesions_without_ties() -> None:
+    """Five above five: one of 252 orders, and its mirror image."""
+    table = lesions({("a", "TP"): [6, 7, 8], ("b", "TP"): [9, 10], ("a", "FP"): [1, 2], ("b", "FP"): [3, 4, 5]})
+    (row,) = compare_groups(table, "peak").to_dict("records")
+    assert [row["u"], row["p"], row["p_holm"]] == pytest.approx([25, 2 / 252, 2 / 252])
+    assert [row["delta"], row["within"], row["low"], row["high"]] == [1, 1, 1, 1]
+    assert [row["first"], row["second"], row["n_first"], row["n_second"], row["subjects"]] == ["TP", "FP", 5, 5, 2]
+
+
+def test_the_p_value_is_that_of_shuffled_groups(rng) -> None:
+    first, second = rng.normal(0.6, 1, 20).round(1), rng.normal(0, 1, 25).round(1)
+    table = lesions({("a", "TP"): list(first), ("b", "FP"): list(second)})
+    (row,) = compare_groups(table, "peak", resamples=10).to_dict("records")
+    both, found = np.r_[first, second], abs(cliffs_delta(first, second))
+    shuffles = [rng.permutation(both) for _ in range(4000)]
+    as_far = np.mean([abs(cliffs_delta(s[:20], s[20:])) >= found - 1e-12 for s in shuffles])
+    assert row["p"] == pytest.approx(as_far, abs=4 * np.sqrt(as_far / 4000))
+
+
+def test_the_interval_over_subjects_is_that_of_a_plain_loop(rng) -> None:
+    """The same subjects drawn, their lesions listed one by one."""
+    first, second = halves(drawn(rng, 6, 4, 1.0))
+    got = effect(first, second, "peak", resamples=200, seed=3)
+    draws = np.random.default_rng(3)
+    for size in (len(first), len(second)):
+        draws.multinomial(size, np.full(size, 1 / size), size=200)
+    slow, inside = [], []
+    for times in draws.multinomial(6, np.full(6, 1 / 6), size=200):
+        names = [f"s{n}" for n, k in enumerate(times) for _ in range(k)]
+        values = [np.concatenate([part.loc[part["subject"] == s, "peak"] for s in names]) for part in (first, second)]
+        slow.append(np.sign(values[0][:, None] - values[1]).mean())
+        own = [
+            np.sign(x - y)
+            for s in names
+            for x in first.loc[first["subject"] == s, "peak"]
+            for y in second.loc[second["subject"] == s, "peak"]
+        ]
+        inside.append(np.mean(own))
+    assert got.interval == pytest.approx(np.percentile(slow, [2.5, 97.5]))
+    assert got.within_interval == pytest.approx(np.percentile(inside, [2.5, 97.5]))
+
+
+def test_the_naive_interval_has_the_width_of_the_closed_form_without_effect(rng) -> None:
+    """Var(delta) = (m + n + 1) / (3 m n) for equal distributions; a bootstrap, and one subject a lesion, find it."""
+    m, n, widths = 150, 100, []
+    for _ in range(6):
+        names = [f"s{k}" for k in range(m + n)]
+        parts = [
+            pd.DataFrame({"subject": who, "peak": rng.standard_normal(len(who))}) for who in (names[:m], names[m:])
+        ]
+        got = effect(*parts, "peak", resamples=500)
+        widths.append([np.diff(got.naive)[0], np.diff(got.interval)[0]])
+        assert np.isnan(got.within)
+    wanted = 2 * 1.96 * np.sqrt((m + n + 1) / (3 * m * n))
+    assert np.mean(widths, axis=0) == pytest.approx([wanted, wanted], rel=0.06)
+
+
+def test_lesions_counted_as_subjects_find_what_is_not_there(rng) -> None:
+    """No effect, but each subject has lesions of one group and a level of its own."""
+    misses = {"naive": 0, "subjects": 0, "p": 0}
+    for _ in range(60):
+        table = drawn(rng, 24, 10, 2.0)
+        table = table[(table["group"] == "TP") == table["subject"].str[1:].astype(int).mod(2).eq(0)]
+        (row,) = compare_groups(table, "peak", resamples=200).to_dict("records")
+        misses["naive"] += not row["naive_low"] <= 0 <= row["naive_high"]
+        misses["subjects"] += not row["low"] <= 0 <= row["high"]
+        misses["p"] += row["p"] < 0.05
+    assert misses["naive"] > 18
+    assert misses["p"] > 18
+    assert misses["subjects"] < 9
+
+
+def test_within_subjects_a_difference_between_them_is_gone(rng) -> None:
+    """TP come from subjects of high level more often; in the same subject TP and FP are alike."""
+    values = {}
+    for n in range(40):
+        high = n % 2
+        for group, count in (("TP", 20 if high else 4), ("FP", 4 if high else 20)):
+            values[f"s{n}", group] = list(3.0 * high + rng.standard_normal(count))
+    got = effect(*halves(lesions(values)), "peak")
+    assert got.interval[0] > 0.5
+    assert got.within_interval[0] < 0 < got.within_interval[1]
+    assert got.note == ""
+
+
+def test_all_ties_are_no_difference() -> None:
+    table = lesions({("a", "TP"): [2.0] * 6, ("b", "FP"): [2.0] * 7})
+    (row,) = compare_groups(table, "peak").to_dict("records")
+    assert [row["u"], row["p"], row["delta"], row["naive_low"], row["naive_high"]] == [21, 1, 0, 0, 0]
+
+
+def test_every_pair_in_the_papers_order_and_no_interval_over_one_subject(rng) -> None:
+    values = {("a", group): list(rng.standard_normal(6) + k) for k, group in enumerate(("TN", "FN", "FP", "TP"))}
+    values["a", "unknown"] = [99.0] * 9
+    got = compare_groups(lesions(values), "peak", resamples=50)
+    pairs = list(zip(got["first"], got["second"], strict=True))
+    assert pairs == [("TP", "FP"), ("TP", "FN"), ("TP", "TN"), ("FP", "FN"), ("FP", "TN"), ("FN", "TN")]
+    assert got["p_holm"].to_numpy() == pytest.approx(holm(got["p"]))
+    assert got[["low", "high", "within_low", "within_high"]].isna().all(axis=None)
+    assert got[["delta", "naive_low", "naive_high", "within"]].notna().all(axis=None)
+    assert set(got["note"]) == {"one subject: no interval over subjects"}
+
+
+def test_small_groups_are_not_compared_and_do_not_count_as_tests(rng) -> None:
+    values = {(s, g): list(rng.standard_normal(3)) for s in "ab" for g in ("TP", "TN")} | {("a", "FP"): [1.0, 2.0]}
+    got = compare_groups(lesions(values), "peak", resamples=50).set_index(["first", "second"])
+    assert got.loc[("TP", "FP"), "note"] == "FP has 2 lesions, 5 are needed"
+    assert got.loc[("TP", "FP"), ["u", "p", "p_holm", "delta", "low", "within"]].isna().all()
+    assert got.loc[("TP", "TN"), "p_holm"] == got.loc[("TP", "TN"), "p"]
+    assert got.loc[("TP", "TN"), "note"] == "only 2 subjects: their interval is likely too narrow"
+
+
+def test_lesions_without_a_value_are_left_out_and_group_sizes_say_so() -> None:
+    table = lesions({("a", "TP"): [1, 2, 3, np.nan], ("b", "TP"): [4, 5, 6], ("b", "FN"): [0] * 5, ("c", "FN"): [1]})
+    (row,) = compare_groups(table, "peak").to_dict("records")
+    assert [row["n_first"], row["n_second"], row["subjects"]] == [6, 6, 3]
+    assert row["delta"] == pytest.approx(35 / 36)
+    told = group_table(table, ["peak"])
+    assert told.to_numpy().tolist() == [["peak", "TP", 6, 2, 2.25, 3.5, 4.75], ["peak", "FN", 6, 2, 0.0, 0.0, 0.0]]
+
+
+def test_the_order_of_rows_and_the_names_of_subjects_do_not_matter(rng) -> None:
+    table = drawn(rng, 5, 6, 1.0, 0.5)
+    shuffled = table.sample(frac=1, random_state=1)
+    a, b = (compare_groups(t, "peak", resamples=100) for t in (table, shuffled))
+    assert a.loc[0, ["u", "p", "low", "high"]].tolist() == pytest.approx(b.loc[0, ["u", "p", "low", "high"]].tolist())
+
+
+def test_tables_that_cannot_be_compared_are_refused() -> None:
+    table = lesions({("a", "TP"): [1.0] * 5})
+    with pytest.raises(ValueError, match="needs two of the groups TP, FP, FN, TN with values, got TP"):
+        compare_groups(table, "peak")
+    with pytest.raises(ValueError, match="must have the columns subject, group and gini; no gini"):
+        compare_groups(table, "gini")
+    with pytest.raises(ValueError, match="peak must be finite numbers, or NaN for none; got inf"):
+        compare_groups(table.assign(peak=np.inf), "peak")
+    with pytest.raises(ValueError, match="peak must be finite numbers, or NaN for none; got high"):
+        compare_groups(table.assign(peak="high"), "peak")
