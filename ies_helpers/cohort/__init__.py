@@ -1,0 +1,1 @@
+"""The same work for many subjects: joblib here, a Dask cluster elsewhere."""
