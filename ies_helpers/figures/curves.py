@@ -33,7 +33,7 @@ def plot_road(results: Mapping[str, Road], *, title: str | None = None) -> Figur
         results: name of a map -> its result, of one lesion. Of an unedited image the score is the grey line.
         title: above both.
     """
-    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4.2), layout="constrained")
     for n, (name, result) in enumerate(_some(results).items()):
         percent, style = 100 * result.fractions, _style(n)
         left.plot(percent, result.morf, label=name, **style)
@@ -64,7 +64,7 @@ def plot_curves(
     panels = [("deleted, most relevant first", "lower is better", _some(deletions))]
     if insertions is not None:
         panels.append(("inserted, most relevant first", "higher is better", _some(insertions)))
-    width = 5.5 * len(panels)
+    width = 5 * len(panels)
     figure, axes = plt.subplots(1, len(panels), figsize=(width, 4.2), squeeze=False, layout="constrained")
     for ax, (what, better, curves) in zip(axes[0], panels, strict=True):
         for n, (name, curve) in enumerate(curves.items()):

@@ -2,17 +2,20 @@
 
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import nibabel
 import numpy as np
 from nibabel.affines import apply_affine, from_matvec
-from nilearn.plotting import view_img
-from nilearn.plotting.html_stat_map import StatMapView
 
+from ies_helpers.figures.panels import SIGNED
 from ies_helpers.segmentation.lesions import Lesion, as_voxels
 from ies_helpers.subjects.files import write_text
 from ies_helpers.subjects.subject import Subject
 from ies_helpers.types import LabelMap, Saliency, Voxels
+
+if TYPE_CHECKING:
+    from nilearn.plotting.html_stat_map import StatMapView
 
 REACH_MM = 30.0
 """How far around the lesion the page shows the image; keeps it under 3 MB."""
@@ -26,7 +29,7 @@ def saliency_html(
     modality: str = "flair",
     threshold: float = 0.05,
     title: str | None = None,
-) -> StatMapView:
+) -> "StatMapView":
     """The map of one modality over its image, around the lesion, for a notebook or a file.
 
     Args:
@@ -37,6 +40,8 @@ def saliency_html(
         threshold: values below this share of the largest are see-through.
         title: shown above.
     """
+    from nilearn.plotting import view_img  # takes a second
+
     if modality not in subject.modalities:
         raise ValueError(f"modality must be one of {', '.join(subject.modalities)}, got {modality!r}.")
     channel = subject.modalities.index(modality)
@@ -57,7 +62,7 @@ def saliency_html(
         threshold=threshold * top if top else None,
         vmax=top or 1.0,
         symmetric_cmap=True,
-        cmap="RdBu_r",
+        cmap=SIGNED,
         cut_coords=tuple(centre),
         black_bg=True,
         colorbar=True,
@@ -66,7 +71,7 @@ def saliency_html(
     )
 
 
-def save_html(view: StatMapView, path: Path) -> None:
+def save_html(view: "StatMapView", path: Path) -> None:
     """Write a page that fills the window and asks the network for nothing, beside and renamed.
 
     `save_as_html` would put a small frame around it, and nilearn's template links its icon on the web.

@@ -57,7 +57,7 @@ def plot_maps(
     index = busiest(mask)[PLANES[plane]]
     frame = square(mask, reach_mm, space.spacing)
     columns = 1 + len(subject.modalities)
-    size = (3.1 * columns + 1.2, 3.1 * len(maps) + 0.3)
+    size = (2.9 * columns + 1.2, 2.9 * len(maps) + 0.3)
     figure, axes = plt.subplots(len(maps), columns, figsize=size, squeeze=False, layout="constrained")
     for row, (name, values) in zip(axes, maps.items(), strict=True):
         cuts = [plane_of(space.turn(channel), plane, index) for channel in values.numpy()]

@@ -25,15 +25,18 @@ LABEL = "logit per unit of z-scored intensity"
 SIGNED = LinearSegmentedColormap.from_list(
     "signed",
     [
-        (0.0, (0.05, 0.15, 0.9, 1.0)),
-        (0.3, (0.0, 0.6, 1.0, 0.9)),
+        (0.0, (0.05, 0.1, 0.6, 1.0)),
+        (0.3, (0.0, 0.4, 0.95, 0.9)),
         (0.5, (0.4, 0.85, 1.0, 0.0)),
         (0.5, (1.0, 0.85, 0.3, 0.0)),
-        (0.7, (1.0, 0.5, 0.0, 0.9)),
-        (1.0, (0.8, 0.0, 0.05, 1.0)),
+        (0.7, (1.0, 0.6, 0.0, 0.9)),
+        (1.0, (0.95, 0.2, 0.0, 1.0)),
     ],
 )
-"""Blue below zero, orange to red above, see-through at zero: no white, which a lesion in FLAIR is itself."""
+"""Blue below zero, orange to red above, see-through at zero: no white, which a lesion in FLAIR is itself.
+
+Blue is darker than orange and red at every strength, so that a copy in grey still tells the sign.
+"""
 
 STROKE = [withStroke(linewidth=2, foreground="black")]
 

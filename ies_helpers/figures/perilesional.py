@@ -23,7 +23,7 @@ def plot_perilesional(curves: pd.DataFrame) -> Figure:
         curves: tidy, as `ies perilesional` writes them; several networks, fills and subjects at will.
     """
     averages = average_curves(curves)
-    figure, (left, middle, right) = plt.subplots(1, 3, figsize=(14, 4.4), layout="constrained")
+    figure, (left, middle, right) = plt.subplots(1, 3, figsize=(10, 4.2), layout="constrained")
     colours = dict(zip(dict.fromkeys(curves["network"]), COLOURS, strict=False))
     for key, part in averages.groupby(["network", "fill"], sort=False):
         names: Any = key
@@ -43,11 +43,11 @@ def plot_perilesional(curves: pd.DataFrame) -> Figure:
         )
     lesions = max(averages["lesions"].tolist())
     left.set(title="lesions seen", ylabel=f"of {lesions}", ylim=(0, lesions * 1.05))
-    middle.set(title="mean score, band: 1 standard deviation", ylabel="mean probability in the lesion", ylim=(0, 1.02))
+    middle.set(title="mean score and 1 standard deviation", ylabel="mean probability in the lesion", ylim=(0, 1.02))
     right.set(title="each lesion", ylabel="mean probability in the lesion", ylim=(0, 1.02))
     for ax in (left, middle, right):
         ax.set(xlabel="tissue shown around the lesion, mm")
         ax.grid(alpha=0.3)
     left.yaxis.set_major_locator(MaxNLocator(integer=True))
-    left.legend(fontsize=9)
+    left.legend(fontsize=10)
     return figure

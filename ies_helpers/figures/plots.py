@@ -97,7 +97,7 @@ def plot_lesions(
         else tuple(n // 2 for n in space.image.shape[1:])
     )
     frame = _frame(np.any(space.image, axis=0), np.full(3, 3.0))
-    figure, axes = plt.subplots(len(space.image), 3, figsize=(11, 7.5), squeeze=False, layout="constrained")
+    figure, axes = plt.subplots(len(space.image), 3, figsize=(10, 6.8), squeeze=False, layout="constrained")
     for row, modality in enumerate(subject.modalities):
         for ax, plane in zip(axes[row], PLANES, strict=True):
             index = centre[PLANES[plane]]

@@ -92,6 +92,18 @@ for name, values in zip(subject.modalities, saliency.numpy(), strict=True):
 # %% [markdown]
 # In FLAIR the mean inside the lesion is positive: *brighter in here* speaks for a lesion. So does the rim, less strongly. Farther out little is left, and what is left tends to be negative, the faint blue ring of the figure: the network wants the surroundings darker than the spot. The paper reports the same for real patients, positive inside and negative around. In T1 a negative mean inside says that *darker* in here speaks for a lesion, and that is how lesions look in T1.
 
+#
+# The same map, to move through. Click into the picture, then turn the wheel or use the arrow keys; the value under the crosshair stands below it. In the book,
+# without a kernel, this is a picture; run the chapter to move it.
+
+# %%
+from ies_helpers import view
+
+view(subject, {("smoothgrad", "max"): {lesion.number: saliency}}, lesions)
+
+# %% [markdown]
+# Whichever slice you choose, the lesion stays the brightest spot of colour. Last, the reading as a check that fails if it is wrong:
+
 # %%
 flair = {ring: saliency[0].numpy()[where].mean() for ring, where in rings.items()}
 assert flair["inside"] > flair["up to 1 mm"] > 0, "brighter in the lesion raises its score, most of all inside"
@@ -112,8 +124,13 @@ assert flair["1 to 6 mm"] < 0.1 * flair["inside"], "around it little or nothing 
 # | 04 | Why add noise, and how much, how often? |
 # | 05 | Many voxels, one map: mean or max? |
 # | 06 | What does Grad-CAM++ show, and what does pooling spoil? |
-#
-# More chapters will follow: context around a lesion, other networks, and whether a map is true.
+# | 07 | How much surrounding tissue does a network need? |
+# | 08 | Do three networks have the same reason? |
+# | 09 | Do maps tell a true lesion from a false one? |
+# | 10 | Is the map true? |
+# | 11 | Where does a map lie, and what do lesions, patients and classes have in common? |
+# | 12 | How do I do all this with my own patients? |
+# | 13 | Which of the paper's figures can be made with open data? |
 #
 # ## What we saw
 #

@@ -340,6 +340,18 @@ figure = plot_saliency(subject, ours, lesion, title=title, reach_mm=15)
 # faint blue fringe a few voxels away. T1 shows it the other way round and paler: dark in T1 speaks for a lesion, and
 # counts less.
 #
+# What noise and averaging did, side by side: choose `gradient` or `smoothgrad` in the list. Click into the picture, then turn the wheel or use the arrow keys; the value under the crosshair stands below it. In the book,
+# without a kernel, this is a picture.
+
+# %%
+from ies_helpers import view
+
+raw = gradient(network, subject.image, lesion, aggregate="max")
+view(subject, {("gradient", "max"): raw, ("smoothgrad", "max"): ours}, lesion)
+
+# %% [markdown]
+# The raw gradient is more speckled, with strong single voxels away from the lesion; the average is smoother.
+#
 # ## More lesions, and the share of each modality
 #
 # One lesion is an anecdote. We take up to eight found lesions across all sizes. To keep it short we use few draws and

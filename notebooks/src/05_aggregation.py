@@ -163,6 +163,17 @@ for how in ("mean", "max"):
 # %% [markdown]
 # Read it aloud: the two figures have colour bars of their own, and the lower one (`max`) reaches higher. Both are orange to red inside the outline in FLAIR. `max` is fuller: at each place one strong voice is enough. In `mean`, gradients of opposite sign cancel: it is weaker towards the rim, may have gaps, and in T1 little may be left of it.
 #
+# Slice by slice, with the aggregation to choose. Click into the picture, then turn the wheel or use the arrow keys; the value under the crosshair stands below it. In the book,
+# without a kernel, this is a picture.
+
+# %%
+from ies_helpers import view
+
+view(subject, {("smoothgrad", how): {lesion.number: m} for how, m in maps.items()}, lesions)
+
+# %% [markdown]
+# Jump to the peak of each: they need not be in the same voxel, and their values are not of the same size.
+#
 # ## Signs
 #
 # Suppose that at some input voxel three lesion voxels have the gradients +0.5, +0.4 and −0.6. Their mean is +0.1, their max −0.6: not only another value, another sign. `max` reports the strongest single voice, `mean` the outcome of the vote. How often do they disagree?

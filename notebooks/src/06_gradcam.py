@@ -345,7 +345,16 @@ for ax, (name, values, channel) in zip(axes, panels, strict=True):
 # one colour. In the middle and on the right voxels of 1 mm, with signs: mostly warm in the FLAIR lesion, faint
 # colours of both signs around it, and T1 the other way round. SmoothGrad says *what* would have to change, in which
 # image and in which direction. Grad-CAM++ says that something at this place in the layer supports the lesion, and no
-# more. We put a number on how alike they are.
+# more.
+#
+# The same to move through; choose the method in the list. Click into the picture, then turn the wheel or use the arrow keys. In the
+# book, without a kernel, this is a picture.
+
+# %%
+ies.view(subject, {"gradcam++": ours, ("smoothgrad", "sum"): smooth}, lesion)
+
+# %% [markdown]
+# Grad-CAM++ has no modality to choose and no blue. We put a number on how alike they are.
 
 # %%
 strength = smooth.abs().sum(dim=0)

@@ -37,7 +37,7 @@ def test_map_and_image_lie_in_the_world_where_they_belong(
 ) -> None:
     """Also for a lesion at the border, whose surroundings are cut off."""
     given = {}
-    monkeypatch.setattr(html, "view_img", lambda overlay, **options: given.update(options, overlay=overlay))
+    monkeypatch.setattr("nilearn.plotting.view_img", lambda overlay, **options: given.update(options, overlay=overlay))
     monkeypatch.setattr(html, "REACH_MM", 4.0)
     subject = subject_in_memory()
     saliency = torch.from_numpy(np.random.default_rng(0).normal(size=(2, *subject.shape)).astype(np.float32))

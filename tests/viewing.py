@@ -1,0 +1,57 @@
+"""A small scene for the viewer: three lesions of a turned scan, maps of two of them."""
+
+from itertools import count
+
+import numpy as np
+import torch
+from scipy import ndimage
+
+from ies_helpers import Lesions, Subject
+from ies_helpers.figures.panels import PLANES
+from ies_helpers.figures.viewer import Viewer
+from tests.scenes import ball, lesion_of, subject_in_memory
+
+SHAPE = (24, 28, 20)
+CENTRES = {"TP": (10, 12, 13), "FP": (17, 8, 6), "FN": (6, 20, 10)}
+"""In scan order, lesions 1, 2 and 3; the last one has no map."""
+
+PEAKS = {("smoothgrad", "max"): (11, 12, 13), ("smoothgrad", "mean"): (10, 13, 13)}
+"""Where the FLAIR map of lesion 1 is largest in absolute value, one of them below zero."""
+
+TIMES = count()
+
+
+def scene() -> tuple[Subject, dict, Lesions]:
+    """Subject, maps by method and aggregation and lesion, lesions."""
+    subject = subject_in_memory(SHAPE)
+    subject.image[:, :, :, 0] = 0.0  # outside the head
+    lesions = [lesion_of(ball(SHAPE, at, 2.2), n, group) for n, (group, at) in enumerate(CENTRES.items(), 1)]
+    for lesion in lesions:
+        subject.image[0][lesion.mask(SHAPE)] += 3.0
+    maps: dict = {key: {1: _map(lesions[0].mask(SHAPE).numpy(), seed)} for seed, key in enumerate(PEAKS)}
+    for sign, (key, at) in zip((1, -1), PEAKS.items(), strict=True):
+        maps[key][1][0][at] = 2.0 * sign
+    maps["smoothgrad", "max"][2] = _map(lesions[1].mask(SHAPE).numpy(), 2)
+    maps["gradcam++"] = {1: maps["smoothgrad", "max"][1][:1].clamp(min=0) * 100}
+    return subject, maps, Lesions(lesions)
+
+
+def point(viewer: Viewer, plane: str, voxel: tuple[int, int, int]) -> tuple[float, float]:
+    """Where the picture shows the middle of a voxel (display order): shares of its width and height from above left."""
+    across, up = (voxel[a] for a in range(3) if a != PLANES[plane])
+    x, y = viewer.slices.panels[plane].axes.transData.transform((across, up))
+    width, height = viewer.slices.canvas.get_width_height()
+    return x / width, 1 - y / height
+
+
+def click(viewer: Viewer, plane: str, voxel: tuple[int, int, int], kind: str = "click", steps: int = 0) -> None:
+    """Tell a viewer what the browser sends for a point over the middle of a voxel."""
+    x, y = point(viewer, plane, voxel)
+    viewer.pointer.value = f"{kind} {x} {y} {steps} {next(TIMES)}"
+
+
+def _map(mask: np.ndarray, seed: int) -> torch.Tensor:
+    """Positive inside, negative around in FLAIR, the reverse and fainter in T1, below 1.5 everywhere."""
+    near = ndimage.gaussian_filter(mask.astype(float), 1) - ndimage.gaussian_filter(mask.astype(float), 3)
+    grain = np.random.default_rng(seed).uniform(0.5, 1.0, mask.shape)
+    return torch.from_numpy(np.stack([near * grain, -0.4 * near * grain]).astype(np.float32))
