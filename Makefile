@@ -13,7 +13,7 @@ COVERS_dev := core notebooks dev
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo test lint lab notebooks book workshop bench
+.PHONY: help demo test lint lab notebooks book browser workshop bench
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' Makefile | sed -E 's/^([a-z]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -22,7 +22,7 @@ demo: .venv/.installed-core ## explain the lesions of the demo subject; figures 
 	@$(PYTHON) -m ies_helpers demo --out demo
 
 test: lint ## lint, then every test, each chapter executed
-	@$(PYTHON) -m pytest tests -m "not bench"
+	@$(PYTHON) -m pytest tests -m "not bench and not browser"
 
 lint: .venv/.installed-dev ## ruff and pyright
 	@$(PYTHON) -m ruff check .
@@ -37,8 +37,11 @@ notebooks: .venv/.installed-notebooks ## write notebooks/*.ipynb from notebooks/
 
 book: .venv/.installed-notebooks notebooks/_build/.package ## execute the chapters into a book, notebooks/_build/html
 	@$(PYTHON) notebooks/build.py --check
-	@cd notebooks && ../.venv/bin/jupyter-book build . --warningiserror --keep-going \
+	@cd notebooks && ../.venv/bin/jupyter-book build . --warningiserror --keep-going --all \
 		--config book/_config.yml --toc book/_toc.yml
+
+browser: .venv/.installed-dev book ## look at the book and the viewer in headless Chromium
+	@$(PYTHON) -m pytest tests/browser
 
 workshop: .venv/.installed-notebooks ## one zip for a room without internet: ies-workshop.zip
 	@$(PYTHON) notebooks/build.py --check

@@ -46,7 +46,7 @@ The IES handbook, workshop bundle
     python start.py
 
 makes an environment from the folder `wheels` (no internet needed; Python {major}.{minor} and the system the bundle was
-made on) and opens JupyterLab in `notebooks/`. Exercises have an empty cell for your answer; the answers are in `solutions/`.
+made on) and opens JupyterLab in `notebooks/`. Exercises have an empty cell for you; `solutions/` has the answers.
 """
 
 

@@ -13,7 +13,7 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS = PROJECT["optional-dependencies"]
-TARGETS = ("demo", "test", "lint", "lab", "notebooks", "book", "workshop", "bench")
+TARGETS = ("demo", "test", "lint", "lab", "notebooks", "book", "browser", "workshop", "bench")
 
 # The hosts are put together here, so that this file does not hold what it looks for.
 HOSTS = [name + ".org" for name in ("pypi", "python" + "hosted", "anaconda")]
