@@ -352,6 +352,21 @@ view(subject, {("gradient", "max"): raw, ("smoothgrad", "max"): ours}, lesion)
 # %% [markdown]
 # The raw gradient is more speckled, with strong single voxels away from the lesion; the average is smoother.
 #
+# In true 3D, to turn and to cut, where you have installed `ies-helpers[niivue]` and the browser has WebGL 2: set `SHOW_3D = True`.
+
+# %%
+SHOW_3D = False
+
+if SHOW_3D:
+    from IPython.display import display
+
+    from ies_helpers.figures.volume3d import view_3d
+
+    display(view_3d(subject, ours))
+
+# %% [markdown]
+# Red is positive and blue negative; what is below a fifth of the peak is not drawn, or it would hide the rest.
+#
 # ## More lesions, and the share of each modality
 #
 # One lesion is an anecdote. We take up to eight found lesions across all sizes. To keep it short we use few draws and
