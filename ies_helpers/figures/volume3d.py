@@ -48,5 +48,5 @@ def view_3d(subject: Subject, saliency: Saliency, *, modality: str = "flair", th
     signed |= {"cal_min_neg": -threshold * peak, "cal_max_neg": -peak, "opacity": 0.8}
     widget = NiiVue(height=420)
     widget.load_volumes([{"path": scan, "colormap": "gray"}, {"path": drawn, **signed}])
-    widget.files = folder  # they live as long as the widget, which reads them when it is shown
+    vars(widget)["files"] = folder  # they live as long as the widget, which reads them when it is shown
     return widget
