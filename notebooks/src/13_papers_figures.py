@@ -134,9 +134,9 @@ peaks = pd.DataFrame(rows)
 figure = plot_groups(peaks, {"flair": "FLAIR, max of six voxels", "t1": "T1, max of six voxels"})
 
 # %% [markdown]
-# A dot is a lesion, the thick line a median. The groups overlap, and the paper's order is not there: false and missed lesions are not
-# below the true ones. One subject proves nothing; chapter 09 takes several, with intervals, and finds the same for this network.
-# FLAIR counts more than T1 in all groups, as in the paper.
+# A dot is a lesion, the thick line a median. In FLAIR the true negatives of this subject lie lowest, as in the paper; true, false and
+# missed lesions overlap, and no step leads down from one to the next. One subject proves nothing: chapter 09 takes several, with
+# intervals, and there false lesions rather stand above. FLAIR counts more than T1 in all groups, as in the paper.
 #
 # ## Paper and ours
 #
@@ -148,14 +148,14 @@ figure = plot_groups(peaks, {"flair": "FLAIR, max of six voxels", "t1": "T1, max
 # | sign inside the lesion: FLAIR positive | yes | printed above | direction |
 # | FLAIR counts more than T1 | yes | printed above | direction |
 # | context: flat from 7 mm (U-Net), 12 to 15 mm (Swin UNETR) | over many lesions | two lesions, a zero fill | no; and see chapter 07 on the fill |
-# | peaks: TP > FP > FN > TN | of lesions explained whole | not so, for `max` of six voxels | no: another network, and size is taken out |
+# | peaks: TP > FP > FN > TN | of lesions explained whole | TN lowest here, no order of the others | no: another network, and size is taken out |
 # | axis of Figure 3 | 34 dilations stretched to end at 35 | each where it is | differs by up to 1 mm |
 #
 # ## What we saw
 #
 # - The paper's maps can be made for any patient and network with a few lines, exact.
-# - Signs and shares agree in direction; distances do not carry over to other networks, and depend on the fill; the order of peaks
-#   was not found again.
+# - Signs and shares agree in direction; distances do not carry over to other networks, and depend on the fill; of the order
+#   of peaks little is found again.
 #
 # ## Limits
 #
