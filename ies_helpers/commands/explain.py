@@ -92,7 +92,8 @@ def _plan(subject: Any, network: Any, lesions: Any, method: str, aggregate: Any,
 
     voxels, other = sum(map(len, lesions)), "windows" if network.through == "whole" else "whole"
     seen = f"{network.name} seen {network.through} (--through {other} otherwise)"
-    told = f"Explaining {len(lesions)} lesions of {subject.name}: {seen}.\n{voxels} lesion voxels"
+    many = f"{len(lesions)} lesions" if len(lesions) != 1 else "1 lesion"
+    told = f"Explaining {many} of {subject.name}: {seen}.\n{voxels} lesion voxels"
     if method.startswith("gradcam"):
         return f"{told}, one forward pass a lesion."
     if method in OTHERS:
