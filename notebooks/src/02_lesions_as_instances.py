@@ -203,6 +203,14 @@ for values, what in ((every[:1], "whole class"), (single[:1], "one lesion")):
 # %% [markdown]
 # Read it aloud: in the upper figure several lesions have colour, and the small outlined one is one spot among them. In the lower figure only the outlined lesion and its surroundings have colour. Mind the colour bars: each figure has its own scale. A large lesion sets the scale of the class map, and small ones pale beside it. Where colours alternate from voxel to voxel like a chessboard, that is no anatomy: the network halves its resolution in steps of two, and plain gradients show the steps. Chapter 04 averages much of it away.
 #
+# Both to move through; choose between them in the list, and untick the close-up to see the whole head.
+
+# %%
+from ies_helpers import view
+
+view(subject, {"whole class": every, "one lesion": single}, lesion)
+
+# %% [markdown]
 # How much of what the class map shows *near our lesion* is due to our lesion? For each ring around it we compare its own map with that of all others, the class map minus its own.
 
 # %%

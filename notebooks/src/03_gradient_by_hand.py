@@ -231,6 +231,14 @@ figure = plot_saliency(subject, maps["max"], lesion, title=title, reach_mm=15)
 # voxels of the opposite colour mix with others. This fringe is ragged: the gradient is taken at one image with its
 # own noise, and the network's grid shows through. Chapter 04 deals with the first.
 #
+# All aggregations, slice by slice:
+
+# %%
+from ies_helpers import view
+
+view(subject, {("gradient", how): m for how, m in maps.items()}, lesion)
+
+# %% [markdown]
 # The colours come with numbers, so that you need not trust your eye.
 
 # %%

@@ -173,7 +173,13 @@ figure = plot_maps(subject, maps, lesion)
 # row has its own colour scale, because logits of different networks have different scales; compare shapes between
 # rows, and values only within one. In every row FLAIR is orange to red inside the lesion: brighter there means more
 # lesion. Around it lie blue patches, where darker surroundings would help. T1 is the weaker of the two and mostly
-# blue inside. What differs is the texture and the reach. The numbers:
+# blue inside. What differs is the texture and the reach. Go through the slices yourself, a network at a time:
+
+# %%
+ies.view(subject, {(name, "mean"): m for name, m in maps.items()}, lesion)
+
+# %% [markdown]
+# Above all look for colour far from the lesion, where a window makes it possible. The numbers:
 
 # %%
 distance = np.linalg.norm(np.indices(subject.shape).T - lesion.voxels.mean(axis=0), axis=-1).T
