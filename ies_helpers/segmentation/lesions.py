@@ -105,7 +105,10 @@ class Lesions:
         else:
             chosen = [self[number] for number in dict.fromkeys(int(part) for part in wanted.split(","))]
         if not chosen:
-            raise ValueError(f"There must be a lesion to work on; of {wanted!r} there is none among {self!r}.")
+            group = wanted.partition(":")[0]
+            sizes = sorted(map(len, self.of(group) if group in GROUPS else self))
+            there = f", of {', '.join(map(str, sizes))} voxels" if sizes and ":" in wanted else ""
+            raise ValueError(f"There must be a lesion to work on; of {wanted!r} there is none among {self!r}{there}.")
         return chosen
 
     def table(self) -> pd.DataFrame:

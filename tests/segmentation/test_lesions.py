@@ -136,7 +136,7 @@ def test_a_group_and_sizes_are_chosen_together() -> None:
     lesions = find_lesions(paint(*bars), paint(bars[0], bars[2]) > 0, threshold=0.5)
     assert [(le.group, len(le)) for le in lesions.select("TP:8-9")] == [("TP", 9)]
     assert [(le.group, len(le)) for le in lesions.select("size:8-9")] == [("FP", 8), ("TP", 9)]
-    with pytest.raises(ValueError, match="of 'FP:9-' there is none"):
+    with pytest.raises(ValueError, match=r"of 'FP:9-' there is none among Lesions\(2 TP, 1 FP\), of 8 voxels"):
         lesions.select("FP:9-")
     with pytest.raises(ValueError, match="lesions must be all"):
         lesions.select("TN:1-2")
