@@ -146,7 +146,7 @@ def _values_kept(network: Network, channels: int) -> float:
     side = max(network.sides or (8 * max(network.stride or (8,)),))
     try:
         with torch.no_grad():
-            hollow(torch.empty(1, channels, side, side, side, device="meta"))
+            hollow(torch.empty(1, channels, side, side, side, dtype=network.dtype, device="meta"))
     except (RuntimeError, NotImplementedError):  # a module that looks at values cannot be run hollow
         return 0.0
     return sum(values) / side**3

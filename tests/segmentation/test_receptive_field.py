@@ -25,6 +25,17 @@ def test_kernels_dilations_and_strides_add_up() -> None:
     assert found.before == found.after == (1, 3, 3)
 
 
+@pytest.mark.parametrize("name", ["unet", "nnunet"])
+def test_values_kept_are_counted_in_either_precision(name: str) -> None:
+    """A memory estimate of nothing would let every budget pass."""
+    single, double = (field(build(name, (4, 8, 16)).module.to(dtype)) for dtype in (torch.float32, torch.float64))
+    assert single.activations == double.activations > 2
+
+
+def test_values_kept_of_one_convolution_are_its_features() -> None:
+    assert field(nn.Sequential(nn.Conv3d(2, 6, 3, padding=1), nn.InstanceNorm3d(6))).activations == 12
+
+
 def test_pooling_is_seen() -> None:
     pooled = nn.Sequential(nn.MaxPool3d(2), nn.Conv3d(2, 2, 3, padding=1), nn.Upsample(scale_factor=2))
     found = field(pooled)
