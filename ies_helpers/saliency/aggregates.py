@@ -1,6 +1,6 @@
 """Sum and maximum over a lesion's voxels of gradients that are taken view by view."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 
 import torch
 
@@ -15,13 +15,10 @@ Zeros = Callable[[tuple[int, ...]], torch.Tensor]
 """Sides `(i, j, k)` -> zeros `(C, i, j, k)` of the right precision and device."""
 
 
-def added_up(see: See, parts: Sequence[Part], box: Box, zeros: Zeros) -> torch.Tensor:
-    """Sum over all voxels of their gradients, `(C, i, j, k)` on `box`: one backward pass a view."""
-    total = zeros(size(box))
-    for part in parts:
-        for view in part.views:
-            add(total, box, _summed(see, view, part.voxels[view.holds(part.voxels).numpy()]), view.box)
-    return total
+def add_up(total: torch.Tensor, box: Box, see: See, part: Part) -> None:
+    """Add the gradients of a part's voxels to `total` `(C, i, j, k)` on `box`: one backward pass a view."""
+    for view in part.views:
+        add(total, box, _summed(see, view, part.voxels[view.holds(part.voxels).numpy()]), view.box)
 
 
 def _summed(see: See, view: View, voxels: Voxels) -> torch.Tensor:

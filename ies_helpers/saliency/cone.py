@@ -3,12 +3,13 @@
 Once a strided-convolution U-Net with batch normalisation has run forward, its backward pass is linear: every
 activation multiplies by a known slope, every convolution by its transpose. For one output voxel that pass
 touches two positions along each axis at the bottom and 79 at the input, so it is carried out on these windows
-alone, for many voxels of one cell at once, in place of a pass over the whole volume for each.
+alone, for many voxels of one cell at once, in place of a pass over the whole volume for each. A sum over voxels
+is one such pass on the windows of all their cells.
 
-Along each axis, with n strides and cell c = voxel // 2^n, level g (after g strides) is touched on
+Along each axis, with n strides and cells voxel // 2^n from a to b, level g (after g strides) is touched on
 
-    decoder   [2^(n-g) c, 2^(n-g) c + 2^(n-g)]      a transposed convolution reaches one position further,
-    encoder   [lo, hi], from [c - 1, c + 2] at g = n, then lo' = 2 lo - 1, hi' = 2 hi + 1 on the way up.
+    decoder   [2^(n-g) a, 2^(n-g) b + 2^(n-g)]      a transposed convolution reaches one position further,
+    encoder   [lo, hi], from [a - 1, b + 2] at g = n, then lo' = 2 lo - 1, hi' = 2 hi + 1 on the way up.
 """
 
 import warnings
@@ -24,7 +25,7 @@ from torch import nn
 from ies_helpers.saliency.unet import Layer, take_apart
 from ies_helpers.saliency.views import Pairs, Part, cut, forward, inside, together, upload
 from ies_helpers.segmentation.networks import Network
-from ies_helpers.types import Volume, Voxels
+from ies_helpers.types import Box, Volume, Voxels
 
 BATCH = 4
 """Voxels taken at once on a CPU: more leave its cache."""
@@ -59,18 +60,24 @@ class Cone:
         """
         (view,) = part.views
         self.look(cut(image, view.box, network))
-        origin, side = np.array([s.start for s in view.box]), 2**self.strides
         batch = max(1, budget // (self.values() * network.dtype.itemsize))
         if network.device.type == "cpu":
             batch = min(batch, BATCH)
-        for cell, voxels in together(part.voxels, part.voxels // side):
-            first = side * cell - 2 * side + 1
-            lo = np.maximum(first, [s.start for s in part.box])
-            hi = np.minimum(first + 5 * side - 1, [s.stop for s in part.box])
-            box = tuple(slice(int(a), int(b)) for a, b in zip(lo, hi, strict=True))
-            for g in self.gradients(cell, origin, voxels, batch):
-                inner = window(g, lo - first, hi - first - 1)
+        for cell, voxels in together(part.voxels, part.voxels // 2**self.strides):
+            box, within = self._reach(cell, cell, part.box)
+            for g in self.gradients(cell, _start(view.box), voxels, batch):
+                inner = window(g, *within)
                 yield box, inner.amax(dim=0), inner.amin(dim=0)  # pyright: ignore[reportReturnType]
+
+    def summed(self, network: Network, image: Volume, part: Part) -> tuple[Box, torch.Tensor]:
+        """The sum of the gradients of a part's voxels, `(C, i, j, k)`, and the box it is on."""
+        (view,) = part.views
+        self.look(cut(image, view.box, network))
+        cells = part.voxels // 2**self.strides
+        first, last = cells.min(axis=0), cells.max(axis=0)
+        box, within = self._reach(first, last, part.box)
+        seed = self._seed(part.voxels, first, last, np.zeros(len(part.voxels), dtype=int))
+        return box, window(self._backward(seed, self._slopes(first, last, _start(view.box))), *within)[0]
 
     def values(self) -> int:
         """Values that the backward pass of one voxel holds at its widest, three times the encoder's windows."""
@@ -93,32 +100,44 @@ class Cone:
             `(B, C, w, w, w)` on the input window [2^n c - 2^(n+1) + 1, 2^n c + 3 * 2^n - 1], which may reach
             beyond the crop (there it is zero).
         """
-        slopes = self._slopes(cell, origin)
-        corner = cell * 2**self.strides - 1
+        slopes = self._slopes(cell, cell, origin)
         for chunk in np.array_split(voxels, -(-len(voxels) // batch)):
-            yield self._backward(chunk - corner, slopes)
+            yield self._backward(self._seed(chunk, cell, cell, np.arange(len(chunk))), slopes)
 
-    def _slopes(self, cell: np.ndarray, origin: np.ndarray) -> dict[int, torch.Tensor]:
-        """Each layer's slope on its window of this cell, zero outside the crop."""
+    def _reach(self, first: np.ndarray, last: np.ndarray, box: Box) -> tuple[Box, tuple[np.ndarray, np.ndarray]]:
+        """Where in `box` the cells' gradient can be non-zero, and the same as positions of their input window."""
+        side = 2**self.strides
+        start, stop = side * (first - 2) + 1, side * (last + 3)
+        lo, hi = np.maximum(start, [s.start for s in box]), np.minimum(stop, [s.stop for s in box])
+        reached = tuple(slice(int(a), int(b)) for a, b in zip(lo, hi, strict=True))
+        return reached, (lo - start, hi - start - 1)  # pyright: ignore[reportReturnType]
+
+    def _slopes(self, first: np.ndarray, last: np.ndarray, origin: np.ndarray) -> dict[int, torch.Tensor]:
+        """Each layer's slope on its window of these cells, zero outside the crop."""
         slopes, n = {}, self.strides
-        lo, hi = cell - 1, cell + 2
+        lo, hi = first - 1, last + 2
         for level in range(n, 0, -1):
-            first = origin // 2**level
-            slopes[id(self.down[level - 1])] = window(self.down[level - 1].slope, lo - first, hi - first)
+            start = origin // 2**level
+            slopes[id(self.down[level - 1])] = window(self.down[level - 1].slope, lo - start, hi - start)
             lo, hi = 2 * lo - 1, 2 * hi + 1
-        first = origin // 2**n
-        slopes[id(self.bottom)] = window(self.bottom.slope, cell - first, cell + 1 - first)
+        start = origin // 2**n
+        slopes[id(self.bottom)] = window(self.bottom.slope, first - start, last + 1 - start)
         for level in range(1, n):
-            side, first = 2 ** (n - level), origin // 2**level
-            slopes[id(self.up[level])] = window(self.up[level].slope, side * cell - first, side * cell + side - first)
+            side, start = 2 ** (n - level), origin // 2**level
+            slopes[id(self.up[level])] = window(self.up[level].slope, side * first - start, side * (last + 1) - start)
         return slopes
 
-    def _backward(self, local: Voxels, slopes: dict[int, torch.Tensor]) -> torch.Tensor:
-        weight = self.up[0].conv.weight
-        g = weight.new_zeros(len(local), 1, *[2**self.strides + 3] * 3)
-        index = upload(torch.as_tensor(local), g.device).T
-        g[(torch.arange(len(local), device=g.device), 0, *index)] = 1.0
-        g, skipped = F.conv3d(g, weight[:, 1:2], stride=2), []
+    def _seed(self, voxels: Voxels, first: np.ndarray, last: np.ndarray, rows: np.ndarray) -> torch.Tensor:
+        """`(B, 1, i, j, k)`, one at each voxel in its row, on the cells' output window and one position around it."""
+        weight, side = self.up[0].conv.weight, 2**self.strides
+        seed = weight.new_zeros(int(rows[-1]) + 1, 1, *(int(n) for n in side * (last - first + 1) + 3))
+        index = upload(torch.as_tensor(np.column_stack([rows, voxels - side * first + 1])), seed.device).T
+        seed[:, 0][tuple(index)] = 1.0
+        return seed
+
+    def _backward(self, seed: torch.Tensor, slopes: dict[int, torch.Tensor]) -> torch.Tensor:
+        """From the outputs' cotangents `(B, 1, i, j, k)` to the input's gradient."""
+        g, skipped = F.conv3d(seed, self.up[0].conv.weight[:, 1:2], stride=2), []
         for layer, below in zip(self.down, [*self.up[1:], self.bottom], strict=True):
             width = layer.conv.out_channels
             skipped.append(g[:, :width])
@@ -128,7 +147,7 @@ class Cone:
         g = F.conv_transpose3d(g, self.bottom.conv.weight)
         for layer, skip in zip(reversed(self.down), reversed(skipped), strict=True):
             rim = (g.shape[-1] - skip.shape[-1]) // 2
-            g[(..., *[slice(rim, rim + skip.shape[-1])] * 3)] += skip
+            g[(..., *(slice(rim, rim + n) for n in skip.shape[2:]))] += skip
             g = upwards(g.mul_(slopes[id(layer)]), layer.conv.weight)
         return g
 
@@ -165,6 +184,10 @@ def trusted(cone: Cone, network: Network, image: Volume, part: Part) -> bool:
     return _TRUSTED[network.module]
 
 
+def _start(box: Box) -> np.ndarray:
+    return np.array([s.start for s in box])
+
+
 def window(volume: torch.Tensor, lo: np.ndarray, hi: np.ndarray) -> torch.Tensor:
     """`volume` `(1, F, i, j, k)` from position `lo` to `hi`, both included, zero where it does not reach."""
     shape = np.asarray(volume.shape[2:])
@@ -188,6 +211,6 @@ def upwards(g: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     taps = taps.reshape(*weight.shape[:2], 2, 2, 2, 2, 2, 2)  # tap pair, then half, along each axis
     taps = taps.permute(1, 3, 5, 7, 0, 2, 4, 6).reshape(8 * channels, weight.shape[0], 2, 2, 2)
     halves = F.conv3d(F.pad(g, [1] * 6), taps)
-    size = halves.shape[-1]
-    halves = halves.reshape(len(g), channels, 2, 2, 2, size, size, size).permute(0, 1, 5, 2, 6, 3, 7, 4)
-    return halves.reshape(len(g), channels, *[2 * size] * 3)[..., :-1, :-1, :-1]
+    sides = halves.shape[2:]
+    halves = halves.reshape(len(g), channels, 2, 2, 2, *sides).permute(0, 1, 5, 2, 6, 3, 7, 4)
+    return halves.reshape(len(g), channels, *(2 * n for n in sides))[..., :-1, :-1, :-1]

@@ -6,12 +6,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from ies_helpers.saliency.aggregates import Largest, See, added_up, extremes
-from ies_helpers.saliency.cone import cone_of, trusted
+from ies_helpers.saliency.aggregates import Largest, See, add_up, extremes
+from ies_helpers.saliency.cone import Cone, cone_of, trusted
 from ies_helpers.saliency.crop import cell_parts, crop_parts, shared_parts
 from ies_helpers.saliency.frozen import Frozen, frozen
-from ies_helpers.saliency.memory import does_not_fit, out_of_memory
-from ies_helpers.saliency.views import Boxed, Part, forward, hull, size
+from ies_helpers.saliency.memory import BUDGET, does_not_fit, out_of_memory
+from ies_helpers.saliency.views import Boxed, Part, add, forward, hull, size
 from ies_helpers.saliency.windows import window_part, window_parts
 from ies_helpers.segmentation.inference import check_image
 from ies_helpers.segmentation.lesions import Lesion, as_voxels
@@ -29,9 +29,6 @@ Statistics = Literal["exact", "frozen"]
 
 KEPT = 2
 """Values that a backward pass keeps per activation: itself and its gradient."""
-
-BUDGET = 2**30
-"""Bytes of working memory, beside the network and the volume."""
 
 LEAST = 2**20
 """Bytes to which running out of memory may halve the budget: less than one voxel's gradient in any real network."""
@@ -136,13 +133,11 @@ class LesionGradient:
         elif not receptive_field(self.network, self.shape[0]).bounded:
             possible = ["whole"]
         else:
-            self.cone = cone_of(self.network.module) if self.aggregate == "max" else None
+            self.cone = cone_of(self.network.module)
             possible = ["cone", "crop"] if self.cone else ["crop"]
         if wanted not in (None, *possible):
             name, seen = self.network.name, self.network.through
-            raise ValueError(
-                f"{name} seen {seen} can be explained by {' or '.join(possible)} for {self.aggregate}, got {wanted!r}."
-            )
+            raise ValueError(f"{name} seen {seen} can be explained by {' or '.join(possible)}, got {wanted!r}.")
         return wanted or possible[0]
 
     def _frozen(self, statistics: str) -> Frozen | None:
@@ -208,19 +203,31 @@ class LesionGradient:
         return lambda view: held.forward(image, view, recorded)
 
     def _added(self, image: Volume) -> torch.Tensor:
-        total = added_up(self._see(image), self.parts, self.box, self._zeros)
+        see, total = self._see(image), self._zeros(size(self.box))
+        for part in self.parts:
+            if cone := self._cone(image, part):
+                box, g = cone.summed(self.network, image, part)
+                add(total, self.box, g, box)
+            else:
+                add_up(total, self.box, see, part)
         return total / len(self.voxels) if self.aggregate == "mean" else total
 
     def _largest(self, image: Volume) -> torch.Tensor:
         see, largest = self._see(image), Largest(self._zeros, self.box)
         for part in self.parts:
-            if self.way == "cone" and self.cone is not None and trusted(self.cone, self.network, image, part):
-                pairs = self.cone.extremes(self.network, image, part, self.budget)
+            if cone := self._cone(image, part):
+                pairs = cone.extremes(self.network, image, part, self.budget)
             else:
                 pairs = extremes(see, part, self._zeros, max(1, self.budget // self._gradient_bytes(part)))
             for box, high, low in pairs:
                 largest.take(box, high, low)
         return largest.map()
+
+    def _cone(self, image: Volume, part: Part) -> Cone | None:
+        """The cone, where it is the way and can be trusted."""
+        if self.way != "cone" or self.cone is None or not trusted(self.cone, self.network, image, part):
+            return None
+        return self.cone
 
     def _zeros(self, sides: tuple[int, ...]) -> torch.Tensor:
         return torch.zeros(self.shape[0], *sides, device=self.network.device, dtype=self.network.dtype)

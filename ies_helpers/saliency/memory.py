@@ -1,8 +1,11 @@
-"""Out of memory, on a GPU or on the CPU: how it is recognised, and told in one sentence."""
+"""How much memory work may take, and running out of it: how that is recognised, and told in one sentence."""
 
 import re
 
 import torch
+
+BUDGET = 2**30
+"""Bytes of working memory, beside the network and the volume."""
 
 SIGNS = (
     "can't allocate memory",

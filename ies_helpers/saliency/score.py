@@ -5,6 +5,7 @@ score depends on a box of the image alone: the crop of a bounded receptive field
 lesion voxel. Edits are made on that box, and nothing else goes through the network.
 """
 
+import itertools
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
@@ -13,6 +14,7 @@ import torch
 from torch import nn
 
 from ies_helpers.saliency.crop import shared_parts
+from ies_helpers.saliency.memory import BUDGET, out_of_memory
 from ies_helpers.saliency.views import Part, View, cut, hull, size
 from ies_helpers.saliency.windows import window_part
 from ies_helpers.segmentation.inference import check_image
@@ -86,8 +88,8 @@ class LesionScore:
         """Logits at the lesion's voxels, windows blended before any softmax.
 
         Args:
-            edited: B images `(C, i, j, k)` on `box`, taken one after another: a `(B, C, i, j, k)` tensor, a list,
-                or a generator that makes each when it is asked for.
+            edited: B images `(C, i, j, k)` on `box`: a `(B, C, i, j, k)` tensor, a list, or a generator that makes
+                each when it is asked for. A GPU takes as many at once as its share of memory holds.
 
         Returns:
             `(B, 2, V)` float64, on the CPU.
@@ -96,11 +98,21 @@ class LesionScore:
             ValueError: for no image, or one of another shape.
         """
         unedited: dict[View, torch.Tensor] = {}
+        images, scored = self._checked(edited), []
         with torch.no_grad(), at_rest(self.network):
-            scored = [self._score(image, unedited) for image in self._checked(edited)]
+            while some := list(itertools.islice(images, self._at_once())):
+                scored.append(self._halving(some, unedited))
         if not scored:
             raise ValueError("There must be an edited image to score, got none.")
-        return torch.stack(scored)
+        return torch.cat(scored)
+
+    def _at_once(self) -> int:
+        """Edited images to take as one batch: what memory holds on a GPU. A CPU is busy with one."""
+        if self.network.device.type == "cpu":
+            return 1
+        kept = receptive_field(self.network, len(self.image)).activations * self.network.dtype.itemsize
+        largest = max(np.prod(size(look.view.box)) for look in self._looks)
+        return max(1, int(BUDGET / kept / largest)) if kept else 1
 
     def _checked(self, edited: Iterable[torch.Tensor]) -> Iterator[torch.Tensor]:
         for image in edited:
@@ -111,18 +123,28 @@ class LesionScore:
                 )
             yield image
 
-    def _score(self, image: torch.Tensor, unedited: dict[View, torch.Tensor]) -> torch.Tensor:
-        """`(2, V)` logits; a view that the edit does not touch is run once a call, and kept in `unedited`."""
-        logits = torch.zeros(2, len(self.voxels), dtype=torch.float64)
+    def _halving(self, images: list[torch.Tensor], unedited: dict[View, torch.Tensor]) -> torch.Tensor:
+        try:
+            return self._score(images, unedited)
+        except RuntimeError as error:
+            if not out_of_memory(error) or len(images) == 1:
+                raise
+        half = len(images) // 2
+        return torch.cat([self._halving(some, unedited) for some in (images[:half], images[half:])])
+
+    def _score(self, images: list[torch.Tensor], unedited: dict[View, torch.Tensor]) -> torch.Tensor:
+        """`(B, 2, V)` logits; a view that an edit does not touch is run once a call, and kept in `unedited`."""
+        logits = torch.zeros(len(images), 2, len(self.voxels), dtype=torch.float64)
         for look in self._looks:
-            x, clean = self._cut(image, look.view), self._cut(self.image, look.view)
-            if not torch.equal(x, clean):
-                share = look.share(self.network, x)
-            elif look.view in unedited:
-                share = unedited[look.view]
-            else:
-                share = unedited[look.view] = look.share(self.network, x)
-            logits[:, look.which] += share
+            clean = self._cut(self.image, look.view)
+            cuts = [self._cut(image, look.view) for image in images]
+            touched = [not torch.equal(x, clean) for x in cuts]
+            if not all(touched) and look.view not in unedited:
+                (unedited[look.view],) = look.shares(self.network, clean)
+            inputs = [x for x, changed in zip(cuts, touched, strict=True) if changed]
+            shares = iter(look.shares(self.network, torch.cat(inputs)) if inputs else ())
+            for row, changed in zip(logits, touched, strict=True):
+                row[:, look.which] += next(shares) if changed else unedited[look.view]
         return logits
 
     def _cut(self, image: torch.Tensor, view: View) -> torch.Tensor:
@@ -144,9 +166,9 @@ class _Look(NamedTuple):
     which: torch.Tensor
     local: tuple[torch.Tensor, ...]
 
-    def share(self, network: Network, x: torch.Tensor) -> torch.Tensor:
-        """`(2, v)` float64: what this view adds to the blended logits."""
-        y = network.logits(x)[(0, slice(None), *self.local)]
+    def shares(self, network: Network, x: torch.Tensor) -> torch.Tensor:
+        """`(B, 2, v)` float64: what this view adds to the blended logits of each input `(B, C, i, j, k)`."""
+        y = network.logits(x)[(..., *self.local)]
         return y.double().cpu() * self.view.weights_at(self.local)
 
 

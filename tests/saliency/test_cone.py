@@ -26,9 +26,9 @@ KINK = 1e-5
 """Float32, relative to the largest value: beyond it a slope has flipped, which few entries may."""
 
 
-def map_of(network: Network, image: torch.Tensor, voxels: np.ndarray, way=None) -> torch.Tensor:
-    """The maximum on the whole volume, in the network's precision."""
-    engine = LesionGradient(network, image, voxels, "max", way=way)
+def map_of(network: Network, image: torch.Tensor, voxels: np.ndarray, way=None, how="max") -> torch.Tensor:
+    """The aggregate on the whole volume, in the network's precision."""
+    engine = LesionGradient(network, image, voxels, how, way=way)
     whole = torch.zeros_like(image)
     whole[(slice(None), *engine.box)] = engine(image)
     return whole
@@ -48,6 +48,32 @@ def test_it_is_autograd_on_the_whole_volume_at_every_border(levels: int, rng: np
         chosen = [n for n, v in enumerate(voxels) if (some == v).all(axis=1).any()]
         wanted = oracles.aggregate(gradients[chosen], "max")
         assert oracles.relative(map_of(network, image, some), wanted) < EXACT
+
+
+@pytest.mark.parametrize("how", ["mean", "sum"])
+@pytest.mark.parametrize("levels", [2, 3, 4, 5])
+def test_a_sum_over_many_cells_is_autograd_on_the_whole_volume(levels: int, how: str, rng: np.random.Generator) -> None:
+    network, side = unet(tuple(range(3, 3 + levels))), 2 ** (levels - 1)
+    shape = (5 * side, 4 * side, 3 * side - side // 2)
+    image = torch.randn(2, *shape, dtype=torch.float64)
+    corner, edge = np.zeros(3, dtype=int), np.array(shape) - 1
+    inner = rng.integers(0, np.array(shape) // 2, (20, 3))
+    for voxels in (corner[None], edge[None], np.stack([corner, edge]), np.unique(inner, axis=0)):
+        wanted = oracles.aggregate(oracles.voxel_gradients(oracles.whole(network, side), image, voxels), how)
+        assert oracles.relative(map_of(network, image, voxels, "cone", how), wanted) < EXACT
+
+
+def test_a_sum_is_taken_on_the_windows_of_its_cells_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A lesion of 1 x 2 x 3 cells of 4^3: the seed has these cells and a rim of one voxel before and two behind."""
+    seeds, backward = [], Cone._backward
+    monkeypatch.setattr(Cone, "_backward", lambda cone, seed, s: seeds.append(seed) or backward(cone, seed, s))
+    network, image = unet((3, 4, 5)), torch.randn(2, 32, 32, 40, dtype=torch.float64)
+    voxels = np.array([[16, 12, 12], [17, 17, 21], [19, 12, 12]])
+    LesionGradient(network, image, voxels, "sum")(image)
+    seed = seeds[-1]
+    assert seed.shape == (1, 1, 4 + 3, 8 + 3, 12 + 3)
+    assert seed.nonzero()[:, 2:].tolist() == (voxels - [15, 11, 11])[[0, 1, 2]].tolist()
+    assert float(seed.sum()) == 3.0
 
 
 @pytest.mark.parametrize("batch", [1, 3, 100])
@@ -161,7 +187,7 @@ def test_the_cone_is_asked_for_once_per_module(monkeypatch: pytest.MonkeyPatch) 
 
 @pytest.mark.parametrize("channels", [1, 2, 4, 5])
 def test_the_shuffled_convolution_is_the_transposed_one(channels: int) -> None:
-    g = torch.randn(2, 6, 5, 5, 5, dtype=torch.float64)
+    g = torch.randn(2, 6, 5, 4, 3, dtype=torch.float64)
     weight = torch.randn(6, channels, 3, 3, 3, dtype=torch.float64)
     wanted = F.conv_transpose3d(g, weight, stride=2)
     assert oracles.relative(upwards(g, weight), wanted) < EXACT
@@ -181,7 +207,7 @@ def test_the_published_windows_are_those_worked_out_by_hand() -> None:
     cone = cone_of(build("unet", (2, 2, 2, 2, 2)).module)
     assert isinstance(cone, Cone)
     cone.look(torch.randn(1, 2, 80, 80, 80))
-    slopes = cone._slopes(np.array([2, 2, 2]), np.zeros(3, dtype=int))
+    slopes = cone._slopes(np.array([2, 2, 2]), np.array([2, 2, 2]), np.zeros(3, dtype=int))
     assert [slopes[id(layer)].shape[-1] for layer in [*cone.down, cone.bottom]] == [39, 19, 9, 4, 2]
     assert [slopes[id(layer)].shape[-1] for layer in cone.up[1:]] == [9, 5, 3]
     (g,) = cone.gradients(np.array([2, 2, 2]), np.zeros(3, dtype=int), np.array([[40, 40, 40]]), 4)

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from ies_helpers.saliency.aggregates import Largest, added_up, extremes
+from ies_helpers.saliency.aggregates import Largest, add_up, extremes
 from ies_helpers.saliency.cone import cone_of
 from ies_helpers.saliency.gradients import LesionGradient
-from ies_helpers.saliency.views import cut, forward
+from ies_helpers.saliency.views import cut, forward, size
 from tests.lively import nnunet, unet
 
 VOXELS = np.array([[20, 20, 20], [21, 20, 20], [20, 25, 33]])
@@ -40,7 +40,10 @@ def test_sums_and_maxima_stay_on_the_device(make) -> None:
     def see(view):
         return forward(network, image, view)
 
-    assert added_up(see, parts, box, zeros).device.type == "meta"
+    total = zeros(size(box))
+    for part in parts:
+        add_up(total, box, see, part)
+    assert total.device.type == "meta"
     largest = Largest(zeros, box)
     for part in parts:
         for where, high, low in extremes(see, part, zeros, 2):
@@ -57,6 +60,7 @@ def test_the_cone_stays_on_the_device() -> None:
     assert cone is not None
     seen = list(cone.extremes(network, IMAGE.to("meta"), part, 2**30))
     assert {high.device.type for _, high, _ in seen} == {"meta"}
+    assert cone.summed(network, IMAGE.to("meta"), part)[1].device.type == "meta"
     assert cut(IMAGE, part.views[0].box, network).device.type == "meta"
 
 
@@ -67,7 +71,7 @@ def test_on_a_gpu_the_batch_follows_the_budget(monkeypatch: pytest.MonkeyPatch) 
     (part,) = LesionGradient(unet(), IMAGE, np.argwhere(np.ones((4, 4, 4))) + 18, "max").parts
     sizes: list[int] = []
     backward = cone._backward
-    monkeypatch.setattr(cone, "_backward", lambda v, s: sizes.append(len(v)) or backward(v, s))
+    monkeypatch.setattr(cone, "_backward", lambda seed, s: sizes.append(len(seed)) or backward(seed, s))
     for room in (1, 10, 1000):
         sizes.clear()
         list(cone.extremes(network, IMAGE.to("meta"), part, room * cone.values() * 8))

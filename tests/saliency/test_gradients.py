@@ -8,7 +8,10 @@ import torch
 
 from ies_helpers import Network, gradient
 from ies_helpers.saliency import aggregates, gradients
+from ies_helpers.saliency.cone import Cone
+from ies_helpers.saliency.crop import crop_part
 from ies_helpers.saliency.gradients import LesionGradient
+from ies_helpers.segmentation.receptive_field import receptive_field
 from ies_helpers.segmentation.toys import Linear, Neighbourhood, Quadratic, Shifted
 from tests import oracles
 from tests.lively import nnunet, unet
@@ -222,14 +225,34 @@ def test_out_of_memory_on_the_crop_splits_the_lesion(image: torch.Tensor, monkey
     forward = gradients.forward
 
     def scarce(network: Network, padded: torch.Tensor, view) -> tuple[torch.Tensor, torch.Tensor]:
-        if view.box[1].stop - view.box[1].start > 48 and view.box[0].stop == 64 and view.box[0].start == 0:
+        if view.box[1].stop - view.box[1].start > 48:
             raise torch.cuda.OutOfMemoryError("no memory left")
         return forward(network, padded, view)
 
     lesion = np.array([[2, 2, 2], [2, 60, 2]])
     wanted = full(LesionGradient(unet(), image, lesion, "mean"), image)
     monkeypatch.setattr(gradients, "forward", scarce)
-    assert oracles.relative(full(LesionGradient(unet(), image, lesion, "mean"), image), wanted) < EXACT
+    engine = LesionGradient(unet(), image, lesion, "mean", way="crop")
+    assert oracles.relative(full(engine, image), wanted) < EXACT
+    assert len(engine.parts) == 2
+
+
+def test_out_of_memory_in_the_cone_splits_the_lesion(image: torch.Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
+    look = Cone.look
+
+    def scarce(cone: Cone, x: torch.Tensor) -> None:
+        if x.shape[3] > 48:
+            raise torch.cuda.OutOfMemoryError("no memory left")
+        look(cone, x)
+
+    lesion = np.array([[2, 2, 2], [2, 60, 2]])
+    wanted = full(LesionGradient(unet(), image, lesion, "mean", way="crop"), image)
+    engine = LesionGradient(unet(), image, lesion, "mean")
+    engine.parts = [crop_part(receptive_field(unet(), 2), image.shape[1:], lesion)]  # one crop for both
+    engine(image)  # the network is known by now
+    monkeypatch.setattr(Cone, "look", scarce)
+    assert oracles.relative(full(engine, image), wanted) < EXACT
+    assert len(engine.parts) == 2
 
 
 def test_the_network_and_the_image_come_back_as_they_were(image: torch.Tensor) -> None:
@@ -284,15 +307,15 @@ def test_the_way_is_chosen_by_looking_at_the_network(image: torch.Tensor) -> Non
     windows = replace(nnunet(), window=32)
     cases = [
         (unet(), "max", "cone"),
-        (unet(), "mean", "crop"),
+        (unet(), "mean", "cone"),
         (replace(unet(), window=32).explained_through("windows"), "max", "windows"),
         (windows, "max", "windows"),
         (windows.explained_through("whole"), "max", "whole"),
         (Quadratic(), "max", "crop"),
     ]
     assert [LesionGradient(n, image, LESION, how).way for n, how, _ in cases] == [way for _, _, way in cases]
-    with pytest.raises(ValueError, match="unet seen whole can be explained by crop for mean, got 'cone'"):
-        gradient(unet(), image, LESION, aggregate="mean", way="cone")
+    with pytest.raises(ValueError, match="unet seen whole can be explained by cone or crop, got 'windows'"):
+        gradient(unet(), image, LESION, aggregate="mean", way="windows")
 
 
 def test_other_mistakes_are_refused(image: torch.Tensor) -> None:

@@ -62,7 +62,7 @@ def test_the_cone_halves_its_batches_down_to_one_voxel(monkeypatch: pytest.Monke
     engine = LesionGradient(unet(), image, LESION, "max")
     assert engine.way == "cone"
     engine(image)  # the network is known by now
-    sizes = scarce(monkeypatch, Cone, "_backward", 1, lambda cone, voxels, slopes: len(voxels))
+    sizes = scarce(monkeypatch, Cone, "_backward", 1, lambda cone, seed, slopes: len(seed))
     got = engine(image)
     assert sizes[0] > 1
     assert sizes[-1] == 1
@@ -77,7 +77,7 @@ def test_a_gradient_that_fits_in_no_way_is_one_sentence(monkeypatch: pytest.Monk
     network = replace(nnunet(), window=32, overlap=0.5)
     engines = {
         "cone": LesionGradient(unet(), image, LESION, "max"),
-        "crop": LesionGradient(unet(), image, LESION, "mean"),
+        "crop": LesionGradient(unet(), image, LESION, "mean", way="crop"),
         "windows": LesionGradient(network, image, LESION, "max"),
     }
     scarce(monkeypatch, Cone, "look", 0, lambda *_: 1)
@@ -99,7 +99,7 @@ def test_what_no_smaller_budget_can_help_is_tried_once(monkeypatch: pytest.Monke
 
 def test_another_error_passes_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
     image = torch.randn(2, 64, 64, 64, dtype=torch.float64)
-    engine = LesionGradient(unet(), image, LESION, "mean")
+    engine = LesionGradient(unet(), image, LESION, "mean", way="crop")
 
     def broken(*_: object) -> None:
         raise RuntimeError("shapes do not match")

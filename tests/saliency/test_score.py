@@ -11,6 +11,7 @@ from ies_helpers import Network
 from ies_helpers.saliency import score as module
 from ies_helpers.saliency.score import LesionScore
 from ies_helpers.segmentation.networks import Through
+from ies_helpers.segmentation.receptive_field import receptive_field
 from ies_helpers.segmentation.toys import Linear, Shifted
 from tests import oracles
 from tests.lively import nnunet, unet
@@ -100,6 +101,52 @@ def test_windows_that_an_edit_does_not_touch_run_once(image: torch.Tensor) -> No
     assert len(passes) == 2 + 3
     assert len(set(got[:, 1].tolist())) == 4
     assert len(set(got[:, 0].tolist())) == 1
+
+
+@pytest.mark.parametrize(("at_once", "most"), [(2, 2), (3, 2), (100, 4)])
+def test_images_taken_at_once_score_as_one_by_one(
+    at_once: int, most: int, image: torch.Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Five edits, of which one touches nothing and two touch one window of two."""
+    network = replace(nnunet(), window=24, overlap=0.0, through="windows")
+    score = LesionScore(network, image, np.array([[30, 30, 26], [30, 30, 10]]))
+    edited = [score.image + 0.1 * n for n in range(3)] + [score.image.clone() for _ in range(2)]
+    edited[3][:, 3, 0, 0] += 1
+    edited[4][:, 5, 0, 0] -= 1
+    wanted = torch.cat([score.logits([one]) for one in edited])
+    passes: list[int] = []
+    network.module.register_forward_pre_hook(lambda _, inputs: passes.append(len(inputs[0])))
+    monkeypatch.setattr(LesionScore, "_at_once", lambda _: at_once)
+    assert float((score.logits(iter(edited)) - wanted).abs().max()) < EXACT
+    assert sum(passes) == 2 * 2 + 2 + 2, "two edits through both windows, two through one, the unedited windows once"
+    assert max(passes) == most
+
+
+def test_a_gpu_takes_as_many_images_as_memory_holds_and_fewer_where_it_holds_less(
+    image: torch.Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    score = LesionScore(replace(nnunet(), window=24, through="windows"), image, LESION)
+    assert score._at_once() == 1, "a CPU takes one"
+    wanted = score.logits([score.image, score.image + 1, score.image - 1, score.image * 2, score.image * 3])
+    one = receptive_field(score.network, 2).activations * 24**3 * 8
+    monkeypatch.setattr(Network, "device", torch.device("meta"))
+    for room, taken in ((0.5, 1), (3.5, 3), (100.5, 100)):
+        monkeypatch.setattr(module, "BUDGET", room * one)
+        assert score._at_once() == taken
+    monkeypatch.undo()
+    monkeypatch.setattr(LesionScore, "_at_once", lambda _: 5)
+    forward, sizes = Network.logits, []
+
+    def scarce(network: Network, x: torch.Tensor) -> torch.Tensor:
+        sizes.append(len(x))
+        if len(x) > 1:
+            raise torch.cuda.OutOfMemoryError("no memory left")
+        return forward(network, x)
+
+    monkeypatch.setattr(Network, "logits", scarce)
+    got = score.logits([score.image, score.image + 1, score.image - 1, score.image * 2, score.image * 3])
+    assert torch.equal(got, wanted)
+    assert max(sizes) == 4
 
 
 def test_a_cue_some_voxels_away_is_inside_the_box(image: torch.Tensor) -> None:
