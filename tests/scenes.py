@@ -26,6 +26,9 @@ SPOTS = {"TP": (30, 40, 50), "FP": (60, 40, 44), "FN": (48, 64, 40)}
 AFFINE = np.array([[0.0, 0.0, 1.0, -40.0], [-1.0, 0.0, 0.0, 60.0], [0.0, 1.0, 0.0, -50.0], [0.0, 0.0, 0.0, 1.0]])
 """1 mm, axes permuted and one of them flipped: i runs to posterior, j to superior, k to the right."""
 
+UNEVEN = np.array([[0.0, 0.0, 3.0, 0.0], [1.0, 0.0, 0.0, 0.0], [0.0, 2.0, 0.0, 0.0], [0.0, 0.0, 0.0, 1.0]])
+"""Voxels of 1 x 2 x 3 mm, axes permuted: its columns have these lengths, its rows others."""
+
 
 def ball(shape: tuple[int, ...], centre: tuple[float, ...], radius: float) -> np.ndarray:
     """Boolean volume, True within `radius` voxels of `centre`."""

@@ -3,6 +3,7 @@
 import ast
 import graphlib
 import importlib
+import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,12 +26,15 @@ FLOORS = (
     "__main__",
 )
 PUBLIC = (
-    *("load_subject", "phantom", "Subject", "fetch"),
-    *("load_network", "Network", "predict", "predict_logits", "find_lesions", "Lesion", "Lesions"),
-    *("gradient", "smoothgrad", "smoothgrad_average", "gradcam", "gradcam_pp", "explain", "perilesional_curve"),
-    *("integrated_gradients", "occlusion", "proportional_energy", "average_saliency_focus", "pointing_game", "peak"),
-    *("road", "insertion", "deletion", "randomise_layers", "structure_table", "group_map", "compare_groups"),
-    *("plot_lesions", "plot_saliency", "plot_perilesional", "saliency_html", "view", "save_map"),
+    *("load_subject", "phantom", "Subject", "fetch", "add_lesion", "remove_lesion"),
+    *("load_network", "Network", "predict", "predict_logits", "find_lesions", "Lesion", "Lesions", "true_negatives"),
+    *("one_class", "gradient", "smoothgrad", "smoothgrad_average", "gradcam", "gradcam_pp", "explain"),
+    *("perilesional_curve", "dose_response", "input_x_gradient", "integrated_gradients", "occlusion", "kernel_shap"),
+    *("proportional_energy", "average_saliency_focus", "pointing_game", "peak", "road", "insertion", "deletion"),
+    *("faithfulness_correlation", "randomise_layers", "structure_table", "read_structures", "group_map"),
+    *("compare_groups", "group_table", "roc", "predict_false", "summarise_curves"),
+    *("plot_lesions", "plot_saliency", "plot_maps", "plot_groups", "plot_dose", "plot_perilesional", "saliency_html"),
+    *("view", "view_3d", "save_map"),
 )
 TOP = {
     *("ies_helpers", "notebooks", "data", "tests", ".ci", ".github"),
@@ -129,6 +133,13 @@ def test_public_names_can_be_imported_and_stand_in_reading_order() -> None:
     assert names, "the package hands out its public names"
     assert names == [name for name in PUBLIC if name in names]
     assert [name for name in names if not hasattr(package, name)] == []
+
+
+def test_the_readme_names_every_module_of_the_house() -> None:
+    rows = re.findall(r"^\| `(\w+)` \| (.+?) \|", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE)
+    told = {folder: set(re.findall(r"`(\w+)`", named)) for folder, named in rows if folder in FLOORS}
+    house = {folder: {path.stem for path in (PACKAGE / folder).glob("[!_]*.py")} for folder in FLOORS[2:-2]}
+    assert told == house
 
 
 def test_the_top_of_the_repository_holds_only_what_belongs_there() -> None:

@@ -5,6 +5,7 @@ import gzip
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -24,6 +25,7 @@ from ies_helpers import gradcam_pp, gradient, load_network, load_subject, predic
 from ies_helpers.__main__ import main
 from ies_helpers.saliency.others import input_x_gradient
 from ies_helpers.subjects import downloads, saving
+from ies_helpers.subjects.reading import read_maps
 from tests.scenes import SPOTS, files_below, strays, write_image, write_network, write_patient
 from tests.subjects.local_server import write_registry
 
@@ -120,7 +122,7 @@ def test_explain_says_which_function_it_differentiates_and_offers_the_other(pati
     assert run(*common, "--out", tmp_path / "a") == 0
     assert "seen whole (--through windows otherwise)" in capsys.readouterr().out
     assert run(*common, "--out", tmp_path / "b", "--through", "windows") == 0
-    assert "seen windows (--through whole otherwise)" in capsys.readouterr().out
+    assert "seen through its windows (--through whole otherwise)" in capsys.readouterr().out
     name = "sub-p1/anat/sub-p1_desc-gradientsumL001_FLAIR.nii.gz"
     subject, net = load_subject(patient), load_network(network).explained_through("windows")
     label = nibabel.load(tmp_path / "b/sub-p1/anat/sub-p1_desc-tp_dseg.nii.gz")
@@ -131,7 +133,7 @@ def test_explain_says_which_function_it_differentiates_and_offers_the_other(pati
 def test_explain_says_how_much_work_a_comparison_is(patient, network, tmp_path, capsys) -> None:
     options = ["--lesions", "1", "--method", "input-x-gradient", "--out", tmp_path]
     assert run("explain", patient, "--network", network, *options) == 0
-    assert "lesion voxels, 1 gradient by crop: about" in capsys.readouterr().out
+    assert "lesion voxels, 1 gradient by cone: about" in capsys.readouterr().out
     label = np.asanyarray(nibabel.load(tmp_path / "sub-p1/anat/sub-p1_desc-tp_dseg.nii.gz").dataobj)
     expected = input_x_gradient(load_network(network), load_subject(patient).image, label == 1)
     written = nibabel.load(tmp_path / "sub-p1/anat/sub-p1_desc-inputxgradientmeanL001_T1w.nii.gz")
@@ -179,8 +181,11 @@ SETTINGS = {
     "too much noise": (["--noise", "5"], "noise a share from 0 to 1", "5.0"),
     "an unknown baseline": (["--baseline", "dark"], "baseline must be one of zero, mean, blurred", "'dark'"),
     "a negative seed": (["--seed", "-1"], "seed must be 0 or more, got -1"),
-    "an unknown group": (["--lesions", "TN"], "lesions must be all, TP, FP, FN, unknown, numbers", "'TN'"),
-    "a broken list": (["--lesions", "3,,7"], "lesions must be all, TP, FP, FN, unknown, numbers", "'3,,7'"),
+    "unknown statistics": (["--statistics", "bogus"], "statistics must be one of exact, frozen, got 'bogus'"),
+    "frozen mean": (["--statistics", "frozen", "--aggregate", "mean"], "with max, got smoothgrad with mean; leave it"),
+    "a network without instance norms": (["--statistics", "frozen"], "but for instance norms; ", "Take statistics="),
+    "an unknown group": (["--lesions", "XY"], "lesions must be all, TP, FP, FN, TN, unknown, numbers", "'XY'"),
+    "a broken list": (["--lesions", "3,,7"], "lesions must be all, TP, FP, FN, TN, unknown, numbers", "'3,,7'"),
     "an unknown network": (["--network", "vnet"], "one of unet, nnunet, swin_unetr, published:unet or a file", "vnet"),
 }
 
@@ -267,6 +272,25 @@ def test_another_threshold_in_the_same_folder_changes_nothing(explained, patient
     assert "maps of other lesions of p1" in error
     assert error.count("\n") == 1
     assert {name: (explained / name).stat().st_mtime_ns for name in files_below(explained)} == before
+
+
+def test_a_changed_header_harms_no_finished_folder(patient, network, tmp_path, capsys) -> None:
+    """Nothing is overwritten, and the folder can be read afterwards as before."""
+    shutil.copytree(patient, tmp_path / "in")
+    common = ["explain", tmp_path / "in", "--network", network, "--out", tmp_path / "out", "--method", "gradcam"]
+    assert run(*common) == 0
+    before = {name: (tmp_path / "out" / name).stat().st_mtime_ns for name in files_below(tmp_path / "out")}
+    for path in (tmp_path / "in").glob("*.nii.gz"):
+        image = nibabel.load(path)
+        values = np.asanyarray(image.dataobj)
+        write_image(path, values, image.affine + 5 * np.eye(4, k=3))
+    capsys.readouterr()
+    assert run(*common, "--json") == 2
+    error = capsys.readouterr().err
+    assert re.search(r"lies elsewhere than p1 does now: their affines differ by up to 5\. Take another --out", error)
+    assert error.count("\n") == 1
+    assert {name: (tmp_path / "out" / name).stat().st_mtime_ns for name in files_below(tmp_path / "out")} == before
+    assert len(read_maps(tmp_path / "out")) > 0
 
 
 def test_other_settings_in_the_same_folder_are_refused_with_what_differs(explained, patient, network, capsys) -> None:

@@ -28,15 +28,17 @@ processes shall not change a bit.
 import glob
 import re
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from ies_helpers.saliency.explain import check_settings
 from ies_helpers.saliency.perilesional import check_curve
-from ies_helpers.segmentation.lesions import check_choice
+from ies_helpers.saliency.settings import AGGREGATED, check_settings
+from ies_helpers.segmentation.lesions import GROUPS, check_choice
 from ies_helpers.subjects.finding import BIDS, find_subject
+from ies_helpers.subjects.seeds import check_seed
 
 NETWORK = {
     "name": "unet",
@@ -108,7 +110,7 @@ def read_config(path: Path) -> Config:
             nothing to do, or a subject is named twice.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"A cohort is a TOML file, there is none at {path}.")
+        raise FileNotFoundError(f"A cohort is a TOML file, there is none at {path}; chapter 12 shows one to copy.")
     try:
         text = path.read_text(encoding="utf-8")
         given = tomllib.loads(text)
@@ -119,12 +121,14 @@ def read_config(path: Path) -> Config:
     explain = tuple(_checked(run, EXPLAIN, f"[[explain]] of {path.name}") for run in top["explain"])
     curves = tuple(_checked(run, PERILESIONAL, f"[[perilesional]] of {path.name}") for run in top["perilesional"])
     for run in explain:
-        named: Any = {key: run[key] for key in ("method", "aggregate", "draws", "noise", "seed", "baseline")}
-        check_settings(**named, through=run["through"] or None)
+        named: Any = {key: value for key, value in run.items() if key != "lesions"}
+        check_settings(**named | {"through": run["through"] or None})
         check_choice(run["lesions"])
     for run in curves:
         check_curve(run["by"], run["fill"])
         check_choice(run["lesions"])
+    _check_files(explain, _map, f"[[explain]] of {path.name}")
+    _check_files(curves, lambda run: f"curves of fill {run['fill']}", f"[[perilesional]] of {path.name}")
     home = path.absolute().parent
     sources = tuple(_sources(top["subjects"], home, top["targets"], path.name))
     options = {key: value for key, value in network.items() if value not in ("", 0.0)}
@@ -132,8 +136,8 @@ def read_config(path: Path) -> Config:
     evaluate = _checked(top["evaluate"], EVALUATE, f"[evaluate] of {path.name}") if "evaluate" in given else None
     if top["threads"] < 1:
         raise ValueError(f"threads of {path.name} must be 1 or more, got {top['threads']}.")
-    if evaluate and evaluate["seed"] < 0:
-        raise ValueError(f"seed of {path.name} must be 0 or more, got {evaluate['seed']}.")
+    if evaluate:
+        check_seed(evaluate["seed"], f"seed of {path.name}")
     out = (home / top["out"]).resolve()
     return Config(sources, out, top["threads"], options, explain, curves, evaluate, path.absolute(), text)
 
@@ -151,6 +155,23 @@ def _checked(given: Any, allowed: Mapping[str, Any], where: str) -> dict[str, An
             kind = type(default).__name__
             raise ValueError(f"{key} of {where} must be of type {kind}, as {default!r}, got {value!r}.")
     return dict(allowed) | given
+
+
+def _map(run: dict[str, Any]) -> str:
+    """What the name of a map tells, beside its lesion."""
+    return " ".join([run["method"], *([run["aggregate"], run["statistics"]] if run["method"] in AGGREGATED else [])])
+
+
+def _check_files(runs: Sequence[dict[str, Any]], name: Callable[[dict[str, Any]], str], where: str) -> None:
+    """Refuse two entries that would make what has one name in two ways, unless of lesions of two groups."""
+    for one, other in combinations(runs, 2):
+        groups = {run["lesions"].partition(":")[0] for run in (one, other)}
+        differ = [f"{k} {one[k]!r} and {other[k]!r}" for k in one if k != "lesions" and one[k] != other[k]]
+        if name(one) == name(other) and differ and not (len(groups) == 2 and groups <= set(GROUPS)):
+            raise ValueError(
+                f"A folder holds one result of a name; two {where} make {name(one)}, with {', '.join(differ)}. Take "
+                "one out, choose lesions of two groups, or make two cohorts."
+            )
 
 
 def _weights(name: str, home: Path) -> str:

@@ -19,9 +19,8 @@ from tqdm.auto import tqdm
 
 from ies_helpers.cohort.config import Config
 from ies_helpers.cohort.work import COLUMNS, CURVES, Task, work
-from ies_helpers.figures.folder import save_figure
-from ies_helpers.figures.perilesional import plot_perilesional
-from ies_helpers.measures.perilesional import summarise_curves
+from ies_helpers.figures.perilesional import save_perilesional
+from ies_helpers.measures.context import ContextTable
 from ies_helpers.segmentation.networks import Network
 from ies_helpers.subjects.files import write_text
 from ies_helpers.subjects.finding import Found, find_subject
@@ -208,11 +207,9 @@ def _backend(crew: Crew) -> Iterator[tuple[type[Exception], ...]]:
 
 
 def _gather(out: Path, names: list[str]) -> None:
-    """The perilesional curves of all subjects in one table, summary and figure, as `ies perilesional` leaves them."""
+    """The perilesional curves of all subjects in one table, and what it says, as `ies perilesional` leaves them."""
     if not names:
         return
     texts = [(out / f"sub-{name}" / CURVES).read_text().splitlines(keepends=True) for name in names]
     write_text(out / CURVES, "".join([texts[0][0], *(line for lines in texts for line in lines[1:])]))
-    curves = pd.read_csv(out / CURVES, dtype={"subject": str, "digest": str})
-    write_table(out / "perilesional_summary.tsv", summarise_curves(curves))
-    save_figure(plot_perilesional(curves), out / "figures" / "perilesional.png")
+    save_perilesional(out, ContextTable(out / CURVES).curves)

@@ -22,12 +22,16 @@ def cohort(
     from ies_helpers.cohort.config import read_config
     from ies_helpers.cohort.plan import plan
     from ies_helpers.cohort.run import TABLE, hire, run_cohort, tasks_of
+    from ies_helpers.saliency.frozen import frozen
     from ies_helpers.segmentation.checkpoints import load_network
     from ies_helpers.subjects.saving import MAPS
+    from ies_helpers.subjects.subject import MODALITIES
 
     asked = read_config(config)
     crew = hire(workers, threads=asked.threads, device=asked.network["device"], dask=dask)
     network = load_network(**asked.network)
+    if any(run["statistics"] == "frozen" for run in asked.explain):
+        frozen(network, len(MODALITIES))  # refuses a network that cannot be
     planned = plan(asked, network, *tasks_of(asked, network), crew)
     if dry_run:
         say([str(planned)], planned.as_json(), as_json)

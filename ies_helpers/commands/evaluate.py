@@ -5,7 +5,15 @@ from typing import Annotated, Any
 
 import typer
 
-from ies_helpers.commands.options import ArchitectureOption, DeviceOption, JsonOption, MergingOption, Out, say
+from ies_helpers.commands.options import (
+    ArchitectureOption,
+    DeviceOption,
+    JsonOption,
+    MergingOption,
+    Out,
+    records,
+    say,
+)
 
 NOTE = """\
 Mean ± standard deviation (ddof 1) over maps; group `all` is every lesion; quartiles are in summary.csv. Arrows say
@@ -38,15 +46,19 @@ def evaluate(
 ) -> None:
     """Measure saved maps: each map, each method and group, a ranking with intervals, and figures of all."""
     from ies_helpers.measures.tables import headline
+    from ies_helpers.subjects.seeds import check_seed
 
-    if seed < 0:
-        raise ValueError(f"seed must be 0 or more, got {seed}.")
-    built = {"network": network, "architecture": architecture, "merging": merging, "device": device}
+    check_seed(seed)
+    named = {"network": network, "architecture": architecture, "merging": merging}
+    told = ", ".join(f"--{option} {value}" for option, value in named.items() if value)
+    if told and not faithfulness:
+        raise ValueError(f"Only --faithfulness asks a network, got {told} without it; add it, or leave them out.")
+    built = named | {"device": device}
     maps, measures, summary, ranking = measure(folders, out, built if faithfulness else None, seed, not as_json)
     lost = measures.loc[measures["value"].isna(), "reason"].value_counts()
     told = [f"{count} values do not exist: {why}." for why, count in lost.items()]
     made = f"{len(maps)} maps measured; {out} holds measures.csv, summary.csv, .md and .tex, ranking.csv and figures/."
-    data = {"summary": _records(summary), "ranking": _records(ranking)}
+    data = {"summary": records(summary), "ranking": records(ranking)}
     say([headline(summary).to_string(index=False), *told, made], data, as_json)
 
 
@@ -82,8 +94,3 @@ def _write(out: Path, measures: Any, curves: Any, summary: Any, ranking: Any) ->
     figures |= {"curves": draw.plot_faithfulness(curves)} if len(curves) else {}
     for name, figure in figures.items():
         save_figure(figure, out / "figures" / f"{name}.png")
-
-
-def _records(table: Any) -> list[dict[str, Any]]:
-    """Rows without NaN, which is no JSON."""
-    return table.astype(object).where(table.notna(), None).to_dict("records")

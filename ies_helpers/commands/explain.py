@@ -25,6 +25,8 @@ METHODS = (
     "smoothgrad, gradcam++, gradcam or gradient; for comparison input-x-gradient, integrated-gradients, occlusion or "
     "kernel-shap, of the lesion's mean logit."
 )
+CHOICE = "all, a group (TP, FP, FN, unknown), numbers as 3,7, voxels as size:90-120, or both as TP:90-120."
+SEEN = {"whole": "whole", "windows": "through its windows"}
 StatisticsOption = Annotated[str, typer.Option(help="exact, or frozen: approximate, for instance-norm networks.")]
 BaselineOption = Annotated[
     str, typer.Option(help="zero, mean or blurred: what the last three methods compare the image with.")
@@ -36,7 +38,7 @@ def explain(
     network: NetworkOption = "unet",
     method: Annotated[str, typer.Option(help=METHODS)] = "smoothgrad",
     aggregate: Annotated[str, typer.Option(help="max, mean or sum over the lesion's voxels.")] = "max",
-    lesions: Annotated[str, typer.Option(help="all, TP, FP, FN, numbers as 3,7, or voxels as size:90-120.")] = "all",
+    lesions: Annotated[str, typer.Option(help=CHOICE)] = "all",
     draws: Annotated[str, typer.Option(help="Noisy images (smoothgrad): a number, or auto, see chapter 04.")] = "50",
     noise: Annotated[float, typer.Option(help="Noise as a share of the FLAIR range (smoothgrad).")] = 0.05,
     seed: Annotated[int, typer.Option(help="Of the noise (smoothgrad).")] = 0,
@@ -55,23 +57,25 @@ def explain(
     as_json: JsonOption = False,
 ) -> None:
     """Compute saliency maps of lesions; run it again after an interruption and it goes on."""
-    from ies_helpers.saliency.explain import check_settings
     from ies_helpers.saliency.explain import explain as explain_lesions
+    from ies_helpers.saliency.settings import check_settings
     from ies_helpers.segmentation.lesions import check_choice
 
     wanted: Any = int(draws) if draws.isdecimal() else draws
-    check_settings(method, aggregate, wanted, noise, through, seed, baseline)
+    how: Any = {"seed": seed, "statistics": statistics, "baseline": baseline}
+    check_settings(method, aggregate, wanted, noise, through=through, **how)
     check_choice(lesions)
-    network_options = (architecture, merging, threshold, device, not as_json, use_checkpoint)
+    network_options = (architecture, merging, threshold, device, not as_json, use_checkpoint, statistics)
     loaded, net, numbered = look(subject, network, out, flair, t1, target, *network_options)
     if through:
         net = net.explained_through(through)  # pyright: ignore[reportArgumentType]
     chosen = numbered.select(lesions)
     if not as_json:
         print(_plan(loaded, net, chosen, method, aggregate, wanted, statistics))
-    settings: Any = {"method": method, "aggregate": aggregate, "draws": wanted, "noise": noise, "seed": seed}
-    settings |= {"statistics": statistics, "baseline": baseline, "progress": not as_json}
-    index = explain_lesions(loaded, net, chosen, out, **settings, command=shlex.join(["ies", *sys.argv[1:]]))
+    settings: Any = how | {"method": method, "aggregate": aggregate, "draws": wanted, "noise": noise}
+    index = explain_lesions(
+        loaded, net, chosen, out, **settings, progress=not as_json, command=shlex.join(["ies", *sys.argv[1:]])
+    )
     _close(out, loaded.name, index, as_json)
 
 
@@ -91,7 +95,7 @@ def _plan(subject: Any, network: Any, lesions: Any, method: str, aggregate: Any,
     from ies_helpers.saliency.estimate import estimate_seconds, in_words
 
     voxels, other = sum(map(len, lesions)), "windows" if network.through == "whole" else "whole"
-    seen = f"{network.name} seen {network.through} (--through {other} otherwise)"
+    seen = f"{network.name} seen {SEEN[network.through]} (--through {other} otherwise)"
     many = f"{len(lesions)} lesions" if len(lesions) != 1 else "1 lesion"
     told = f"Explaining {many} of {subject.name}: {seen}.\n{voxels} lesion voxels"
     if method.startswith("gradcam"):

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 SubjectArgument = Annotated[
-    str | None, typer.Argument(help="demo, phantom:SEED, openms:patientNN or a folder with FLAIR and T1.")
+    str | None, typer.Argument(help="demo (the default), phantom:SEED, openms:patientNN or a folder with FLAIR and T1.")
 ]
 File = Annotated[Path | None, typer.Option(help="A NIfTI file, instead of SUBJECT.")]
 NetworkOption = Annotated[
@@ -38,8 +38,10 @@ def look(
     device: str = "auto",
     progress: bool = True,
     use_checkpoint: bool = False,
+    statistics: str = "exact",
 ) -> tuple[Any, Any, Any]:
     """Load, predict, number the lesions and write them: what every command begins with."""
+    from ies_helpers.saliency.frozen import frozen
     from ies_helpers.segmentation.checkpoints import load_network
     from ies_helpers.segmentation.segment import segment
     from ies_helpers.subjects.loading import load_subject
@@ -47,11 +49,18 @@ def look(
     loaded = load_subject(subject, flair=flair, t1=t1, target=target)
     built = {"architecture": architecture, "merging": merging, "use_checkpoint": use_checkpoint}
     net = load_network(network, **built, threshold=threshold, device=device)  # pyright: ignore[reportArgumentType]
+    if statistics == "frozen":
+        frozen(net, len(loaded.image))  # refuses a network that cannot be, before it predicts
     return loaded, net, segment(loaded, net, out, progress=progress)
 
 
 def say(lines: Sequence[str], data: Any, as_json: bool) -> None:
     """Print lines for a person, or the same as JSON."""
     if hasattr(data, "to_dict"):
-        data = data.astype(object).where(data.notna(), None).to_dict("records")
+        data = records(data)
     print(json.dumps(data, indent=2, default=str) if as_json else "\n".join(lines))
+
+
+def records(table: Any) -> list[dict[str, Any]]:
+    """Rows without NaN, which is no JSON."""
+    return table.astype(object).where(table.notna(), None).to_dict("records")

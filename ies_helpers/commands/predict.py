@@ -35,4 +35,4 @@ def predict(
         subject, network, out, flair, t1, target, architecture, merging, threshold, device, not as_json
     )
     table = lesions.table()
-    say([repr(lesions), table.to_string(index=False), f"Written to {out}."], table, as_json)
+    say([repr(lesions), table.round(2).to_string(index=False), f"Written to {out}."], table, as_json)

@@ -46,6 +46,7 @@ def plot_road(results: Mapping[str, Road], *, title: str | None = None) -> Figur
     _dress(right, "removed, % of the region", "(LeRF − MoRF) / 2", "higher is better")
     for ax in (left, right):
         ax.set_xscale("log")
+        ax.xaxis.set_major_formatter("{x:g}")
     left.set_ylim(-0.03, 1.03)
     right.legend(fontsize=10)
     figure.suptitle(title or "ROAD: remove and debias", fontsize=13)

@@ -38,7 +38,7 @@ def plot_dose(table: pd.DataFrame, *, title: str = "") -> Figure:
         upper.plot(mean["contrast"], mean["score"], color=colour, marker=marker, lw=2.5, label=label)
         lower.plot(mean["contrast"], mean["seen"], color=colour, marker=marker, lw=1.5)
     upper.set(ylabel="mean probability over the lesion", ylim=(-0.03, 1.03))
-    lower.set(ylabel="share seen", ylim=(-0.1, 1.1), xlabel="contrast in FLAIR (z-scored units above what was there)")
+    lower.set(ylabel="share seen", ylim=(-0.1, 1.1), xlabel="contrast in FLAIR (mean over the lesion, z-scored units)")
     upper.legend(frameon=False, loc="upper left")
     figure.suptitle(title)
     return figure

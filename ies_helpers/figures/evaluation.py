@@ -1,6 +1,7 @@
 """What maps are worth, drawn: boxes for each method and group, curves, and who is ahead."""
 
 from collections.abc import Sequence
+from textwrap import fill
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -9,7 +10,6 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import ScalarFormatter
 
 from ies_helpers.figures.curves import LINES, SCORE
 from ies_helpers.figures.panels import GROUP_COLOURS
@@ -22,8 +22,8 @@ ENDS = ("_max", "_min")
 BALANCE = "balance_"
 """Of the names of sign balances."""
 
-WIDE = 8.0
-"""Inches across a row of panels beyond which it breaks."""
+WIDE = 10.2
+"""Inches across a row of panels beyond which it breaks: what is wider is shown smaller, its text too."""
 
 
 def plot_measures(measures: pd.DataFrame) -> Figure:
@@ -76,8 +76,9 @@ def plot_balance(measures: pd.DataFrame) -> Figure:
             ax.plot(range(len(where)), pd.DataFrame(curves).mean().to_numpy(), color=GROUP_COLOURS[group], **style)
         ax.axhline(0, color="0.6", zorder=0)
         ax.set_xticks(range(len(where)), [w if w == "inside" else f"{w} mm" for w in where])
-        ax.set(title=_called(measures, network, method), ylabel="sign balance, -1 to 1", ylim=(-1.05, 1.05))
-        ax.legend(fontsize=9, frameon=False)
+        ax.set_title(fill(_called(measures, network, method), 36), fontsize=11)
+        ax.set(ylabel="sign balance, -1 to 1", ylim=(-1.05, 1.75), yticks=(-1, -0.5, 0, 0.5, 1))
+        ax.legend(fontsize=10, frameon=False, loc="upper center", ncols=2)
     figure.suptitle("Positive in the lesion, negative around it?", fontsize=13)
     return figure
 
@@ -88,11 +89,12 @@ def plot_faithfulness(curves: pd.DataFrame) -> Figure:
     Args:
         curves: tidy, as `evaluate_maps` gives it; each lesion's deletion curve is thin.
     """
-    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.4), layout="constrained")
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 5), layout="constrained")
     for n, (network, method) in enumerate(_methods(curves)):
         part = _of(curves, network, method)
         colour, marker = LINES[n % len(LINES)]
         style = {"color": colour, "marker": marker, "markersize": 5}
+        style |= {"markerfacecolor": "white"} if n >= len(LINES) else {}  # colours start again
         for name, line in (("morf", "-"), ("lerf", "--")):
             steps = part[part["curve"] == name]
             steps = steps.assign(step=steps.groupby(["subject", "lesion"]).cumcount())
@@ -107,8 +109,8 @@ def plot_faithfulness(curves: pd.DataFrame) -> Figure:
     right.set(xlabel="voxels deleted, most relevant first", title="deletion; each lesion thin")
     for ax in (left, right):
         ax.set(xscale="log", ylabel=SCORE, ylim=(-0.03, 1.03))
-    left.xaxis.set_major_formatter(ScalarFormatter())
-    left.legend(fontsize=9)
+    left.xaxis.set_major_formatter("{x:g}")
+    figure.legend(loc="outside lower center", ncols=2, fontsize=10, frameon=False)
     figure.suptitle("Does the score follow the map? Mean over lesions", fontsize=13)
     return figure
 
@@ -121,12 +123,12 @@ def plot_ranking(ranking: pd.DataFrame) -> Figure:
         down = np.arange(len(part))[::-1]
         ax.hlines(down, part["low"].to_numpy(dtype=float), part["high"].to_numpy(dtype=float), color="#0072B2", lw=2)
         ax.plot(part["mean"].to_numpy(dtype=float), down, "o", color="#0072B2")
-        ax.set_yticks(down, part["method"].tolist(), fontsize=9)
+        ax.set_yticks(down, [fill(method, 24) for method in part["method"]])
         ax.set_ylim(-0.6, len(part) - 0.4)
         first: Any = part.iloc[0]
         several = len(set(ranking["network"])) > 1
         network = f"{first['network']}: " if several else ""
-        ax.set_title(f"{network}{TITLES[first['measure']]} ({first['better']} is better)", fontsize=10)
+        ax.set_title(f"{network}{TITLES[first['measure']]} ({first['better']} is better)", fontsize=11)
         ax.grid(axis="x", alpha=0.3)
         if not int(first["lesions"]):
             ax.text(0.5, 0.5, "no lesion that all explained", transform=ax.transAxes, ha="center", va="center")
@@ -141,7 +143,7 @@ def _boxes(panels: Sequence[tuple[Any, str, str]], title: str) -> Figure:
         raise ValueError("There must be a measure to plot, the table has none.")
     groups = [group for group, _ in _by_group(pd.concat([part for part, _, _ in panels]))]
     most = max(len(_methods(part)) for part, _, _ in panels)
-    figure, axes = _panels(len(panels), width=max(3.6, 0.35 * most * len(groups) + 1.2))
+    figure, axes = _panels(len(panels), width=max(3.3, 0.26 * most * len(groups) + 1.1))
     for ax, (part, name, unit) in zip(axes, panels, strict=False):
         methods = _methods(part)
         for n, (network, method) in enumerate(methods):
@@ -151,11 +153,12 @@ def _boxes(panels: Sequence[tuple[Any, str, str]], title: str) -> Figure:
                 values = its.loc[its["group"] == group, "value"].dropna().to_numpy()
                 draw = _share if name.startswith(TITLES["pointing"]) else _box
                 draw(ax, values, n + offset, 0.6 / len(groups), GROUP_COLOURS[group])
-        labels = [_called(part, network, method).replace(", ", ",\n") for network, method in methods]
-        ax.set_xticks(range(len(methods)), labels, fontsize=9, rotation=20 if most > 4 else 0)
+        names = [_called(part, network, method).split(", ") for network, method in methods]
+        labels = [",\n".join(fill(words, 12) for words in name) for name in names]
+        ax.set_xticks(range(len(methods)), labels)
         ax.set_xlim(-0.6, len(methods) - 0.4)
         ax.set_title(name, fontsize=11)
-        ax.set_ylabel(unit, fontsize=9)
+        ax.set_ylabel(fill(unit, 24))
     handles = [Line2D([], [], color=GROUP_COLOURS[g], lw=6, label=g) for g in groups]
     figure.legend(handles=handles, loc="outside lower center", ncols=len(groups), frameon=False)
     figure.suptitle(title, fontsize=13)
@@ -180,8 +183,8 @@ def _share(ax: Axes, values: np.ndarray, at: float, width: float, colour: str) -
 
 
 def _panels(count: int, *, width: float, height: float = 3.2) -> tuple[Figure, Sequence[Axes]]:
-    """`count` panels in rows of up to four; what is left of the last row is empty."""
-    columns = min(count, max(1, int(4 * WIDE / 2 // width)), 4)
+    """`count` panels in rows no wider than `WIDE`, if one fits; what is left of the last row is empty."""
+    columns = min(count, max(1, int(WIDE // width)))
     rows = -(-count // columns)
     size = (width * columns, height * rows + 0.8)
     figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained")

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
@@ -24,7 +23,7 @@ def draw_folder(folder: Path) -> Iterator[Path]:
     for saved in read_maps(folder):
         subject = scans(saved)
         saliency, mask, _ = saved.load()
-        title, picture = title_of(saved.record), picture_of(saved)
+        title, picture = title_of(saved), picture_of(saved)
         figure = plot_saliency(subject, saliency, mask, title=title, unit=saved.record["unit"])
         yield save_figure(figure, picture)
         save_html(saliency_html(subject, saliency, mask, title=title), picture.with_suffix(".html"))
@@ -36,12 +35,10 @@ def picture_of(saved: SavedMap) -> Path:
     return saved.folder / "figures" / f"{saved.stem}.png"
 
 
-def title_of(record: dict[str, Any]) -> str:
+def title_of(saved: SavedMap) -> str:
     """`patient26, lesion 3 (TP, 107 voxels): smoothgrad max, 50 draws`."""
-    how = [str(record["method"]), *([record["aggregate"]] if record["aggregate"] else [])]
-    draws = f", {record['draws']} draws" if record["draws"] else ""
-    what = f"lesion {record['lesion']} ({record['group']}, {record['voxels']} voxels)"
-    return f"{record['subject']}, {what}: {' '.join(how)}{draws}"
+    how = " ".join(filter(None, (saved.record["method"], saved.record["aggregate"])))
+    return f"{saved.title}: {how}" + (f", {saved.record['draws']} draws" if saved.record["draws"] else "")
 
 
 def save_figure(figure: Figure, path: Path) -> Path:

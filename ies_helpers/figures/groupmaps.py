@@ -47,7 +47,7 @@ def plot_group_map(
     at = tuple(n // 2 for n in shape) if at is None else tuple(at)
     shown = list(individuals)[:8]
     lines = 3 + (len(shown) + 3) // 4
-    figure = plt.figure(figsize=(10.5, 2.75 * lines + 0.5), layout="constrained")
+    figure = plt.figure(figsize=(10, 2.65 * lines + 0.5), layout="constrained")
     halves: Any = figure.subfigures(2, 1, height_ratios=(3, lines - 3)) if shown else (figure, None)
     upper, lower = halves
     for row, kind in enumerate(KINDS):
@@ -60,7 +60,7 @@ def plot_group_map(
             ax.set_title(f"{kind}, {plane}", fontsize=11)
         bar = upper.colorbar(drawn, ax=axes, shrink=0.85, pad=0.02)
         bar.ax.set_facecolor("0.4")
-        bar.set_label(KINDS[kind].replace(", ", ",\n").replace(" (", "\n("), fontsize=9)
+        bar.set_label(KINDS[kind].replace(", ", ",\n").replace(" (", "\n("))
     if lower is not None:
         cuts = [plane_of(np.asarray(m)[modality], "axial", at[2]) for m in shown]
         top, axes = max(_top(cut) for cut in cuts), []
@@ -70,7 +70,7 @@ def plot_group_map(
             axes[-1].set_title(names[n] if names else f"map {n + 1}", fontsize=10)
         bar = lower.colorbar(drawn, ax=axes, shrink=0.85, pad=0.02)
         bar.ax.set_facecolor("0.4")
-        bar.set_label("individual maps", fontsize=9)
+        bar.set_label(f"individual maps,\n{LABEL}")
     figure.suptitle(title or f"{group.size} maps", fontsize=13)
     return figure
 

@@ -46,7 +46,7 @@ def plot_groups(
         which = f" of {empty[0]}" if empty else ""
         raise ValueError(f"There must be values of TP, FP, FN or TN to plot, got none{which}.")
     subjects = list(dict.fromkeys(table.loc[table["group"].isin(ORDER), "subject"]))
-    width = max(9.0, 6.0 * len(named))
+    width = max(9.0, 5.5 * len(named))
     figure, axes = plt.subplots(1, len(named), figsize=(width, 5.2), squeeze=False, layout="constrained")
     for ax, (name, part) in zip(axes[0], parts.items(), strict=True):
         _panel(ax, part, name, subjects)

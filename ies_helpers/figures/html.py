@@ -8,7 +8,7 @@ import nibabel
 import numpy as np
 from nibabel.affines import apply_affine, from_matvec
 
-from ies_helpers.figures.panels import SIGNED
+from ies_helpers.figures.panels import SIGNED, check_map
 from ies_helpers.segmentation.lesions import Lesion, as_voxels
 from ies_helpers.subjects.files import write_text
 from ies_helpers.subjects.subject import Subject
@@ -39,11 +39,15 @@ def saliency_html(
         modality: which channel.
         threshold: values below this share of the largest are see-through.
         title: shown above.
+
+    Raises:
+        ValueError: for a modality that the subject does not have, or a map on another grid or with NaN.
     """
     from nilearn.plotting import view_img  # takes a second
 
     if modality not in subject.modalities:
         raise ValueError(f"modality must be one of {', '.join(subject.modalities)}, got {modality!r}.")
+    check_map(saliency, subject)
     channel = subject.modalities.index(modality)
     values = saliency[min(channel, len(saliency) - 1)].numpy()
     voxels = as_voxels(lesion, subject.shape)

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap, Normalize
 from matplotlib.figure import Figure
@@ -11,8 +12,9 @@ from matplotlib.patheffects import withStroke
 from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation
 
 from ies_helpers.segmentation.lesions import Lesion, as_voxels
+from ies_helpers.subjects.records import GRADIENT_UNIT
 from ies_helpers.subjects.subject import Subject
-from ies_helpers.types import LabelMap, Voxels
+from ies_helpers.types import LabelMap, Saliency, Voxels
 
 GROUP_COLOURS = {"TP": "#56B4E9", "FP": "#D55E00", "FN": "#F0E442", "TN": "#009E73", "unknown": "#CC79A7"}
 """One colour a group, told apart with every common colour blindness (Okabe and Ito)."""
@@ -21,7 +23,7 @@ PLANES = {"axial": 2, "coronal": 1, "sagittal": 0}
 """Plane -> the axis it cuts, in right-anterior-superior order."""
 
 MODALITY_NAMES = {"flair": "FLAIR", "t1": "T1"}
-LABEL = "logit per unit of z-scored intensity"
+LABEL = GRADIENT_UNIT
 SIGNED = LinearSegmentedColormap.from_list(
     "signed",
     [
@@ -39,6 +41,18 @@ Blue is darker than orange and red at every strength, so that a copy in grey sti
 """
 
 STROKE = [withStroke(linewidth=2, foreground="black")]
+
+
+def check_map(saliency: Saliency, subject: Subject, whose: str = "") -> None:
+    """Refuse a map that cannot lie over a subject's image; `whose` it is, such as ` of lesion 3`, is told."""
+    grid = f"(C, {', '.join(map(str, subject.shape))}), C = {len(subject.modalities)} or 1"
+    rule = f"A map must be a finite tensor on the subject's grid {grid}; the map{whose}"
+    if not isinstance(saliency, torch.Tensor):
+        raise ValueError(f"{rule} is of type {type(saliency).__name__}; torch.from_numpy makes one of an array.")
+    if tuple(saliency.shape[1:]) != subject.shape or len(saliency) not in (1, len(subject.modalities)):
+        raise ValueError(f"{rule} has the shape {tuple(saliency.shape)}; give the subject that it was computed for.")
+    if not bool(torch.isfinite(saliency).all()):
+        raise ValueError(f"{rule} has {int((~torch.isfinite(saliency)).sum())} NaN or infinite values; explain anew.")
 
 
 class Canonical:

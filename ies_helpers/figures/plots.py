@@ -16,6 +16,7 @@ from ies_helpers.figures.panels import (
     STROKE,
     Canonical,
     busiest,
+    check_map,
     colour_bar,
     lesion_mask,
     letters,
@@ -51,7 +52,11 @@ def plot_saliency(
         title: None names subject and lesion.
         unit: for the colour bar.
         reach_mm: how far around the lesion to look.
+
+    Raises:
+        ValueError: for a map on another grid or with NaN.
     """
+    check_map(saliency, subject)
     space = Canonical(subject)
     mask = space.turn(lesion_mask(lesion, subject)).astype(bool)
     maps = [space.turn(channel) for channel in saliency.numpy()]

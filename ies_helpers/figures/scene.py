@@ -9,12 +9,11 @@ from typing import Any, TypeAlias
 import numpy as np
 import torch
 
-from ies_helpers.figures.panels import LABEL
-from ies_helpers.saliency.comparison import OTHERS
-from ies_helpers.saliency.explain import CAM_UNIT, LOGIT
+from ies_helpers.figures.panels import check_map
 from ies_helpers.segmentation.lesions import GROUPS, Lesion, Lesions, as_voxels, lesion_of
 from ies_helpers.subjects.loading import read_image, read_values
 from ies_helpers.subjects.reading import SavedMap, Scans, read_maps
+from ies_helpers.subjects.records import GRADIENT_UNIT, UNITS
 from ies_helpers.subjects.saving import groups_path, subject_folder
 from ies_helpers.subjects.subject import Subject
 from ies_helpers.types import LabelMap, Saliency, Voxels
@@ -89,9 +88,9 @@ def scene_of(subject: Subject, maps: Any, lesions: Some) -> Scene:
                 raise ValueError(f"One map belongs to one lesion, got {len(numbered)}; give {{number: map}}.")
             some = {next(iter(numbered)).number: some}
         for number, saliency in some.items():
-            _check(saliency, subject, numbered[number])
+            check_map(saliency, subject, f" of lesion {numbered[number].number}")
         sorted_out[key] = dict(some)  # pyright: ignore[reportArgumentType]
-    units = {key: _unit(key[0]) for key in sorted_out}
+    units = {key: UNITS.get(key[0], GRADIENT_UNIT) for key in sorted_out}
     return Scene(subject, numbered, sorted_out, units)
 
 
@@ -137,23 +136,11 @@ def _lesions(lesions: Some, subject: Subject) -> Lesions:
     return Lesions(list(lesions))
 
 
-def _check(saliency: Saliency, subject: Subject, lesion: Lesion) -> None:
-    if tuple(saliency.shape[1:]) != subject.shape or not bool(torch.isfinite(saliency).all()):
-        raise ValueError(
-            f"A map must be finite and on the subject's grid (C, {', '.join(map(str, subject.shape))}), that of lesion "
-            f"{lesion.number} has the shape {tuple(saliency.shape)}."
-        )
-
-
-def _unit(method: str) -> str:
-    if method.startswith("gradcam"):
-        return CAM_UNIT
-    return LOGIT if method in OTHERS else LABEL
-
-
 def _saved_lesions(folder: Path, subject: Subject) -> Lesions:
     probability = subject_folder(folder, subject.name) / f"sub-{subject.name}_label-lesion_probseg.nii.gz"
-    score = read_values(read_image(probability, "probability's"), "probability's").astype(np.float32)
+    score = np.full(subject.shape, np.nan, dtype=np.float32)  # of lesions that no prediction of ours found
+    if probability.is_file():
+        score = read_values(read_image(probability, "probability's"), "probability's").astype(np.float32)
     found = []
     for group in GROUPS:
         path = groups_path(folder, subject.name, group)

@@ -41,14 +41,14 @@ def plot_matrix(matrix: pd.DataFrame, *, title: str | None = None) -> Figure:
     in itself have a frame. White numbers stand in dark cells. NaN is grey.
     """
     rows, columns = matrix.shape
-    figure, ax = plt.subplots(figsize=(2.5 + 0.55 * columns, 1.9 + 0.42 * rows), layout="constrained")
+    figure, ax = plt.subplots(figsize=(2.5 + 0.45 * columns, 1.9 + 0.4 * rows), layout="constrained")
     colours = plt.get_cmap("magma_r").with_extremes(bad="0.8")
     percent = 100 * matrix.to_numpy()
     drawn = ax.imshow(percent, cmap=colours, norm=PowerNorm(0.5, 0, np.nanmax(percent) or 1), aspect="auto")
     for (i, j), value in np.ndenumerate(percent):
         if np.isfinite(value):
             dark = float(drawn.norm(value)) > 0.55  # pyright: ignore[reportArgumentType]
-            style = {"ha": "center", "va": "center", "fontsize": 8, "color": "white" if dark else "black"}
+            style = {"ha": "center", "va": "center", "fontsize": 10, "color": "white" if dark else "black"}
             ax.text(j, i, f"{value:.0f}" if value >= 0.5 else "·", **style)
         if matrix.index[i] == matrix.columns[j]:
             ax.add_patch(Rectangle((j - 0.5, i - 0.5), 1, 1, fill=False, edgecolor="#009E73", lw=1.8))
@@ -89,7 +89,7 @@ def plot_boxes(table: pd.DataFrame, explained: Sequence[str], *, without: Sequen
             line.set_color("black")
         for dots in boxes["fliers"]:
             dots.set(markersize=3.5)
-        ax.set_yticks(range(1, len(order) + 1), [_words(order[j]) for j in sort], fontsize=9)
+        ax.set_yticks(range(1, len(order) + 1), [_words(order[j]) for j in sort])
         ax.set(xlabel=f"{MASS}, %", title=_words(name))
         ax.grid(axis="x", color="0.9")
         ax.set_axisbelow(True)
@@ -157,14 +157,15 @@ def plot_outliers(found: pd.DataFrame, *, names: int = 5) -> Figure:
     means: Any = found.groupby("patient", as_index=False)[["score", "own_mass", "dice"]].mean()
     means = means.sort_values("score")
     panels: Any = ((means, f"{len(means)} patients, mean over classes"), (found, "every class of every patient"))
-    figure, axes = plt.subplots(1, 2, figsize=(11, 4.6), layout="constrained")
+    figure, axes = plt.subplots(1, 2, figsize=(10, 4.6), layout="constrained")
     for ax, (points, title) in zip(axes, panels, strict=True):
         colours = np.where(points["score"] < 0, "#D55E00", "#0072B2")
         ax.scatter(points[across], points["score"], c=colours, s=28 if points is means else 12, alpha=0.8)
         ax.axhline(0, color="0.6", lw=1, zorder=0)
         ax.set(xlabel=label, ylabel="score of the isolation forest (below 0: outlier)", title=title)
-    for patient, x, y in means[["patient", across, "score"]].head(names).to_numpy():
-        axes[0].annotate(patient, (x, y), (5, -3), textcoords="offset points", fontsize=9)
+    for n, (patient, x, y) in enumerate(means[["patient", across, "score"]].head(names).to_numpy()):
+        side, ha = (5, "left") if n % 2 else (-5, "right")  # neighbours in score do not cover each other's name
+        axes[0].annotate(patient, (x, y), (side, -3), textcoords="offset points", fontsize=10, ha=ha)
     axes[0].margins(x=0.12)
     return figure
 
@@ -192,7 +193,7 @@ def plot_lesion_structures(table: pd.DataFrame, *, by: str = "distance", part: s
         left += width
     one = len({subject for _, subject, _ in shares.index}) == 1
     called = [f"{group} {lesion}" if one else f"{group} {subject} {lesion}" for group, subject, lesion in shares.index]
-    ax.set_yticks(range(len(shares)), called, fontsize=9)
+    ax.set_yticks(range(len(shares)), called)
     ax.set_ylim(len(shares) - 0.4, -0.6)
     ax.set(xlabel=f"{MASS}, %, {PART_NAMES[part]}", xlim=(0, max(100, left.max())))
     figure.legend(*ax.get_legend_handles_labels(), loc="outside right upper", fontsize=10)

@@ -4,6 +4,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from ies_helpers.figures.panels import check_map
 from ies_helpers.subjects.saving import save_image
 from ies_helpers.subjects.subject import Subject
 from ies_helpers.types import Saliency
@@ -19,21 +20,24 @@ def view_3d(subject: Subject, saliency: Saliency, *, modality: str = "flair", th
 
     Args:
         subject: gives the scan.
-        saliency: `(C, I, J, K)`, one channel a modality.
+        saliency: `(C, I, J, K)`, one channel a modality, or `(1, I, J, K)` for a map of all modalities.
         modality: whose map and scan.
         threshold: share of the map's largest absolute value below which nothing is drawn.
 
     Raises:
         ModuleNotFoundError: ipyniivue is not installed.
-        ValueError: for a modality that the subject does not have, a threshold outside 0 to 1, or a map of zeros.
+        ValueError: for a modality that the subject does not have, a threshold outside 0 to 1, or a map of zeros, on
+            another grid or with NaN.
     """
     if modality not in subject.modalities or not 0 <= threshold < 1:
         raise ValueError(
             f"modality must be one of {', '.join(subject.modalities)} and threshold in [0, 1), got {modality!r} and "
             f"{threshold}."
         )
+    check_map(saliency, subject)
     channel = subject.modalities.index(modality)
-    peak = float(saliency[channel].abs().max())
+    values = saliency[min(channel, len(saliency) - 1)]
+    peak = float(values.abs().max())
     if peak == 0:
         raise ValueError(f"The map of {modality} is zero everywhere, there is nothing to draw; choose another one.")
     try:
@@ -43,7 +47,7 @@ def view_3d(subject: Subject, saliency: Saliency, *, modality: str = "flair", th
     folder = tempfile.TemporaryDirectory(prefix="ies-3d-")
     scan, drawn = Path(folder.name) / f"{modality}.nii.gz", Path(folder.name) / "map.nii.gz"
     save_image(scan, subject.image[channel].numpy(), subject)
-    save_image(drawn, saliency[channel].numpy(), subject)
+    save_image(drawn, values.numpy(), subject)
     signed = {"colormap": "warm", "colormap_negative": "winter", "cal_min": threshold * peak, "cal_max": peak}
     signed |= {"cal_min_neg": -threshold * peak, "cal_max_neg": -peak, "opacity": 0.8}
     widget = NiiVue(height=420)

@@ -30,6 +30,8 @@ def read_dependencies(path: str | Path) -> pd.DataFrame:
         ValueError: it is no such table, or lacks columns; says which.
     """
     path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"A table of masses must be a CSV file, there is none at {path}; see fetch('agg2exp').")
     try:
         table = pd.read_csv(path, dtype={"patient": str})
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
@@ -44,7 +46,7 @@ def masses(table: pd.DataFrame, name: str = "the table") -> np.ndarray:
     """`(patients, explained, structures)` masses, in the order of `explained` and `structures`.
 
     Raises:
-        ValueError: for missing columns, values that are no shares, or no patient.
+        ValueError: for missing columns, values that are no numbers or no shares, no patient, or one twice.
     """
     rows, columns = explained(table), structures(table)
     wanted = [_mass(a, b) for a in rows for b in columns] + ["patient"]
@@ -61,11 +63,22 @@ def masses(table: pd.DataFrame, name: str = "the table") -> np.ndarray:
             "A table of masses needs `patient` and A_explanation_in_B_mass for every explained A and structure B; "
             f"{name} {told}. Fetch it anew, or write it by wide_table."
         )
-    values = table[wanted[:-1]].apply(pd.to_numeric, errors="coerce").to_numpy(dtype=np.float64)
+    cells = table[wanted[:-1]]
+    numbers = cells.apply(pd.to_numeric, errors="coerce")
+    for row, column in np.argwhere((numbers.isna() & cells.notna()).to_numpy())[:1]:
+        raise ValueError(
+            f"Masses must be numbers, or empty where not known; {name} has {cells.iat[row, column]!r} in row {row + 1} "
+            f"(patient {table['patient'].iat[row]}), column {wanted[column]}. Mend it."
+        )
+    values = numbers.to_numpy(dtype=np.float64)
     if (values < 0).any() or (values > 1 + 1e-6).any():
         raise ValueError(
-            f"Masses must be shares, 0 to 1; {name} has values from {values.min():.3g} to {values.max():.3g}."
+            f"Masses must be shares, 0 to 1; {name} has values from {np.nanmin(values):.3g} to {np.nanmax(values):.3g}."
         )
+    patients: Any = table["patient"]
+    twice = patients[patients.duplicated()]
+    if len(twice):
+        raise ValueError(f"A patient must have one row, {twice.iloc[0]} has more in {name}; drop repeated rows.")
     return values.reshape(len(table), len(rows), len(columns))
 
 
@@ -152,7 +165,7 @@ def dice_correlation(found: pd.DataFrame) -> pd.DataFrame:
     """Spearman's rank correlation of Dice with the outlier score and with the mass in the class itself, by class.
 
     The last row, `mean over classes`, is that of the patients' means. Where it has no value (fewer than four patients
-    with a Dice coefficient, or all alike) it is NaN and `reason` says why.
+    with a Dice coefficient, or all alike, or one unknown) it is NaN and `reason` says why.
 
     Args:
         found: of `outliers`.
@@ -167,7 +180,7 @@ def dice_correlation(found: pd.DataFrame) -> pd.DataFrame:
     for name, rest in groups:
         some = rest.dropna(subset=["dice"])
         few = len(some) < FEWEST
-        flat = [c for c in ("dice", "score", "own_mass") if not few and some[c].nunique() < 2]
+        flat = [c for c in ("dice", "score", "own_mass") if not few and (some[c].nunique() < 2 or some[c].isna().any())]
         reason = f"{len(some)} patients with dice" if few else f"{', '.join(flat)} constant or unknown" if flat else ""
         row = {"explained": name, "patients": len(some)}
         for column in ("score", "own_mass"):

@@ -26,7 +26,7 @@ class Roc:
     Attributes:
         alarms: `(K,)` share of true lesions called false, from 0 to 1, one entry a threshold.
         caught: `(K,)` share of false lesions called false.
-        band: `(2, 101)` 95 % interval of `caught` over subjects at `GRID`, point by point; NaN with one subject.
+        band: `(2, 101)` 95 % interval of `caught` over subjects at `GRID`, point by point; NaN where `interval` is.
         auc: P(a false lesion looks more false than a true one), ties count half; 0.5 is chance.
         naive: its 95 % interval as if every lesion were a subject.
         interval: its 95 % interval over subjects.
@@ -76,7 +76,7 @@ def roc(
     if false_when not in ("low", "high"):
         raise ValueError(f"false_when must be low or high, got {false_when!r}.")
     found = _found(valued(table, measure))
-    found = found.assign(evidence=found[measure].astype(float) * (1 if false_when == "high" else -1))
+    found = found.assign(evidence=found[measure] * (1 if false_when == "high" else -1))
     parts: Any = [found[found["group"] == group] for group in ("FP", "TP")]
     false, true = parts
     told = effect(false, true, "evidence", resamples=resamples, seed=seed)
@@ -105,7 +105,8 @@ def predict_false(table: pd.DataFrame, measures: Sequence[str], *, folds: int = 
         The rows of TP and FP with a column `p_false`.
 
     Raises:
-        ValueError: for fewer than 3 subjects, or a split whose training part lacks true or false lesions.
+        ValueError: for fewer than 3 subjects or 2 folds, or a split whose training part has one subject, or lacks true
+            or false lesions.
     """
     if not measures:
         raise ValueError("A model needs a measure to look at, got none.")
@@ -129,14 +130,14 @@ def calibration(predicted: pd.DataFrame, *, bins: int = 5) -> pd.DataFrame:
 
     Args:
         predicted: of `predict_false`.
-        bins: at most; equal probabilities stay together.
+        bins: at most; equal probabilities stay together. Lesions without a probability are left out.
 
     Returns:
         A row a bin: `lesions, predicted` (mean)`, observed` (share false)`, low, high` (Wilson's 95 % interval, which
         takes lesions as independent), and in every row `brier`, the mean squared error of all, and `brier_of_share`,
         that of telling everyone the overall share.
     """
-    found = _found(predicted)
+    found = _found(valued(predicted, "p_false"))
     false, chance = (found["group"] == "FP").to_numpy(), found["p_false"].to_numpy(dtype=np.float64)
     edges = np.unique(np.quantile(chance, np.linspace(0, 1, bins + 1)[1:-1], method="lower"))
     which = np.searchsorted(edges, chance, side="left")
@@ -180,11 +181,11 @@ def _curves(found: pd.DataFrame, times: np.ndarray) -> tuple[np.ndarray, np.ndar
 def _band(found: pd.DataFrame, resamples: int, seed: int) -> np.ndarray:
     """Curves of resampled subjects, read at `GRID`; resamples without a false or a true lesion are left out."""
     names, codes = np.unique(found["subject"].astype(str), return_inverse=True)
-    if len(names) < 2:
-        return np.full((2, len(GRID)), np.nan)
     draws = np.random.default_rng(seed).multinomial(len(names), np.full(len(names), 1 / len(names)), size=resamples)
     times, false = draws[:, codes], (found["group"] == "FP").to_numpy()
     times = times[times[:, false].any(axis=1) & times[:, ~false].any(axis=1)]
+    if min(len(set(codes[false])), len(set(codes[~false]))) < 2 or not len(times):
+        return np.full((2, len(GRID)), np.nan)
     curves = [np.interp(GRID, *curve) for curve in zip(*_curves(found, times), strict=True)]
     return np.percentile(curves, [2.5, 97.5], axis=0)
 
@@ -192,12 +193,16 @@ def _band(found: pd.DataFrame, resamples: int, seed: int) -> np.ndarray:
 def _splits(false: np.ndarray, subjects: np.ndarray, folds: int) -> list[tuple[np.ndarray, np.ndarray]]:
     from sklearn.model_selection import GroupKFold
 
-    splits = list(GroupKFold(min(folds, len(set(subjects)))).split(false, false, subjects))
+    count = len(set(subjects))
+    if min(folds, count) < 2:
+        told = "Subjects must be split into 2 folds or more, and those left to learn from once more"
+        raise ValueError(f"{told}; got {count} subjects to split into {folds}. Take more folds, or more subjects.")
+    splits = list(GroupKFold(min(folds, count)).split(false, false, subjects))
     if not all(0 < false[train].sum() < len(train) for train, _ in splits):
         held = len(set(subjects[false]))
         raise ValueError(
             "Every split by subject must leave true and false lesions to learn from; "
-            f"of {len(set(subjects))} subjects {held} have false ones. Take more subjects, or roc of one measure."
+            f"of {count} subjects {held} have false ones. Take more subjects, or roc of one measure."
         )
     return splits
 

@@ -8,11 +8,12 @@ import torch
 from scipy.integrate import trapezoid
 from torch import nn
 
-from ies_helpers.measures.removal import Fill, Removal, check_map, counts, tied
+from ies_helpers.measures.removal import Removal, Replacement, check_map, counts, tied
 from ies_helpers.measures.similarity import pearson
 from ies_helpers.segmentation.inference import check_image
 from ies_helpers.segmentation.lesions import Lesion
 from ies_helpers.segmentation.networks import Network
+from ies_helpers.subjects.seeds import check_seed
 from ies_helpers.types import LabelMap, Saliency, Volume, Voxels
 
 
@@ -58,7 +59,7 @@ def deletion(
     saliency: Saliency,
     *,
     steps: int = 24,
-    fill: Fill = "mean",
+    fill: Replacement = "mean",
     region: LabelMap | None = None,
     seed: int = 0,
 ) -> Curve:
@@ -85,7 +86,7 @@ def insertion(
     saliency: Saliency,
     *,
     steps: int = 24,
-    fill: Fill = "mean",
+    fill: Replacement = "mean",
     region: LabelMap | None = None,
     seed: int = 0,
 ) -> Curve:
@@ -114,7 +115,7 @@ def sensitivity_n(
     *,
     fractions: Sequence[float] = (0.01, 0.1, 0.5),
     subsets: int = 50,
-    fill: Fill = "zero",
+    fill: Replacement = "zero",
     region: LabelMap | None = None,
     seed: int = 0,
 ) -> np.ndarray:
@@ -140,6 +141,8 @@ def sensitivity_n(
     """
     if subsets < 2:
         raise ValueError(f"A correlation needs at least 2 subsets, got {subsets}.")
+    if not len(saliencies):
+        raise ValueError("saliencies must hold a map to correlate, got none; give [saliency].")
     removal = Removal(network, image, lesion, region=region, fill=fill, seed=seed)
     sizes = counts(fractions, len(removal))
     for saliency in saliencies:
@@ -165,7 +168,7 @@ def faithfulness_correlation(
     *,
     fraction: float = 0.1,
     subsets: int = 100,
-    fill: Fill = "zero",
+    fill: Replacement = "zero",
     region: LabelMap | None = None,
     seed: int = 0,
 ) -> np.ndarray:
@@ -196,6 +199,7 @@ def sensitivity(
     check_image(image)
     if draws < 1 or bound <= 0:
         raise ValueError(f"draws must be at least 1 and bound above 0, got {draws} and {bound}.")
+    check_seed(seed)
     clean = explain(image).double()
     if not bool(clean.any()):
         return np.full(draws, np.nan)

@@ -50,7 +50,8 @@ class GroupMap:
 def group_map(maps: Iterable[Saliency], affine: Affine) -> GroupMap:
     """Mean, t and sign of maps on one grid; one map is in memory at a time if `maps` is a generator.
 
-    Maps are taken as they are: strong ones weigh more in the mean, not in `sign`. NaN is where a map does not reach.
+    Maps are taken as they are: strong ones weigh more in the mean, not in `sign`. NaN, in any modality, is where a map
+    does not reach.
     ClinicaDL's group map is the mean; it divides by images times elements of an image, so that its means in modes
     other than `image` are too small, and writes files without an affine. Here it is the number of maps.
 
@@ -68,7 +69,7 @@ def group_map(maps: Iterable[Saliency], affine: Affine) -> GroupMap:
         shape = shape or values.shape
         if values.shape != shape or values.ndim != 4:
             raise ValueError(f"Maps of a group must be (C, I, J, K) on one grid, got {values.shape} and {shape}.")
-        there, size = ~np.isnan(values), size + 1
+        there, size = np.broadcast_to(~np.isnan(values).any(axis=0), shape), size + 1
         seen = np.where(there, values, 0)
         if size == 1:
             count, total, squares, signs = (np.zeros(shape) for _ in range(4))
@@ -93,29 +94,36 @@ def aligned_at_centre(
 ) -> Saliency:
     """A map around the middle of its lesion, on a 1 mm grid with axes towards right, anterior and superior.
 
-    The middle is the lesion's voxel nearest to its centre of mass, so that scans of 1 mm along these axes are copied
-    and not resampled; others are, trilinearly. Lesions are neither turned nor stretched, and left is not mirrored.
+    The middle is the lesion's voxel nearest (in mm) to its centre of mass, so that scans of 1 mm along these axes are
+    copied and not resampled; others are, trilinearly. Lesions are neither turned nor stretched, left is not mirrored.
 
     Args:
         saliency: `(C, I, J, K)`.
         lesion: what it explains.
         affine: of the scan.
-        reach_mm: half the side, in mm.
+        reach_mm: half the side, in whole mm.
 
     Returns:
         `(C, n, n, n)`, n = 2 reach + 1, NaN beyond the scan. Its affine is `centred_affine(reach_mm)`.
     """
-    voxels = as_voxels(lesion, tuple(saliency.shape[1:]))
-    middle = voxels[np.square(voxels - voxels.mean(axis=0)).sum(axis=1).argmin()]
-    at = np.asarray(affine, dtype=np.float64)[:3, :3] @ middle + np.asarray(affine)[:3, 3]
-    grid = centred_affine(reach_mm)
+    grid, voxels = centred_affine(reach_mm), as_voxels(lesion, tuple(saliency.shape[1:]))
+    in_mm = np.asarray(affine, dtype=np.float64)[:3, :3]
+    away = np.square((voxels - voxels.mean(axis=0)) @ in_mm.T).sum(axis=1)
+    middle = voxels[np.round(away, 9).argmin()]  # of voxels equally near the first, whatever the rounding
+    at = in_mm @ middle + np.asarray(affine)[:3, 3]
     grid[:3, 3] += at
     side = 2 * int(reach_mm) + 1
     return on_grid(saliency, affine, grid, (side, side, side))
 
 
 def centred_affine(reach_mm: float = REACH_MM) -> Affine:
-    """Affine of aligned maps: 0 mm at the lesion's middle."""
+    """Affine of aligned maps: 0 mm at the lesion's middle.
+
+    Raises:
+        ValueError: for a reach that is no whole number of mm from 0.
+    """
+    if not (float(reach_mm).is_integer() and reach_mm >= 0):
+        raise ValueError(f"reach_mm must be whole mm from 0, the grid has one point a mm; got {reach_mm}.")
     affine = np.eye(4)
     affine[:3, 3] = -int(reach_mm)
     return affine

@@ -16,7 +16,7 @@ FEWEST = 5
 """Lesions that a group must have to be compared."""
 
 FEW_SUBJECTS = 10
-"""Below that many subjects a percentile interval over them is likely too narrow, and the note says so."""
+"""Below that many subjects in a group a percentile interval over them is likely too narrow, and the note says so."""
 
 Interval = tuple[float, float]
 NONE: Interval = (np.nan, np.nan)
@@ -29,9 +29,9 @@ class Effect:
     Attributes:
         delta: Cliff's delta, the rank-biserial correlation: P(first > second) - P(first < second), from -1 to 1.
         naive: 95 % interval as if every lesion were a subject.
-        interval: 95 % interval over subjects.
+        interval: 95 % interval over subjects; NaN if a group is of one subject.
         within: delta over pairs of lesions of the same subject alone; NaN if no subject has both groups.
-        within_interval: its interval over subjects.
+        within_interval: its interval over subjects; NaN if fewer than two have both groups.
         note: why something is NaN, or should not be leant on; empty if nothing is the matter.
     """
 
@@ -117,32 +117,47 @@ def cliffs_delta(first: Any, second: Any) -> float:
 def effect(first: pd.DataFrame, second: pd.DataFrame, measure: str, *, resamples: int = 2000, seed: int = 0) -> Effect:
     """`cliffs_delta` of two tables of lesions with columns `subject` and the measure, and its intervals.
 
-    Both tables must have values in all rows (`valued`), and some. With one subject there is no interval over subjects.
+    Both tables must have values in all rows (`valued`), and some. What an interval over subjects is worth depends on
+    the group with fewer of them, however many the other has.
     """
-    signs = _signs(first[measure], second[measure])
+    signs, delta = _signs(first[measure], second[measure]), cliffs_delta(first[measure], second[measure])
     names, codes = np.unique(np.r_[first["subject"].astype(str), second["subject"].astype(str)], return_inverse=True)
     of_first, of_second = codes[: len(first)], codes[len(first) :]
     rng = np.random.default_rng(seed)
     naive = _percentiles(_resampled(signs, *(_drawn(rng, resamples, n) for n in signs.shape)))
     same = of_first[:, None] == of_second
     within = float(signs[same].mean()) if same.any() else np.nan
-    if len(names) < 2:
-        return Effect(float(signs.mean()), naive, NONE, within, NONE, "one subject: no interval over subjects")
+    fewest, both = min(len(set(of_first)), len(set(of_second))), len(set(of_first) & set(of_second))
+    if fewest < 2:
+        return Effect(delta, naive, NONE, within, NONE, _note(fewest, both))
     times = _drawn(rng, resamples, len(names))
     over = _percentiles(_resampled(signs, times[:, of_first], times[:, of_second]))
     wins, pairs = (
         np.bincount(of_first, weights=part.sum(axis=1), minlength=len(names)) for part in (signs * same, same)
     )
     inside = _percentiles(_quotients(times @ wins, times @ pairs))
-    few = f"only {len(names)} subjects: their interval is likely too narrow" if len(names) < FEW_SUBJECTS else ""
-    return Effect(float(signs.mean()), naive, over, within, inside if same.any() else NONE, few)
+    return Effect(delta, naive, over, within, inside if both > 1 else NONE, _note(fewest, both))
+
+
+def _note(fewest: int, both: int) -> str:
+    """What must be said of intervals over so many subjects in the smaller group, and so many that have both."""
+    notes = []
+    if fewest < 2:
+        notes.append("one subject in a group: no interval over subjects")
+    elif fewest < FEW_SUBJECTS:
+        notes.append(f"only {fewest} subjects in a group: their interval is likely too narrow")
+    if both == 0:
+        notes.append("no subject has both groups: nothing within")
+    elif both < min(fewest, FEW_SUBJECTS):
+        notes.append(f"only {both} with both groups: {'no' if both == 1 else 'too narrow an'} interval within")
+    return "; ".join(notes)
 
 
 def valued(table: pd.DataFrame, measure: str) -> pd.DataFrame:
-    """The rows that have a value of a measure.
+    """The rows that have a value of a measure, which is float64 whatever it was.
 
     Raises:
-        ValueError: for lacking columns, or values that are no finite numbers.
+        ValueError: for lacking columns, a lesion without a subject, or values that are no finite numbers.
     """
     lacking = [name for name in ("subject", "group", measure) if name not in table]
     if lacking:
@@ -152,7 +167,10 @@ def valued(table: pd.DataFrame, measure: str) -> pd.DataFrame:
     bad = np.isinf(values) | (np.isnan(values) & ~np.asarray(column.isna()))
     if bad.any():
         raise ValueError(f"{measure} must be finite numbers, or NaN for none; got {column[bad].iloc[0]}.")
-    return table.loc[np.isfinite(values)]
+    lost = int(np.asarray(table["subject"].isna()).sum())
+    if lost:
+        raise ValueError(f"Every lesion must have a subject, {lost} of {len(table)} have none; fill in the column.")
+    return table.assign(**{measure: values}).loc[np.isfinite(values)]
 
 
 def _pair(table: pd.DataFrame, measure: str, pair: tuple[str, str], resamples: int, seed: int) -> dict[str, Any]:

@@ -88,7 +88,7 @@ def read_structures(
         names = {1: stem} if here == [1] else {n: f"label {n}" for n in here}
     if not names:
         raise ValueError(f"A label image must hold a label, {Path(path).name} is zero everywhere.")
-    structures, brain = labelled(labels, names), brain_mask(subject)
+    structures, brain = labelled(labels, names), brain_mask(subject.image)
     for why, some in {
         "have no voxel": [name for name, mask in structures.items() if not mask.any()],
         "lie outside the brain": [n for n, mask in structures.items() if mask.any() and not (mask & brain).any()],

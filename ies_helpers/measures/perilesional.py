@@ -5,6 +5,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from ies_helpers.measures.groups import FEW_SUBJECTS
+from ies_helpers.measures.ranking import resampled_rows
+
 KEEPS = 0.95
 """Share of the full score that counts as kept."""
 
@@ -43,15 +46,64 @@ def _from_here_on(at: np.ndarray, holds: np.ndarray) -> float:
     return float(at[lost[-1] + 1 if len(lost) else 0])
 
 
+def median_distances(summary: pd.DataFrame, *, resamples: int = 1000, seed: int = 0) -> pd.DataFrame:
+    """The distance at which half of the lesions are seen, and at which half keep their score, with intervals.
+
+    A lesion that is never seen counts as one that is seen beyond all distances shown; to leave it out would make the
+    median too small. Intervals as in `average_curves`.
+
+    Args:
+        summary: as `summarise_curves` gives it.
+        resamples, seed: of the bootstrap.
+
+    Returns:
+        Two rows a network and fill: `network, fill, measure` (`first_seen_mm` or `keeps_mm`)`, lesions, reached` (those
+        that have such a distance)`, subjects, median, low, high, note`. NaN is beyond all distances shown, or with one
+        subject no interval; the note says which.
+    """
+    rows = []
+    for key, part in summary.groupby(["network", "fill"], sort=False):
+        names: Any = key
+        about = {"network": names[0], "fill": names[1], "lesions": len(part), "subjects": part["subject"].nunique()}
+        drawn = list(resampled_rows(pd.Index(part["subject"]), resamples, seed))
+        for measure in ("first_seen_mm", "keeps_mm"):
+            at = part[measure].fillna(np.inf).to_numpy()
+            rows.append(about | {"measure": measure, "reached": int(np.isfinite(at).sum())} | _median(at, drawn, about))
+    columns = ["network", "fill", "measure", "lesions", "reached", "subjects", "median", "low", "high", "note"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _median(at: np.ndarray, drawn: list[np.ndarray], about: dict[str, Any]) -> dict[str, Any]:
+    """Median of distances, some of them infinite, its interval, and what must be said of both."""
+    medians, subjects = [np.median(at[rows]) for rows in drawn], about["subjects"]
+    low = np.percentile(medians, 2.5, method="lower") if subjects > 1 else np.nan  # infinite ones cannot be mixed
+    high = np.percentile(medians, 97.5, method="higher") if subjects > 1 else np.nan
+    told = {"median": float(np.median(at)), "low": float(low), "high": float(high)}
+    beyond = ", ".join(name for name, value in told.items() if np.isinf(value))
+    notes = [_note(subjects), f"beyond all distances shown: {beyond}" if beyond else ""]
+    finite = {name: np.nan if np.isinf(value) else value for name, value in told.items()}
+    return finite | {"note": "; ".join(filter(None, notes))}
+
+
+def _note(subjects: int) -> str:
+    """What must be said of an interval over so many subjects."""
+    if subjects < 2:
+        return "one subject: no interval over subjects"
+    return f"only {subjects} subjects: their interval is likely too narrow" if subjects < FEW_SUBJECTS else ""
+
+
 def average_curves(curves: pd.DataFrame, *, resamples: int = 1000, seed: int = 0) -> pd.DataFrame:
     """Over all lesions of each network and fill, at each distance: mean score, its spread, and lesions seen.
 
+    Subjects of different spacing have values at different distances. A curve keeps each value up to its next distance,
+    and has none beyond its last.
+
     Lesions of one subject are alike, so the intervals resample subjects, and within each drawn subject its lesions
-    (a two-stage bootstrap, percentiles 2.5 to 97.5). With one subject only lesions are resampled, and the interval is
-    about that subject alone.
+    (a two-stage bootstrap, percentiles 2.5 to 97.5).
 
     Returns:
-        `network, fill, distance_mm, lesions, seen, mean, sd` (ddof 1, as the paper's bands)`, low, high`.
+        `network, fill, distance_mm` (all of any curve, to 0.01 mm)`, lesions, subjects` (with a value there)`, seen,
+        mean, sd` (ddof 1, as the paper's bands)`, low, high, note`. With one subject there is no interval (NaN).
 
     Raises:
         ValueError: for a table without curves.
@@ -62,34 +114,49 @@ def average_curves(curves: pd.DataFrame, *, resamples: int = 1000, seed: int = 0
     for key, part in curves.groupby(["network", "fill"], sort=False):
         names: Any = key
         averages.append(_average(part, resamples, seed).assign(network=names[0], fill=names[1]))
-    columns = ["network", "fill", "distance_mm", "lesions", "seen", "mean", "sd", "low", "high"]
+    columns = ["network", "fill", "distance_mm", "lesions", "subjects", "seen", "mean", "sd", "low", "high", "note"]
     return pd.concat(averages, ignore_index=True).reindex(columns=columns)
 
 
 def _average(part: pd.DataFrame, resamples: int, seed: int) -> pd.DataFrame:
-    scores = part.pivot_table(index=["subject", "lesion"], columns="distance_mm", values="score")
-    seen = part.groupby("distance_mm")["seen"].sum()
-    of = [np.flatnonzero(scores.index.get_level_values("subject") == s) for s in scores.index.unique("subject")]
-    rng, values, means = np.random.default_rng(seed), scores.to_numpy(), []
-    for _ in range(resamples):
-        drawn = [of[n] for n in rng.integers(len(of), size=len(of))]
-        rows = np.concatenate([rng.choice(lesions, len(lesions)) for lesions in drawn])
-        means.append(np.nanmean(values[rows], axis=0))
-    low, high = np.percentile(means, [2.5, 97.5], axis=0)
-    table = pd.DataFrame({"distance_mm": scores.columns, "lesions": len(scores), "seen": np.asarray(seen)})
-    return table.assign(mean=np.nanmean(values, axis=0), sd=scores.std(ddof=1).tolist(), low=low, high=high)
+    scores, seen = _at_all_distances(part)
+    there = scores.notna()
+    subjects = there.groupby(level="subject").any().sum()
+    drawn = resampled_rows(scores.index.get_level_values("subject"), resamples, seed)
+    times = np.stack([np.bincount(rows, minlength=len(scores)) for rows in drawn])
+    sums, counts = times @ scores.fillna(0).to_numpy(), times @ there.to_numpy()
+    means = np.divide(sums, counts, out=np.full(sums.shape, np.nan), where=counts > 0)
+    interval = np.where(subjects > 1, np.nanpercentile(means, [2.5, 97.5], axis=0), np.nan)
+    table = pd.DataFrame(
+        {"distance_mm": scores.columns, "lesions": there.sum().tolist(), "subjects": subjects.tolist()}
+    )
+    table = table.assign(
+        seen=seen.sum().astype(int).tolist(), mean=scores.mean().tolist(), sd=scores.std(ddof=1).tolist()
+    )
+    return table.assign(low=interval[0], high=interval[1], note=[_note(n) for n in subjects])
+
+
+def _at_all_distances(curves: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Scores, and 1 where seen, `(lesions, distances)`: each value up to the next, NaN beyond a lesion's last."""
+    rounded = curves.assign(distance_mm=curves["distance_mm"].round(2), seen=curves["seen"].astype(float))
+    key = ["subject", "lesion"]
+    scores, seen = (
+        rounded.pivot_table(index=key, columns="distance_mm", values=column, sort=False).sort_index(axis=1)
+        for column in ("score", "seen")
+    )
+    within = scores.bfill(axis=1).notna()
+    return scores.ffill(axis=1).where(within), seen.ffill(axis=1).where(within)
 
 
 def wide_curves(curves: pd.DataFrame) -> pd.DataFrame:
     """The curves of one network and fill, laid out as the published script's `contextual_info_data.csv`.
 
     One row a distance: `distance_mm, average_score, std_dev` (ddof 0)`, n_predictions`, then one column a lesion,
-    `score_0, score_1, ...`, in the order of the table. Distances stand where they are; the published ones are
-    stretched to end at 35.
+    `score_0, score_1, ...`, in the order of the table. Distances stand where they are, those of subjects of different
+    spacing as in `average_curves`; the published ones are stretched to end at 35.
     """
-    scores = curves.pivot_table(index="distance_mm", columns=["subject", "lesion"], values="score", sort=False)
-    seen: Any = curves.groupby("distance_mm")["seen"].sum()
-    table = pd.DataFrame({"distance_mm": scores.index, "average_score": scores.mean(axis=1).tolist()})
-    table["std_dev"] = scores.std(axis=1, ddof=0).tolist()
-    table["n_predictions"] = [int(seen[d]) for d in scores.index]
-    return table.join(pd.DataFrame({f"score_{n}": column for n, column in enumerate(scores.to_numpy().T)}))
+    scores, seen = _at_all_distances(curves)
+    table = pd.DataFrame({"distance_mm": scores.columns, "average_score": scores.mean().tolist()})
+    table["std_dev"] = scores.std(ddof=0).tolist()
+    table["n_predictions"] = seen.sum().astype(int).tolist()
+    return table.join(pd.DataFrame({f"score_{n}": row for n, row in enumerate(scores.to_numpy())}))

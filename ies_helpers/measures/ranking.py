@@ -38,7 +38,7 @@ def summarise_measures(measures: pd.DataFrame) -> pd.DataFrame:
 
     Returns:
         `network, method, group, measure, unit, subjects, n, nan, mean, sd` (ddof 1, NaN from one value)`, q25, median,
-        q75`: `n` maps have a value, `nan` have none.
+        q75`: `n` maps, of so many subjects, have a value, `nan` have none.
 
     Raises:
         ValueError: for a table without measures.
@@ -51,7 +51,7 @@ def summarise_measures(measures: pd.DataFrame) -> pd.DataFrame:
         names: Any = key
         values = part["value"].dropna()
         low, middle, high = values.quantile([0.25, 0.5, 0.75])
-        told = {"unit": part["unit"].iloc[0], "subjects": part["subject"].nunique()}
+        told = {"unit": part["unit"].iloc[0], "subjects": part.loc[values.index, "subject"].nunique()}
         told |= {"n": len(values), "nan": len(part) - len(values), "mean": values.mean(), "sd": values.std(ddof=1)}
         rows.append(dict(zip(keys, names, strict=True)) | told | {"q25": low, "median": middle, "q75": high})
     order = {group: n for n, group in enumerate((ALL, *GROUPS))}
@@ -76,6 +76,9 @@ def rank_methods(measures: pd.DataFrame, *, resamples: int = 1000, seed: int = 0
         `network, measure, better, rank` (methods of equal mean share the smaller)`, method, mean, low, high, first`
         (share of resamples in which its mean is the best, or shares it)`, lesions, subjects, left_out`: lesions
         without a value of every method. Where no lesion is left the numbers are NaN.
+
+    Raises:
+        ValueError: for more than one value of a lesion, method and measure.
     """
     chosen: Any = measures[measures["measure"].isin(list(RANKED))]
     tables = [
@@ -87,6 +90,13 @@ def rank_methods(measures: pd.DataFrame, *, resamples: int = 1000, seed: int = 0
 
 
 def _ranked(part: pd.DataFrame, measure: str, resamples: int, seed: int) -> pd.DataFrame:
+    twice = part[part.duplicated(["subject", "lesion_id", "method"])]
+    if len(twice):
+        row: Any = twice.iloc[0]
+        raise ValueError(
+            f"A lesion must have one {measure} of each method, {row['lesion_id']} of {row['subject']} has more of "
+            f"{row['method']}; drop repeated rows."
+        )
     wide = part.pivot(index=["subject", "lesion_id"], columns="method", values="value")
     whole = wide.dropna()
     sign = 1.0 if RANKED[measure] == "higher" else -1.0
@@ -95,7 +105,7 @@ def _ranked(part: pd.DataFrame, measure: str, resamples: int, seed: int) -> pd.D
         nothing = dict.fromkeys(["rank", "mean", "low", "high", "first"], np.nan)
         return table.assign(**nothing, lesions=0, subjects=0, left_out=len(wide))
     values, subjects = whole.to_numpy(), whole.index.get_level_values("subject")
-    means = np.stack([values[rows].mean(axis=0) for rows in _resamples(subjects, resamples, seed)])
+    means = np.stack([values[rows].mean(axis=0) for rows in resampled_rows(subjects, resamples, seed)])
     best = sign * means
     low, high = np.percentile(means, [2.5, 97.5], axis=0)
     table = table.assign(
@@ -111,7 +121,7 @@ def _ranked(part: pd.DataFrame, measure: str, resamples: int, seed: int) -> pd.D
     return table.sort_values("rank", kind="stable")
 
 
-def _resamples(subjects: pd.Index, resamples: int, seed: int) -> Iterator[np.ndarray]:
+def resampled_rows(subjects: pd.Index, resamples: int, seed: int) -> Iterator[np.ndarray]:
     """Rows of each resample: as many subjects as there are, with replacement, and of each as many of its lesions."""
     rng = np.random.default_rng(seed)
     of = [np.flatnonzero(subjects == subject) for subject in subjects.unique()]

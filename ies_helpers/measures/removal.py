@@ -12,9 +12,11 @@ from ies_helpers.measures.imputation import imputed
 from ies_helpers.saliency.score import LesionScore
 from ies_helpers.segmentation.lesions import Lesion, as_voxels
 from ies_helpers.segmentation.networks import Network
+from ies_helpers.subjects.seeds import check_seed
+from ies_helpers.subjects.surround import brain_mask
 from ies_helpers.types import LabelMap, Saliency, Volume, Voxels
 
-Fill = Literal["linear", "mean", "zero"]
+Replacement = Literal["linear", "mean", "zero"]
 """What replaces a removed voxel: noisy linear imputation, the region's mean in each modality, or 0."""
 
 REACH = 15
@@ -43,17 +45,18 @@ class Removal:
         lesion: Lesion | LabelMap | Voxels,
         *,
         region: LabelMap | None,
-        fill: Fill,
+        fill: Replacement,
         seed: int,
     ) -> None:
         """See `road` for the arguments.
 
         Raises:
-            ValueError: for a fill that does not exist, or a region on another grid, outside the brain or where
-                the image cannot change the score.
+            ValueError: for a fill that does not exist, a seed below 0, or a region on another grid, outside the brain
+                or where the image cannot change the score.
         """
-        if fill not in get_args(Fill):
-            raise ValueError(f"fill must be one of {', '.join(get_args(Fill))}, got {fill!r}.")
+        if fill not in get_args(Replacement):
+            raise ValueError(f"fill must be one of {', '.join(get_args(Replacement))}, got {fill!r}.")
+        check_seed(seed)
         self.score = LesionScore(network, image, lesion)
         self.voxels = _region(self.score, image, region)
         self.seed = seed
@@ -150,7 +153,7 @@ def surroundings(lesion: Lesion | LabelMap | Voxels, shape: tuple[int, ...], rea
 
 def _region(score: LesionScore, image: Volume, region: LabelMap | None) -> Voxels:
     """`(N, 3)` voxels of the region; by default the brain around the lesion."""
-    brain = (image != 0).any(dim=0).cpu()
+    brain = torch.from_numpy(brain_mask(image))
     if region is None:
         chosen = surroundings(score.voxels, tuple(brain.shape)) & brain
     elif tuple(region.shape) != tuple(brain.shape):

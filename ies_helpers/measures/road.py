@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from torch import nn
 
-from ies_helpers.measures.removal import Fill, Removal, counts, tied
+from ies_helpers.measures.removal import Removal, Replacement, counts, tied
 from ies_helpers.segmentation.lesions import Lesion
 from ies_helpers.segmentation.networks import Network
 from ies_helpers.types import LabelMap, Saliency, Volume, Voxels
@@ -61,7 +61,7 @@ def road(
     saliency: Saliency,
     *,
     fractions: Sequence[float] = FRACTIONS,
-    fill: Fill = "linear",
+    fill: Replacement = "linear",
     region: LabelMap | None = None,
     seed: int = 0,
 ) -> Road:

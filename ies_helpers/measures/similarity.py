@@ -11,7 +11,7 @@ from ies_helpers.types import LabelMap, Saliency
 
 
 class Similarity(NamedTuple):
-    """How alike two maps are: 1 if they are the same, about 0 if they have nothing in common (but see `ssim`).
+    """How alike two maps are: 1 if the same, about 0 if they have nothing in common (but see `ssim`), less if opposite.
 
     Attributes:
         spearman: rank correlation of the signed values in the region, all modalities together.
@@ -27,32 +27,37 @@ class Similarity(NamedTuple):
 
 
 def similarity(one: Saliency, other: Saliency, region: LabelMap) -> Similarity:
-    """Compare two maps `(C, I, J, K)` on a region `(I, J, K)`."""
+    """Compare two maps `(C, I, J, K)` on a region `(I, J, K)`, bool or 0 and 1."""
+    region = torch.as_tensor(region).bool()
     if one.shape != other.shape or tuple(region.shape) != tuple(one.shape[1:]):
         shapes = ", ".join(str(tuple(t.shape)) for t in (one, other, region))
         raise ValueError(f"Maps and region must share their grid, got {shapes}.")
     nan = float("nan")
     if not bool(region.any()):
         return Similarity(nan, nan, nan, "the region is empty")
+    if not (one.isfinite().all() and other.isfinite().all()):
+        return Similarity(nan, nan, nan, "a map has NaN or infinite values")
     a, b = (np.asarray(m[:, region], dtype=np.float64).ravel() for m in (one, other))
     if np.ptp(a) == 0 or np.ptp(b) == 0:
         return Similarity(nan, nan, nan, "a map is constant in the region")
     signed, absolute = (pearson(rankdata(f(a)), rankdata(f(b))) for f in (np.positive, np.abs))
-    return Similarity(signed, absolute, ssim(one, other, region))
+    flat = "the absolute values of a map are constant in the region" if np.isnan(absolute) else ""
+    return Similarity(signed, absolute, ssim(one, other, region), flat)
 
 
 def ssim(one: Saliency, other: Saliency, region: LabelMap) -> float:
-    """Mean structural similarity on the region, each map divided by its largest absolute value first.
+    """Mean structural similarity on the region, each map a divided by its largest absolute value first, as 1 + a.
 
     Source: Wang et al. (IEEE TIP 2004): a gaussian window of sigma 1.5 (11^3 voxels), K1 = 0.01, K2 = 0.03, range 2.
-    Where both maps are nearly zero it is nearly 1, so for sparse maps it is high whatever they show: read it
-    beside the random baseline only.
+    It is made for images, which are never negative: of a map and its negative both the luminances and the structures
+    are opposite, and their product would call the two alike. Hence 1 + a, from 0 to 2. Where both maps are nearly zero
+    it is nearly 1, so for sparse maps it is high whatever they show: read it beside the random baseline only.
     """
     box = find_objects(np.asarray(region, dtype=np.uint8))[0]
-    weights = np.asarray(region)[box]
+    weights = np.asarray(region, dtype=bool)[box]
     total = 0.0
     for a, b in zip(_scaled(one, box), _scaled(other, box), strict=True):
-        total += float(_ssim_map(a, b)[weights].mean())
+        total += float(_ssim_map(1 + a, 1 + b)[weights].mean())
     return total / len(one)
 
 

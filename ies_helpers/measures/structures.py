@@ -17,20 +17,20 @@ import numpy as np
 import pandas as pd
 import torch
 
-from ies_helpers.measures.maps import Part, part_of
+from ies_helpers.measures.maps import SignPart, part_of
 from ies_helpers.types import Saliency
 
 Structures = Mapping[str, np.ndarray | torch.Tensor]
 """Name -> mask `(I, J, K)`, bool or 0 and 1. Masks may overlap."""
 
-PARTS: tuple[Part, ...] = ("abs", "positive", "negative")
+PARTS: tuple[SignPart, ...] = ("abs", "positive", "negative")
 
 SUFFIX = {"abs": "", "positive": "_pos", "negative": "_neg"}
 """What Agg2Exp's columns end with."""
 
 
 def structure_table(
-    maps: Mapping[str, Saliency], structures: Structures, *, parts: Sequence[Part] = PARTS, subject: str = ""
+    maps: Mapping[str, Saliency], structures: Structures, *, parts: Sequence[SignPart] = PARTS, subject: str = ""
 ) -> pd.DataFrame:
     """Mass and mean of every map in every structure, tidy: one row an explained thing, structure and part.
 
@@ -62,7 +62,8 @@ def structure_table(
         there = np.flatnonzero(raw.any(axis=0))  # a lesion's map is zero beyond the network's reach
         some = raw[:, there].astype(np.float64)
         mean = float(some.sum() / raw.size)
-        of_map = {"map_mean": mean, "map_var": float(np.square(some).sum() / raw.size - mean**2)}
+        squares = float(np.square(some - mean).sum()) + (raw.size - some.size) * mean**2
+        of_map = {"map_mean": mean, "map_var": squares / raw.size}
         inside = {name: mask[there] for name, mask in masks.items()}
         for part in parts:
             values = part_of(torch.from_numpy(some[:, :, None, None]), part).ravel()
@@ -75,11 +76,13 @@ def structure_table(
     return pd.DataFrame(rows, columns=columns)
 
 
-def _measured(inside: float, total: float, voxels: int, part: Part) -> dict[str, Any]:
+def _measured(inside: float, total: float, voxels: int, part: SignPart) -> dict[str, Any]:
     if not voxels:
         return {"mass": np.nan, "mean": np.nan, "reason": "the structure has no voxels"}
-    reason = "" if total else "the map is zero everywhere" if part == "abs" else f"the map has no {part} values"
-    return {"mass": inside / total if total else np.nan, "mean": inside / voxels, "reason": reason}
+    if not total:
+        reason = "the map is zero everywhere" if part == "abs" else f"the map has no {part} values"
+        return {"mass": np.nan, "mean": np.nan, "reason": reason}
+    return {"mass": inside / total, "mean": inside / voxels, "reason": ""}
 
 
 def _flat(name: str, mask: np.ndarray | torch.Tensor, saliency: Saliency) -> np.ndarray:
@@ -98,8 +101,8 @@ def labelled(labels: np.ndarray | torch.Tensor, names: Mapping[int, str] | Seque
 
     Args:
         labels: whole numbers.
-        names: number -> name, or names in the order of 0, 1, ...; a label without a name is left out, a name without
-            voxels gives an empty structure.
+        names: number -> name, or names in the order of 0, 1, ...; labels of one name are one structure, a label without
+            a name is left out, a name without voxels gives an empty structure.
 
     Raises:
         ValueError: for labels that are no whole numbers, or where none of them has a name.
@@ -111,10 +114,11 @@ def labelled(labels: np.ndarray | torch.Tensor, names: Mapping[int, str] | Seque
     if not np.isin(numbers, list(named)).any():
         here = ", ".join(map(str, np.unique(numbers)[:6]))
         raise ValueError(f"Labels must have names, got labels {here} and names for {', '.join(map(str, named))}.")
-    return {name: numbers == number for number, name in named.items()}
+    alike = {name: [number for number, other in named.items() if other == name] for name in named.values()}
+    return {name: np.isin(numbers, some) for name, some in alike.items()}
 
 
-def wide_table(table: pd.DataFrame, part: Part = "abs") -> pd.DataFrame:
+def wide_table(table: pd.DataFrame, part: SignPart = "abs") -> pd.DataFrame:
     """The columns that Agg2Exp publishes, one row a subject.
 
     `patient`, then for each explained A `A_explanation_in_B_mass` and `A_explanation_in_B_mean` of every structure B,
@@ -138,19 +142,3 @@ def wide_table(table: pd.DataFrame, part: Part = "abs") -> pd.DataFrame:
             flat[f"{explained}_explanation_mean{end}"] = one["map_mean"].iloc[0]
         rows.append(flat)
     return pd.DataFrame(rows)
-
-
-def overlaps(predicted: Structures, target: Structures) -> dict[str, float]:
-    """`A_iou` and `A_dice` of every structure A of both, as Agg2Exp's table has them; NaN where both are empty.
-
-    Raises:
-        ValueError: for structures of other names.
-    """
-    if set(predicted) != set(target):
-        raise ValueError(f"Both must have the same structures, got {', '.join(predicted)} and {', '.join(target)}.")
-    shared = {}
-    for name in predicted:
-        p, t = np.asarray(predicted[name], dtype=bool), np.asarray(target[name], dtype=bool)
-        both, either = int((p & t).sum()), int((p | t).sum()) or np.nan
-        shared |= {f"{name}_iou": both / either, f"{name}_dice": 2 * both / (both + either)}
-    return shared

@@ -65,7 +65,7 @@ def tissue_structures(
 
 def brain_of(subject: Subject) -> np.ndarray:
     """`(I, J, K)` bool: where any modality is not 0, and what that encloses."""
-    return np.asarray(ndimage.binary_fill_holes(brain_mask(subject)))
+    return np.asarray(ndimage.binary_fill_holes(brain_mask(subject.image)))
 
 
 def _own(subject: Subject, lesion: Lesion, brain: np.ndarray) -> np.ndarray:

@@ -20,8 +20,15 @@ TITLES = {
 }
 """How measures are called in print."""
 
-SPECIAL = {"\\": r"\textbackslash{}", "±": r"$\pm$", "–": "--", "↑": r"$\uparrow$", "↓": r"$\downarrow$"} | {
-    character: f"\\{character}" for character in "&%$#_{}"
+SPECIAL = {
+    **{character: f"\\{character}" for character in "&%$#_{}"},
+    "\\": r"\textbackslash{}",
+    "^": r"\textasciicircum{}",
+    "~": r"\textasciitilde{}",
+    "±": r"$\pm$",
+    "–": "--",
+    "↑": r"$\uparrow$",
+    "↓": r"$\downarrow$",
 }
 """What LaTeX would read otherwise."""
 

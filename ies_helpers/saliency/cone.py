@@ -15,7 +15,7 @@ Along each axis, with n strides and cells voxel // 2^n from a to b, level g (aft
 import warnings
 import weakref
 from collections.abc import Iterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack, contextmanager, suppress
 
 import numpy as np
 import torch
@@ -24,6 +24,7 @@ from torch import nn
 
 from ies_helpers.saliency.unet import Layer, take_apart
 from ies_helpers.saliency.views import Pairs, Part, cut, forward, inside, together, upload
+from ies_helpers.segmentation.inference import check_finite
 from ies_helpers.segmentation.networks import Network
 from ies_helpers.types import Box, Volume, Voxels
 
@@ -40,18 +41,34 @@ class Cone:
     def __init__(self, module: nn.Module, down: list[Layer], bottom: Layer, up: list[Layer]) -> None:
         self.module, self.down, self.bottom, self.up = module, down, bottom, up
         self.strides = len(down)
+        self.finite = torch.tensor(0.0)
 
     def look(self, x: torch.Tensor) -> None:
         """Run the network itself on a crop `(1, C, i, j, k)` and keep every slope.
 
         It is stopped before its last convolution, which no slope depends on and which is slow on a CPU.
+        Slopes forget a NaN, so `finite` keeps 0, or NaN where what the last convolution gets is not finite.
         """
+
+        def stop(_module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+            self.finite = 0 * inputs[0].sum()
+            raise _SeenEnough
+
         with ExitStack() as hooks, torch.no_grad(), suppress(_SeenEnough):
-            hooks.callback(self.up[0].conv.register_forward_pre_hook(_stop).remove)
+            hooks.callback(self.up[0].conv.register_forward_pre_hook(stop).remove)
             for layer in [*self.down, self.bottom, *self.up]:
                 if layer.act is not None:
                     hooks.callback(layer.act.register_forward_pre_hook(layer.see).remove)
             self.module(x)
+
+    @contextmanager
+    def seeing(self, x: torch.Tensor) -> Iterator[None]:
+        """`look`, with the slopes gone afterwards: a patient's lesions have a cone each."""
+        try:
+            yield self.look(x)
+        finally:
+            for layer in [*self.down, self.bottom, *self.up]:
+                layer.slope = layer.slope.new_empty(0)
 
     def extremes(self, network: Network, image: Volume, part: Part, budget: int) -> Pairs:
         """The largest and smallest gradients of a part's voxels, cell by cell, each on its cell's box.
@@ -59,25 +76,26 @@ class Cone:
         One forward pass on the part's crop serves all its cells.
         """
         (view,) = part.views
-        self.look(cut(image, view.box, network))
         batch = max(1, budget // (self.values() * network.dtype.itemsize))
         if network.device.type == "cpu":
             batch = min(batch, BATCH)
-        for cell, voxels in together(part.voxels, part.voxels // 2**self.strides):
-            box, within = self._reach(cell, cell, part.box)
-            for g in self.gradients(cell, _start(view.box), voxels, batch):
-                inner = window(g, *within)
-                yield box, inner.amax(dim=0), inner.amin(dim=0)  # pyright: ignore[reportReturnType]
+        with self.seeing(cut(image, view.box, network)):
+            for cell, voxels in together(part.voxels, part.voxels // 2**self.strides):
+                box, within = self._reach(cell, cell, part.box)
+                for g in self.gradients(cell, _start(view.box), voxels, batch):
+                    inner = window(g, *within)
+                    yield box, inner.amax(dim=0), inner.amin(dim=0)  # pyright: ignore[reportReturnType]
 
     def summed(self, network: Network, image: Volume, part: Part) -> tuple[Box, torch.Tensor]:
         """The sum of the gradients of a part's voxels, `(C, i, j, k)`, and the box it is on."""
         (view,) = part.views
-        self.look(cut(image, view.box, network))
         cells = part.voxels // 2**self.strides
         first, last = cells.min(axis=0), cells.max(axis=0)
         box, within = self._reach(first, last, part.box)
-        seed = self._seed(part.voxels, first, last, np.zeros(len(part.voxels), dtype=int))
-        return box, window(self._backward(seed, self._slopes(first, last, _start(view.box))), *within)[0]
+        with self.seeing(cut(image, view.box, network)):
+            seed = self._seed(part.voxels, first, last, np.zeros(len(part.voxels), dtype=int))
+            g = self._backward(seed, self._slopes(first, last, _start(view.box)))
+        return box, window(g, *within)[0]
 
     def values(self) -> int:
         """Values that the backward pass of one voxel holds at its widest, three times the encoder's windows."""
@@ -132,7 +150,7 @@ class Cone:
         weight, side = self.up[0].conv.weight, 2**self.strides
         seed = weight.new_zeros(int(rows[-1]) + 1, 1, *(int(n) for n in side * (last - first + 1) + 3))
         index = upload(torch.as_tensor(np.column_stack([rows, voxels - side * first + 1])), seed.device).T
-        seed[:, 0][tuple(index)] = 1.0
+        seed[:, 0][tuple(index)] = 1.0 + self.finite
         return seed
 
     def _backward(self, seed: torch.Tensor, slopes: dict[int, torch.Tensor]) -> torch.Tensor:
@@ -156,10 +174,6 @@ class _SeenEnough(Exception):  # noqa: N818 (a signal, not an error)
     """Ends a forward pass of which every slope is known."""
 
 
-def _stop(_module: nn.Module, _inputs: tuple[torch.Tensor, ...]) -> None:
-    raise _SeenEnough
-
-
 def cone_of(module: nn.Module) -> Cone | None:
     """The cone of a MONAI U-Net of the published kind, any depth and width; None for anything else."""
     levels = take_apart(module)
@@ -174,7 +188,9 @@ def trusted(cone: Cone, network: Network, image: Volume, part: Part) -> bool:
     if network.module not in _TRUSTED:
         (view,) = part.views
         x, logits = forward(network, image, view)
-        (wanted,) = torch.autograd.grad(logits[view.local(part.voxels[:1])].sum(), x)
+        logit = logits[view.local(part.voxels[:1])].sum()
+        check_finite(logit, network)
+        (wanted,) = torch.autograd.grad(logit, x)
         ((box, got, _),) = cone.extremes(network, image, Part(part.voxels[:1], part.views, part.box), 0)
         wanted = wanted[0][(slice(None), *inside(box, view.box))]
         close = bool((got - wanted).abs().max() <= CLOSE * wanted.abs().max())

@@ -31,8 +31,8 @@ def dose_response(
         subject: without a lesion there.
         place: voxel `(i, j, k)` of the centre.
         size: mm3.
-        contrasts: FLAIR in the middle, in z-scored units above what is there; 0 tells what the network says of the
-            place without the lesion.
+        contrasts: what FLAIR gains in the mean over the lesion's voxels, in z-scored units; 0 tells what the network
+            says of the place without the lesion.
 
     Returns:
         One row a contrast, in their order: subject, network, i, j, k, size_mm3, voxels, contrast; score, the mean

@@ -3,38 +3,30 @@
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import pandas as pd
+from torch import nn
 from tqdm.auto import tqdm
 
-from ies_helpers.saliency.comparison import OTHERS, Comparison, check_other, settings_of
+from ies_helpers.saliency.comparison import OTHERS, Comparison, settings_of
 from ies_helpers.saliency.convergence import TARGET, Average, Draws
 from ies_helpers.saliency.frozen import deviation
 from ies_helpers.saliency.gradcam import gradcam, gradcam_pp
 from ies_helpers.saliency.gradients import Aggregate, LesionGradient, Statistics
-from ies_helpers.saliency.noise import NOISE, check_noise, noise_sigma
+from ies_helpers.saliency.noise import NOISE, noise_sigma
 from ies_helpers.saliency.perilesional import Fill
+from ies_helpers.saliency.settings import check_settings
 from ies_helpers.saliency.smoothgrad import smoothgrad_each
 from ies_helpers.saliency.state import RunState
-from ies_helpers.segmentation.lesions import Lesion
-from ies_helpers.segmentation.networks import Network
-from ies_helpers.subjects.records import MapRecord, fingerprint, pixels_of
-from ies_helpers.subjects.saving import (
-    finished,
-    open_derivative,
-    save_map,
-    subject_folder,
-    write_index,
-)
+from ies_helpers.segmentation.lesions import Lesion, as_voxels, lesion_of
+from ies_helpers.segmentation.networks import Network, as_network
+from ies_helpers.subjects.adding import add_lesions
+from ies_helpers.subjects.records import UNITS, MapRecord, fingerprint, pixels_of
+from ies_helpers.subjects.saving import finished, open_derivative, save_map, subject_folder, write_index
 from ies_helpers.subjects.subject import Subject
-from ies_helpers.types import Saliency, Volume
-
-METHODS = ("smoothgrad", "gradcam++", "gradcam", "gradient", *OTHERS)
-UNIT = "logit per unit of z-scored intensity"
-LOGIT = "logit"
-CAM_UNIT = "arbitrary (weighted activation)"
+from ies_helpers.types import LabelMap, Saliency, Volume, Voxels
 
 EVERY = 30.0
 """Seconds of work that a killed run may lose."""
@@ -42,8 +34,8 @@ EVERY = 30.0
 
 def explain(
     subject: Subject,
-    network: Network,
-    lesions: Sequence[Lesion],
+    network: Network | nn.Module,
+    lesions: Sequence[Lesion | LabelMap | Voxels],
     out: Path,
     *,
     method: str = "smoothgrad",
@@ -59,14 +51,15 @@ def explain(
     """Compute and save the maps of `lesions`; a finished map is kept, an interrupted run goes on.
 
     Args:
-        subject, network, lesions: what to explain.
-        out: a folder, made a BIDS derivative.
+        subject, network: what to explain, see `smoothgrad`.
+        lesions: a mask or voxels among them get their position, from 1, for a number, and the group `unknown`.
+        out: a folder, made a BIDS derivative; lesions that it does not hold yet are written into it.
         method: `smoothgrad`, `gradcam++`, `gradcam` or `gradient`; for comparison, of the lesion's mean logit and with
             the settings of `comparison.settings_of`, `input-x-gradient`, `integrated-gradients`, `occlusion` or
             `kernel-shap`.
         aggregate, draws, noise, seed: see `smoothgrad`.
-        statistics: `frozen` holds instance norms still, an approximation for `max` whose error is measured on a few
-            voxels of this image, told in a warning and in the sidecars.
+        statistics: `frozen` holds instance norms still, an approximation for `max` of `smoothgrad` and `gradient`; its
+            error is measured on a few voxels of this image, told in a warning and in the sidecars.
         baseline: `zero`, `mean` or `blurred`, what the last three methods compare the image with.
         progress: show bars.
         command: the command line, for the sidecars.
@@ -75,19 +68,22 @@ def explain(
         The index of all maps in `out`, as in `maps.tsv`.
 
     Raises:
-        ValueError: for an unknown method, no lesion, or a folder that holds a map of the same name made otherwise.
+        ValueError: for an unknown method, no lesion, or a folder that holds a map of the same name made otherwise, or
+            other lesions under these numbers.
     """
-    check_settings(method, aggregate, draws, noise, seed=seed, baseline=baseline)
+    check_settings(method, aggregate, draws, noise, seed=seed, statistics=statistics, baseline=baseline)
+    network, lesions = as_network(network), _numbered(lesions, subject)
     if not lesions:
         raise ValueError("There must be a lesion to explain, got none; lower the threshold or choose another group.")
     folder = open_derivative(out)
     settings = {"aggregate": aggregate, "draws": draws, "noise": noise, "seed": seed, "statistics": statistics}
     settings = {"baseline": baseline, "seed": seed} if method in OTHERS else settings
-    frozen = settings.get("statistics") == "frozen"
-    notes = {"command": command} | (_measured(network, subject.image, lesions) if frozen else {})
     digest, pixels = network.digest(), pixels_of(subject.image)
     records = [_record(subject, network, digest, pixels, lesion, method, settings) for lesion in lesions]
     todo = [(le, r) for le, r in zip(lesions, records, strict=True) if not finished(folder, subject, r)]
+    add_lesions(folder, subject, [(lesion.number, lesion.group, lesion.voxels) for lesion in lesions])
+    measured = _measured(network, subject.image, lesions) if todo and statistics == "frozen" else {}
+    notes = {"command": command} | measured
     try:
         state = _state(folder, subject, network, f"{digest}{pixels}{sorted(settings.items())}")
         maps = _maps(subject, network, [lesion for lesion, _ in todo], method, settings, state, progress)
@@ -98,27 +94,17 @@ def explain(
     return index
 
 
-def check_settings(
-    method: str,
-    aggregate: str,
-    draws: Draws,
-    noise: float,
-    through: str | None = None,
-    seed: int = 0,
-    baseline: str = "zero",
-) -> None:
-    """Refuse settings that `explain` cannot work with, before anything is loaded."""
-    for name, value, allowed in (
-        ("method", method, METHODS),
-        ("aggregate", aggregate, get_args(Aggregate)),
-        ("through", through, (None, "whole", "windows")),
-    ):
-        if value not in allowed:
-            raise ValueError(f"{name} must be one of {', '.join(filter(None, allowed))}, got {value!r}.")
-    check_noise(draws, noise)
-    check_other(method, baseline)
-    if seed < 0:
-        raise ValueError(f"seed must be 0 or more, got {seed}.")
+def _numbered(lesions: Sequence[Lesion | LabelMap | Voxels], subject: Subject) -> list[Lesion]:
+    """Lesions as they are; masks and voxels as lesions of group `unknown`, by position, of unknown probability."""
+    unknown, found = np.full(subject.shape, np.nan, dtype=np.float32), []
+    for n, given in enumerate(lesions, 1):
+        voxels = as_voxels(given, subject.shape)
+        lesion = given if isinstance(given, Lesion) else lesion_of(n, "unknown", voxels, unknown, subject.affine)
+        found.append(lesion)
+    numbers = [lesion.number for lesion in found]
+    if len(set(numbers)) < len(numbers):
+        raise ValueError(f"Lesions must have different numbers, got {numbers}; give Lesions alone, or masks alone.")
+    return found
 
 
 def _record(
@@ -141,10 +127,9 @@ def _record(
     else:
         used = {"layer": network.layer} if cam else {k: settings[k] for k in ("aggregate", "statistics")}
     windows = _windows(network) if network.through == "windows" else None
-    unit = CAM_UNIT if cam else LOGIT if method in OTHERS else UNIT
     what = (subject.name, network.name, digest, lesion.number, lesion.group, len(lesion))
     seen = fingerprint(pixels, lesion.voxels)
-    return MapRecord(*what, method, network.through, unit, **used, windows=windows, image=seen)
+    return MapRecord(*what, method, network.through, UNITS[method], **used, windows=windows, image=seen)
 
 
 def _told(subject: Subject, average: Average) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from torch import nn
 from ies_helpers.saliency.crop import crop_part
 from ies_helpers.saliency.views import Boxed, Part, View, add, cut, hull, size
 from ies_helpers.saliency.windows import window_part
-from ies_helpers.segmentation.inference import check_image
+from ies_helpers.segmentation.inference import check_finite, check_image
 from ies_helpers.segmentation.lesions import Lesion, as_voxels
 from ies_helpers.segmentation.networks import Network, as_network, at_rest
 from ies_helpers.segmentation.receptive_field import receptive_field
@@ -42,7 +42,7 @@ def gradcam_pp(
         `(1, I, J, K)` float32, non-negative.
 
     Raises:
-        ValueError: for an unknown layer, or one that the lesion does not depend on.
+        ValueError: for an unknown layer, one that the lesion does not depend on, or a map that is not finite.
     """
     return boxed_cam(network, image, lesion, layer, _pp_weights).full(tuple(image.shape[1:]))
 
@@ -85,6 +85,7 @@ def boxed_cam(network: Any, image: Volume, lesion: Any, layer: str | None, weigh
     total = torch.zeros(1, *size(box), dtype=torch.float64)
     for cam, seen_box in grown:
         add(total, box, cam, seen_box)
+    check_finite(total, network)
     return Boxed(total, box)
 
 
@@ -151,7 +152,7 @@ def _look(network: Network, module: nn.Module, image: Volume, view: View, voxels
         )
     held = view.holds(voxels).numpy()
     index = view.local(voxels[held])
-    score = (logits[index] * view.weights_at(index).to(logits)).sum()
+    score = (logits[index] * view.cotangent(logits, index)).sum()
     (g,) = torch.autograd.grad(score, kept[0])
     return Seen(view, kept[0].detach()[0].double(), g[0].double())
 

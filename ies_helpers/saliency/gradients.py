@@ -6,14 +6,14 @@ import numpy as np
 import torch
 from torch import nn
 
-from ies_helpers.saliency.aggregates import Largest, See, add_up, extremes
+from ies_helpers.saliency.aggregates import Each, Largest, add_up, by_autograd, extremes
 from ies_helpers.saliency.cone import Cone, cone_of, trusted
 from ies_helpers.saliency.crop import cell_parts, crop_parts, shared_parts
 from ies_helpers.saliency.frozen import Frozen, frozen
 from ies_helpers.saliency.memory import BUDGET, does_not_fit, out_of_memory
 from ies_helpers.saliency.views import Boxed, Part, add, forward, hull, size
 from ies_helpers.saliency.windows import window_part, window_parts
-from ies_helpers.segmentation.inference import check_image
+from ies_helpers.segmentation.inference import check_finite, check_image
 from ies_helpers.segmentation.lesions import Lesion, as_voxels
 from ies_helpers.segmentation.networks import Network, as_network, at_rest
 from ies_helpers.segmentation.receptive_field import receptive_field
@@ -22,7 +22,10 @@ from ies_helpers.types import LabelMap, Saliency, Volume, Voxels
 Aggregate = Literal["mean", "sum", "max"]
 
 Way = Literal["cone", "crop", "windows", "whole"]
-"""How a gradient is computed, all exact: see the modules of these names; `whole` is one pass over everything."""
+"""How a gradient is computed, all exact: see the modules of these names; `whole` is one pass over everything.
+
+Where statistics are frozen, `cone` is that of `frozen_cone`, `crop` is autograd; each is exact for the network so held.
+"""
 
 Statistics = Literal["exact", "frozen"]
 """`frozen` holds instance norms still, an approximation: see the module of this name."""
@@ -59,7 +62,7 @@ def gradient(
         `(C, I, J, K)` float32, in logits per unit of z-scored intensity.
 
     Raises:
-        ValueError: for an image, lesion or aggregate that breaks the rules above.
+        ValueError: for an image, lesion or aggregate that breaks the rules above, or a map that is not finite.
     """
     engine = LesionGradient(network, image, lesion, aggregate, way=way)
     return engine.place(engine(image))
@@ -106,8 +109,8 @@ class LesionGradient:
         self.shape = tuple(image.shape)
         self.voxels = as_voxels(lesion, self.shape[1:])
         self.cone = None
-        self.way: Way = self._choose(way)
         self.frozen: Frozen | None = self._frozen(statistics)
+        self.way: Way = self._choose(way)
         self.parts = self._split()
         self.box = hull([part.box for part in self.parts], self.shape[1:])
         if budget is not None and budget < self.need:
@@ -128,8 +131,10 @@ class LesionGradient:
         return self.shape[0] * int(np.prod(size(part.box))) * self.network.dtype.itemsize
 
     def _choose(self, wanted: Way | None) -> Way:
-        if self.network.through == "windows":
-            possible: list[Way] = ["windows"]
+        if self.frozen is not None:
+            possible: list[Way] = ["cone", "crop"] if self.frozen.cone else ["crop"]
+        elif self.network.through == "windows":
+            possible = ["windows"]
         elif not receptive_field(self.network, self.shape[0]).bounded:
             possible = ["whole"]
         else:
@@ -171,7 +176,7 @@ class LesionGradient:
         Raises:
             MemoryError: there is too little for the smallest pieces that it can be taken in.
         """
-        with at_rest(self.network):
+        with at_rest(self.network), torch.enable_grad():
             while True:
                 try:
                     return self._largest(image) if self.aggregate == "max" else self._added(image)
@@ -192,33 +197,37 @@ class LesionGradient:
         return True
 
     def place(self, values: torch.Tensor) -> Saliency:
-        """`values` on the box -> the whole map `(C, I, J, K)`, float32 on the CPU, zero elsewhere."""
-        return Boxed(values, self.box).full(self.shape[1:])
+        """`values` on the box -> the whole map `(C, I, J, K)`, float32 on the CPU, zero elsewhere; must be finite."""
+        whole = Boxed(values, self.box).full(self.shape[1:])
+        check_finite(whole, self.network)
+        return whole
 
-    def _see(self, image: Volume) -> See:
-        """What a forward pass on a view of this image gives."""
+    def _each(self, image: Volume) -> Each:
+        """Each voxel's gradient through a view of this image."""
         if self.frozen is None:
-            return lambda view: forward(self.network, image, view)
-        held, recorded = self.frozen, self.frozen.record(self.network, image, self.parts)
-        return lambda view: held.forward(image, view, recorded)
+            return by_autograd(lambda view: forward(self.network, image, view))
+        held, recorded = self.frozen, self.frozen.record(image, self.parts)
+        if self.way == "cone" and held.trusted(image, self.parts[0], recorded):
+            return held.by_cone(image, recorded, self.budget)
+        return by_autograd(lambda view: held.forward(image, view, recorded))
 
     def _added(self, image: Volume) -> torch.Tensor:
-        see, total = self._see(image), self._zeros(size(self.box))
+        total = self._zeros(size(self.box))
         for part in self.parts:
             if cone := self._cone(image, part):
                 box, g = cone.summed(self.network, image, part)
                 add(total, self.box, g, box)
             else:
-                add_up(total, self.box, see, part)
+                add_up(total, self.box, lambda view: forward(self.network, image, view), part)
         return total / len(self.voxels) if self.aggregate == "mean" else total
 
     def _largest(self, image: Volume) -> torch.Tensor:
-        see, largest = self._see(image), Largest(self._zeros, self.box)
+        each, largest = self._each(image), Largest(self._zeros, self.box)
         for part in self.parts:
             if cone := self._cone(image, part):
                 pairs = cone.extremes(self.network, image, part, self.budget)
             else:
-                pairs = extremes(see, part, self._zeros, max(1, self.budget // self._gradient_bytes(part)))
+                pairs = extremes(each, part, self._zeros, max(1, self.budget // self._gradient_bytes(part)))
             for box, high, low in pairs:
                 largest.take(box, high, low)
         return largest.map()

@@ -9,14 +9,16 @@ import torch
 from ies_helpers.saliency.convergence import Draws
 from ies_helpers.saliency.views import upload
 from ies_helpers.segmentation.networks import Network
+from ies_helpers.subjects.seeds import check_seed
 from ies_helpers.types import Volume
 
 NOISE = 0.05
 """Standard deviation of the noise as a share of the range of the FLAIR channel, as published."""
 
 
-def check_noise(draws: Draws, noise: float) -> None:
-    """Refuse fewer than one draw, or noise that is negative or above the range itself."""
+def check_noise(draws: Draws, noise: float, seed: int) -> None:
+    """Refuse fewer than one draw, noise that is negative or above the range itself, or a seed that is none."""
+    check_seed(seed)
     if not (draws == "auto" or (isinstance(draws, Integral) and draws >= 1)) or not 0 <= noise <= 1:
         told = f"got {draws} and {noise}; for draws give a whole number, or auto"
         raise ValueError(f"draws must be at least 1 and noise a share from 0 to 1, {told}.")

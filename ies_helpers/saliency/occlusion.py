@@ -6,6 +6,7 @@ what its block is worth. A head has too many blocks, so those within `reach` vox
 
 from collections.abc import Iterator
 from itertools import product
+from numbers import Integral
 from typing import Any, Literal
 
 import numpy as np
@@ -61,9 +62,9 @@ def occlusion(
         `(C, I, J, K)` float32, for `all` `(1, I, J, K)`.
 
     Raises:
-        ValueError: for a side or stride that leaves gaps, a negative reach, or another choice of modalities.
+        ValueError: for a side or stride that leaves gaps, a reach that is no number of voxels, or other modalities.
     """
-    stride = stride or side
+    stride = side if stride is None else stride
     if modalities not in ("each", "all"):
         raise ValueError(f"modalities must be each or all, got {modalities!r}.")
     score = LesionScore(network, image, lesion)
@@ -175,16 +176,18 @@ def zone_of(score: LesionScore, reach: int | None) -> Box:
     """Where a lesion is explained: its bounding box and `reach` voxels around it, within the score's box."""
     if reach is None:
         return score.box
-    if reach < 0:
-        raise ValueError(f"reach must be 0 voxels or more, or None for all that can change the score; got {reach}.")
+    if not isinstance(reach, Integral) or reach < 0:
+        told = "reach must be a whole number of voxels from 0, or None for all that can change the score"
+        raise ValueError(f"{told}; got {reach}.")
     first, last = score.voxels.min(axis=0) - reach, score.voxels.max(axis=0) + reach
     return _clipped(tuple(slice(int(a), int(b) + 1) for a, b in zip(first, last, strict=True)), score.box)  # pyright: ignore[reportArgumentType]
 
 
 def blocks(shape: tuple[int, ...], zone: Box, side: int, stride: int) -> list[Box]:
     """Blocks of a regular grid that hold a voxel of `zone`, clipped to the volume's end, in scan order."""
-    if not 1 <= stride <= side:
-        raise ValueError(f"side and stride must be 1 or more and leave no gaps, got side {side} and stride {stride}.")
+    if not (isinstance(side, Integral) and isinstance(stride, Integral) and 1 <= stride <= side):
+        told = "side and stride must be whole numbers of voxels from 1 and leave no gaps"
+        raise ValueError(f"{told}, got side {side} and stride {stride}.")
     sides = []
     for n, s in zip(shape, zone, strict=True):
         starts = stride * np.arange(max(0, -(-(n - side) // stride)) + 1)

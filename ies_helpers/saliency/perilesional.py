@@ -94,7 +94,7 @@ def filled(image: Volume, fill: Fill, spacing: np.ndarray) -> Volume:
         return torch.zeros_like(image)
     inside = image != 0
     if fill == "mean":
-        return torch.stack([c[b].mean() * b for c, b in zip(image, inside, strict=True)])
+        return torch.stack([c[b].sum() / b.sum().clamp(min=1) * b for c, b in zip(image, inside, strict=True)])
     blurred = torch.zeros_like(image)
     for channel, brain, out in zip(image.numpy(), inside.numpy(), blurred, strict=True):
         near = ndimage.gaussian_filter(brain.astype(np.float32), BLUR_MM / spacing)

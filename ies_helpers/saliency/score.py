@@ -17,7 +17,7 @@ from ies_helpers.saliency.crop import shared_parts
 from ies_helpers.saliency.memory import BUDGET, out_of_memory
 from ies_helpers.saliency.views import Part, View, cut, hull, size
 from ies_helpers.saliency.windows import window_part
-from ies_helpers.segmentation.inference import check_image
+from ies_helpers.segmentation.inference import check_finite, check_image
 from ies_helpers.segmentation.lesions import Lesion, as_voxels
 from ies_helpers.segmentation.networks import Network, Through, as_network, at_rest
 from ies_helpers.segmentation.receptive_field import receptive_field
@@ -92,10 +92,10 @@ class LesionScore:
                 each when it is asked for. A GPU takes as many at once as its share of memory holds.
 
         Returns:
-            `(B, 2, V)` float64, on the CPU.
+            `(B, 2, V)` float64, on the CPU; of a network of more classes all of them.
 
         Raises:
-            ValueError: for no image, or one of another shape.
+            ValueError: for no image, one of another shape, or logits that are not finite.
         """
         unedited: dict[View, torch.Tensor] = {}
         images, scored = self._checked(edited), []
@@ -134,7 +134,7 @@ class LesionScore:
 
     def _score(self, images: list[torch.Tensor], unedited: dict[View, torch.Tensor]) -> torch.Tensor:
         """`(B, 2, V)` logits; a view that an edit does not touch is run once a call, and kept in `unedited`."""
-        logits = torch.zeros(len(images), 2, len(self.voxels), dtype=torch.float64)
+        logits = torch.empty(0)
         for look in self._looks:
             clean = self._cut(self.image, look.view)
             cuts = [self._cut(image, look.view) for image in images]
@@ -143,8 +143,10 @@ class LesionScore:
                 (unedited[look.view],) = look.shares(self.network, clean)
             inputs = [x for x, changed in zip(cuts, touched, strict=True) if changed]
             shares = iter(look.shares(self.network, torch.cat(inputs)) if inputs else ())
-            for row, changed in zip(logits, touched, strict=True):
-                row[:, look.which] += next(shares) if changed else unedited[look.view]
+            added = torch.stack([next(shares) if changed else unedited[look.view] for changed in touched])
+            logits = logits if len(logits) else added.new_zeros(*added.shape[:2], len(self.voxels))
+            logits[..., look.which] += added
+        check_finite(logits, self.network)
         return logits
 
     def _cut(self, image: torch.Tensor, view: View) -> torch.Tensor:

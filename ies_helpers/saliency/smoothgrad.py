@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from torch import nn
 from tqdm.auto import tqdm
 
@@ -18,6 +19,7 @@ from ies_helpers.saliency.gradients import Aggregate, LesionGradient, Statistics
 from ies_helpers.saliency.noise import NOISE, NoisyImages, check_noise, noise_sigma
 from ies_helpers.saliency.state import RunState
 from ies_helpers.saliency.views import size
+from ies_helpers.segmentation.inference import check_finite
 from ies_helpers.segmentation.lesions import Lesion
 from ies_helpers.segmentation.networks import Network, as_network
 from ies_helpers.types import LabelMap, Saliency, Volume, Voxels
@@ -105,9 +107,9 @@ def smoothgrad_each(
     another device may move the stop; the number of draws that it came to gives the same map anywhere.
 
     Raises:
-        ValueError: for fewer than one draw or a negative noise.
+        ValueError: for fewer than one draw, a negative noise or seed, or a map that is not finite.
     """
-    check_noise(draws, noise)
+    check_noise(draws, noise, seed)
     network = as_network(network)
     how = {"aggregate": aggregate, "way": way, "statistics": statistics}
     engines = [LesionGradient(network, image, lesion, **how) for lesion in lesions]
@@ -124,17 +126,25 @@ def smoothgrad_each(
             image_of_draw = noisy(draw)
             for n in [n for n in todo if averages[n].draws == draw]:
                 bar.set_postfix_str(f"draw {draw + 1}/{most(draws)}, lesion {_name(lesions[n], n)}")
-                averages[n].add(engines[n](image_of_draw))
+                _add(averages[n], engines[n](image_of_draw), network)
                 bar.update()
             if state:
                 state.save(voxels, [a.sums for a in averages.values()], [a.draws for a in averages.values()])
         bar.total -= sum(most(draws) - a.draws for a in averages.values())
         for n, average in averages.items():
+            check_finite(average.sums, network)
             if draws == "auto":
                 warn_if_unknown(average, _name(lesions[n], n))
             yield n, average
     noisy.close()
     bar.close()
+
+
+def _add(average: Average, values: torch.Tensor, network: Network) -> None:
+    """One more draw. A broken network is found at the first; a look at each would have a GPU waited for."""
+    average.add(values)
+    if average.draws == 1:
+        check_finite(average.sums, network)
 
 
 def _groups(engines: list[LesionGradient]) -> Iterator[list[int]]:

@@ -44,6 +44,13 @@ class View:
         """`(V,)` float64 weights of the logits at local `index`."""
         return torch.ones(len(index[0]), dtype=torch.float64) if self.weight is None else self.weight[index]
 
+    def cotangent(self, logits: torch.Tensor, index: tuple[torch.Tensor, ...]) -> torch.Tensor:
+        """`(V,)` weights, beside the logits, that are NaN where a logit is not finite.
+
+        An activation's slope forgets a NaN that went through it. So the gradient tells of it, and no GPU is waited for.
+        """
+        return self.weights_at(index).to(logits) + 0 * logits[index].detach()
+
 
 @dataclass(frozen=True, eq=False)
 class Part:
@@ -124,6 +131,14 @@ class Boxed:
         whole = torch.zeros(len(self.values), *shape, dtype=torch.float32)
         whole[(slice(None), *self.box)] = self.values.detach().float().cpu()
         return whole
+
+
+def clip(g: torch.Tensor, box: Box, within: Box) -> tuple[Box, torch.Tensor]:
+    """What of `box`, and of `g` on it, lies `within` another box."""
+    kept: Box = tuple(  # pyright: ignore[reportAssignmentType]
+        slice(max(b.start, w.start), min(b.stop, w.stop)) for b, w in zip(box, within, strict=True)
+    )
+    return kept, g[(slice(None), *inside(kept, box))]
 
 
 def add(total: torch.Tensor, box: Box, g: torch.Tensor, seen: Box) -> None:

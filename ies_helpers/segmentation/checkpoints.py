@@ -1,23 +1,16 @@
 """Weights of any origin -> the right architecture, verified."""
 
-import re
-import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from ies_helpers.resources import data_folder
 from ies_helpers.segmentation.networks import ARCHITECTURES, Network, build
-from ies_helpers.subjects.archives import extract_member
+from ies_helpers.segmentation.weights import Weights, first_names, read_weights
 from ies_helpers.subjects.downloads import fetch
-from ies_helpers.subjects.files import one_line
-
-Weights = Mapping[str, torch.Tensor]
 
 UNUSED = "num_batches_tracked"
 """Counters of batch normalisation that no prediction depends on; shipped files leave them out."""
@@ -54,18 +47,22 @@ def load_network(
         device: `auto` takes a GPU if there is one; `cpu`, `cuda`.
 
     Raises:
-        ValueError: an unknown name, architecture or device, a threshold outside (0, 1), a Swin UNETR of unknown
-            merging, weights that do not fit (differences are counted, the first of each kind named, all of
-            them in the exception's notes), or a file that is no plain set of tensors.
+        ValueError: an unknown name, architecture or device, another architecture than a name says, a threshold outside
+            (0, 1), a Swin UNETR of unknown merging, weights that do not fit or are not finite (differences are counted,
+            the first of each kind named, all of them in the exception's notes), or a file that is no plain set of
+            tensors.
         FileNotFoundError: there is no such file.
     """
     if threshold is not None and not 0 < threshold < 1:
         raise ValueError(f"A threshold must lie between 0 and 1, got {threshold}.")
     place = _device(device)
     path, name, known = _locate(network)
-    architecture = known or architecture
+    if known and architecture not in (None, known):
+        raise ValueError(
+            f"architecture is for a file of weights, {network} is a {known}; got {architecture!r}: leave it out."
+        )
     weights, said = read_weights(path)
-    architecture = architecture or said.get("architecture")
+    architecture = known or architecture or said.get("architecture")
     if architecture is None:
         raise ValueError(f"{path.name} does not say its architecture; give one of {', '.join(ARCHITECTURES)}.")
     merging = _merging(architecture, merging, said, path.name)
@@ -99,51 +96,6 @@ def _locate(network: str | Path) -> tuple[Path, str, str | None]:
             f"A network is one of {', '.join(ARCHITECTURES)}, published:unet or a file; no file {path}."
         )
     return path, path.name.split(".")[0] if path.name.endswith(".tar.xz") else path.stem, None
-
-
-def read_weights(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    """Float32 tensors of a file by name, and what its header says; no code in the file is ever run.
-
-    `{"state_dict": ...}`, `{"model": ...}` and the like are unwrapped, a leading `module.` (DataParallel) is dropped.
-    """
-    if path.name.endswith((".tar.xz", ".tar.gz", ".tar", ".zip")):
-        with TemporaryDirectory() as folder:
-            return read_weights(extract_member(path, "*.pth", Path(folder) / "checkpoint.pth"))
-    if path.suffix == ".safetensors":
-        try:
-            with safe_open(path, framework="pt") as file:
-                said = {key: one_line(value) for key, value in (file.metadata() or {}).items()}
-                tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
-        except (SafetensorError, TypeError, AttributeError, KeyError) as error:  # the last three: a type torch lacks
-            why = one_line(error)
-            raise ValueError(f"{path.name} must be a safetensors file, it cannot be read as one ({why}).") from error
-        return _floats(tensors, path.name), said
-    try:
-        with warnings.catch_warnings(action="ignore"):
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # whatever a foreign file makes the reader raise
-        wanted = re.search(r"GLOBAL (\S+)", str(error))
-        if wanted:
-            raise ValueError(
-                f"A checkpoint must hold tensors only; {path.name} asks to run {one_line(wanted[1])} and was not "
-                "opened. If you trust its origin, convert it, which runs that code: content = torch.load(file, "
-                "weights_only=False); torch.save(content['state_dict'], another), or whatever key holds the weights."
-            ) from error
-        why = one_line(str(error).split(". ")[0]) or type(error).__name__
-        raise ValueError(f"{path.name} must be a PyTorch checkpoint, it cannot be read as one ({why}).") from error
-    for key in ("state_dict", "model_state_dict", "model", "network_weights"):
-        if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
-            content = content[key]
-    if not isinstance(content, Mapping) or not all(isinstance(v, torch.Tensor) for v in content.values()):
-        raise ValueError(f"A checkpoint must be a state_dict of tensors, {path.name} holds a {type(content).__name__}.")
-    return _floats({str(key): value for key, value in content.items()}, path.name), {}
-
-
-def _floats(tensors: Weights, name: str) -> dict[str, torch.Tensor]:
-    for key, t in tensors.items():
-        if t.layout is not torch.strided or t.is_meta or t.numel() * t.element_size() > t.untyped_storage().nbytes():
-            raise ValueError(f"A checkpoint must hold tensors with their values, in {name} {one_line(key)} has not.")
-    return {k.removeprefix("module."): t.float() for k, t in tensors.items() if t.is_floating_point()}
 
 
 def _merging(architecture: str, asked: str | None, said: Mapping[str, str], name: str) -> str | None:
@@ -205,18 +157,16 @@ def _fill(module: nn.Module, weights: Weights, name: str) -> None:
     broken = [k for k, v in weights.items() if not bool(torch.isfinite(v).all())]
     lists = {"missing": missing, "unknown": extra, "of another shape": reshaped, "not finite": broken}
     if any(lists.values()):
-        told = "; ".join(f"{len(v)} {kind} ({_first(v)})" for kind, v in lists.items() if v)
+        told = "; ".join(f"{len(v)} {kind} ({first_names(v)})" for kind, v in lists.items() if v)
         error = ValueError(
             f"{name} must fit the architecture, its tensors do not: {told}. Name the right architecture."
+            if missing or extra or reshaped
+            else f"{name} must hold finite weights, of its tensors {told}. Training had diverged: take an earlier file."
         )
         for kind, every in lists.items():
             error.add_note("\n".join([f"{kind}:", *every]) if every else f"{kind}: none")
         raise error
     module.load_state_dict(dict(weights), strict=False)
-
-
-def _first(names: list[str], count: int = 4) -> str:
-    return ", ".join(one_line(name, 80) for name in names[:count]) + (", ..." if len(names) > count else "")
 
 
 def _device(device: str) -> torch.device:

@@ -12,20 +12,19 @@ from scipy import ndimage
 from scipy.signal import fftconvolve
 
 from ies_helpers.segmentation.lesions import CONNECTIVITY, Lesion, Lesions
+from ies_helpers.subjects.anatomy import GRID
+from ies_helpers.subjects.seeds import check_seed
 from ies_helpers.subjects.subject import Subject
 
 CLEAR = 3
 """Dilations that keep a control away from every lesion."""
-
-MNI_SHAPE = (182, 218, 182)
-"""Grid of the MNI152 template at 1 mm, on which nilearn's tissue map lies."""
 
 
 def true_negatives(subject: Subject, lesions: Lesions, like: Sequence[Lesion], *, seed: int = 0) -> list[Lesion]:
     """One control of group `TN` for each lesion of `like` whose shape fits anywhere.
 
     Args:
-        subject: gives white matter, see `white_matter`.
+        subject: gives white matter, see `inner_white_matter`.
         lesions: all lesions, found and missed, to keep clear of by three voxels.
         like: lesions whose shapes to take; a shape that fits nowhere gives none.
         seed: of the places; control n depends on seed and n alone.
@@ -39,11 +38,12 @@ def true_negatives(subject: Subject, lesions: Lesions, like: Sequence[Lesion], *
     """
     if not like:
         raise ValueError("like must name a lesion whose shape a control takes, got none.")
+    check_seed(seed)
     taken = lesions.label_map(subject.shape).numpy() > 0
     if subject.target is not None:
         taken |= subject.target.numpy()
     near = np.asarray(ndimage.binary_dilation(taken, CONNECTIVITY, CLEAR), dtype=bool)
-    free = white_matter(subject) & ~near
+    free = inner_white_matter(subject) & ~near
     last, controls = max((lesion.number for lesion in lesions), default=0), []
     for n, lesion in enumerate(like):
         corners = _fits(free, lesion.voxels)
@@ -63,12 +63,15 @@ def true_negatives(subject: Subject, lesions: Lesions, like: Sequence[Lesion], *
     return controls
 
 
-def white_matter(subject: Subject) -> np.ndarray:
-    """`(I, J, K)` bool: normal-looking white matter.
+def inner_white_matter(subject: Subject) -> np.ndarray:
+    """`(I, J, K)` bool: normal-looking white matter, away from its border.
 
-    By intensity: T1 above its median in the brain, FLAIR from the 10th to the 80th centile of such voxels; small
-    holes closed, and one voxel taken off its border. In a scan on the MNI152 grid also white matter of the template
-    (nilearn's map, above 0.5).
+    Stricter than `surround.white_matter`, which is sure enough of a level but holds some cortex: a control has to lie
+    in white matter with all its voxels.
+
+    By intensity, three voxels and more inside the brain: T1 above its median there, FLAIR from the 10th to the 80th
+    centile of such voxels; small holes closed, and one voxel taken off its border. In a scan on the MNI152 grid also
+    white matter of the template (nilearn's map, above 0.5).
     """
     flair, t1 = subject.image[0].numpy(), subject.image[1].numpy()
     brain = np.asarray(ndimage.binary_erosion(ndimage.binary_fill_holes(flair != 0), CONNECTIVITY, 3), dtype=bool)
@@ -76,7 +79,7 @@ def white_matter(subject: Subject) -> np.ndarray:
     low, high = np.quantile(flair[white], (0.1, 0.8))
     white &= (flair > low) & (flair < high)
     white = np.asarray(ndimage.binary_closing(white, CONNECTIVITY), dtype=bool) & brain
-    if subject.shape == MNI_SHAPE:
+    if subject.shape == GRID:
         white &= _template(subject.affine)
     return np.asarray(ndimage.binary_erosion(white, ndimage.generate_binary_structure(3, 1)), dtype=bool)
 
@@ -86,7 +89,7 @@ def _template(affine: np.ndarray) -> np.ndarray:
     from nilearn.datasets import load_mni152_wm_template
     from nilearn.image import resample_to_img
 
-    grid = nibabel.Nifti1Image(np.zeros(MNI_SHAPE, dtype=np.uint8), affine)
+    grid = nibabel.Nifti1Image(np.zeros(GRID, dtype=np.uint8), affine)
     template = load_mni152_wm_template(resolution=1)
     on_grid = resample_to_img(template, grid, force_resample=True, copy_header=True)
     return np.asarray(on_grid.dataobj) > 0.5

@@ -29,11 +29,11 @@ def predict_logits(network: Network | nn.Module, image: Volume, *, progress: boo
     """Logits of every class at every voxel, windows blended before any softmax (as published).
 
     Returns:
-        `(2, I, J, K)` float32, on the CPU.
+        `(2, I, J, K)` float32, on the CPU; of a network of more classes all of them.
 
     Raises:
-        ValueError: for an image that is not `(C, I, J, K)`, is smaller than a window, or gives logits that
-            are not finite.
+        ValueError: for an image that is not `(C, I, J, K)`, has other modalities than the network takes, is smaller
+            than a window, or gives logits that are not finite.
     """
     network = as_network(network)
     check_image(image)
@@ -41,10 +41,7 @@ def predict_logits(network: Network | nn.Module, image: Volume, *, progress: boo
     with torch.no_grad(), at_rest(network):
         whole = network.sides is None
         logits = whole_logits(network, image) if whole else _blended_logits(network, image, progress)
-    if not bool(torch.isfinite(logits).all()):
-        raise ValueError(
-            f"Logits must be finite; {network.name} gave NaN or infinity. Check its weights and the image."
-        )
+    check_finite(logits, network)
     return logits
 
 
@@ -72,6 +69,15 @@ def pad_end(image: Volume, shape: tuple[int, ...]) -> Volume:
     """Zeros after the last voxel of each axis up to `shape`; the first voxel stays where it is."""
     missing = [n - have for n, have in zip(shape, image.shape[1:], strict=True)]
     return F.pad(image, [0, missing[2], 0, missing[1], 0, missing[0]])
+
+
+def check_finite(values: torch.Tensor, network: Network) -> None:
+    """Refuse what a network gave, logits or a map of them, if it is not finite. On a GPU this waits for it."""
+    if not bool(torch.isfinite(values).all()):
+        raise ValueError(
+            f"Logits and their gradients must be finite; {network.name} gave NaN or infinity. Check its weights and "
+            "the image."
+        )
 
 
 def check_image(image: Volume) -> None:

@@ -1,4 +1,4 @@
-"""Probability + target -> numbered lesions in groups TP, FP and FN."""
+"""Probability + target -> numbered lesions in groups TP, FP and FN; TN are drawn by `controls`."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -14,7 +14,7 @@ from ies_helpers.types import Affine, LabelMap, Probability, Voxels
 CONNECTIVITY = ndimage.generate_binary_structure(3, 2)
 """18-connectivity: voxels that share a face or an edge are connected, as published."""
 
-GROUPS = ("TP", "FP", "FN", "unknown")
+GROUPS = ("TP", "FP", "FN", "TN", "unknown")
 
 MIN_VOXELS = 6
 """A lesion has more than 5 voxels, as published."""
@@ -22,12 +22,13 @@ MIN_VOXELS = 6
 
 @dataclass(frozen=True, eq=False)
 class Lesion:
-    """One connected component that the network found (TP, FP) or missed (FN).
+    """One connected component that the network found (TP, FP) or missed (FN), or a control (TN).
 
     Attributes:
         number: from 1, in scan order: found lesions first, then missed ones.
         group: `TP` shares a voxel with the target, `FP` does not, `FN` is a component of the target that
-            shares none with the prediction; `unknown` where there is no target.
+            shares none with the prediction; `TN` is a place where there is none, see `controls`; `unknown` where there
+            is no target.
         voxels: `(V, 3)` indices: the prediction's voxels, for FN the target's.
         volume_mm3: NaN if no affine was given.
         centre_mm: centre of mass in world mm, `(3,)`; NaN if no affine was given.
@@ -66,7 +67,9 @@ class Lesions:
 
     def __getitem__(self, number: int) -> Lesion:
         if number not in self._by_number:
-            raise KeyError(f"Lesions here are numbered 1 to {len(self)}, got {number}; see the lesion table.")
+            there = list(self._by_number)
+            numbers = f"1 to {len(there)}" if there == list(range(1, len(there) + 1)) else ", ".join(map(str, there))
+            raise KeyError(f"Lesions here are numbered {numbers}, got {number}; see the lesion table.")
         return self._by_number[number]
 
     def __iter__(self) -> Iterator[Lesion]:
@@ -135,7 +138,8 @@ class Lesions:
 def check_choice(wanted: str) -> None:
     """Refuse what `Lesions.select` cannot mean, before anything is computed."""
     if not re.fullmatch(rf"all|{'|'.join(GROUPS)}|(size|{'|'.join(GROUPS)}):\d+-\d*|\d+(, ?\d+)*", wanted):
-        raise ValueError(f"lesions must be all, {', '.join(GROUPS)}, numbers as 3,7 or size:90-120; got {wanted!r}.")
+        groups = ", ".join(GROUPS)
+        raise ValueError(f"lesions must be all, {groups}, numbers as 3,7, size:90-120 or TP:90-120; got {wanted!r}.")
 
 
 def find_lesions(
@@ -148,17 +152,22 @@ def find_lesions(
     target are no FN, but a prediction that touches one is TP.
 
     Args:
-        probability: `(I, J, K)`; a voxel is predicted lesion above `threshold`.
+        probability: `(I, J, K)`, from 0 to 1; a voxel is predicted lesion above `threshold`.
         target: `(I, J, K)` bool or 0/1; None leaves the group `unknown`.
         threshold: the published U-Net's is 0.3, the others' 0.4: `network.threshold`.
         affine: gives volumes and centres their mm; without it they are NaN.
 
     Raises:
-        ValueError: for a target on another grid, or a threshold outside (0, 1).
+        ValueError: for what is no probability, a target on another grid, or a threshold outside (0, 1).
     """
     if not 0 < threshold < 1:
         raise ValueError(f"A threshold must lie between 0 and 1, got {threshold}; take network.threshold.")
     score = np.asarray(probability, dtype=np.float32)
+    if score.ndim != 3:
+        raise ValueError(f"A probability must be a volume (I, J, K), got the shape {score.shape}; take predict.")
+    if not ((score >= 0) & (score <= 1)).all():
+        held = f"values from {score.min():g} to {score.max():g}" if np.isfinite(score).all() else "NaN or infinity"
+        raise ValueError(f"A probability must lie between 0 and 1, got {held}; take predict, not predict_logits.")
     if target is not None and tuple(target.shape) != score.shape:
         raise ValueError(
             f"Target and prediction must share their grid, got {tuple(target.shape)} and {score.shape}; "
@@ -174,15 +183,15 @@ def find_lesions(
     return Lesions([lesion_of(n, g, v, score, affine) for n, (g, v) in enumerate(zip(groups, found, strict=True), 1)])
 
 
-def components(mask: np.ndarray, min_voxels: int = MIN_VOXELS) -> list[Voxels]:
-    """Voxels `(V, 3)` of each 18-connected component of at least `min_voxels`, in scan order, in one pass."""
+def components(mask: np.ndarray) -> list[Voxels]:
+    """Voxels `(V, 3)` of each 18-connected component of at least `MIN_VOXELS`, in scan order, in one pass."""
     labels, count = ndimage.label(mask, CONNECTIVITY)  # pyright: ignore[reportGeneralTypeIssues]
     inside = np.flatnonzero(labels)
     order = np.argsort(labels.ravel()[inside], kind="stable")
     sizes = np.bincount(labels.ravel()[inside], minlength=count + 1)[1:]
     indices = np.stack(np.unravel_index(inside[order], mask.shape), axis=1)
     parts = np.split(indices, np.cumsum(sizes)[:-1]) if count else []
-    return [part for part in parts if len(part) >= min_voxels]
+    return [part for part in parts if len(part) >= MIN_VOXELS]
 
 
 def lesion_of(number: int, group: str, voxels: Voxels, score: np.ndarray, affine: Affine | None) -> Lesion:

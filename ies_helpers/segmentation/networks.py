@@ -4,14 +4,21 @@ import hashlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from numbers import Integral
+from typing import Any, Literal, get_args
 
 import torch
 from torch import nn
 
+from ies_helpers.segmentation.heads import logits_of
 from ies_helpers.segmentation.merging import merging_module
+from ies_helpers.segmentation.precision import true_float32
 
 Through = Literal["whole", "windows"]
+
+Weighting = Literal["gaussian", "constant"]
+
+Placing = Literal["monai", "nnunet"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,15 +33,18 @@ class Network:
         module: `(B, C, I, J, K)` -> `(B, 2, I, J, K)` logits, class 1 is lesion; also one channel under a
             sigmoid, or with deep supervision a list, or `(B, n, 2, I, J, K)`, whose first entry is the output.
         name: what files and tables call it.
-        window: side of the sliding window in voxels, or its three sides; None predicts on the whole volume.
+        window: side of the sliding window in voxels, or a tuple of its three; None predicts on the whole volume.
         through: `whole` or `windows`, what a saliency map is a gradient of.
-        overlap: share of the window's side that neighbouring windows share.
+        overlap: share of the window's side that neighbouring windows share, from 0 to below 1.
         weighting: `gaussian` or `constant`, how windows are blended.
         placing: where windows stop and how the gaussian ends: as in MONAI's inferer, or as in nnU-Net v2 (whose
             mirrored copies are not made).
         threshold: probability above which a voxel is called lesion.
         layer: name of the submodule that Grad-CAM++ reads.
         stride: total stride along each axis; sides must be a multiple of it. None: found by a probe.
+
+    Raises:
+        ValueError: for any of these that is not as said.
     """
 
     module: nn.Module
@@ -42,15 +52,26 @@ class Network:
     window: int | tuple[int, int, int] | None = None
     through: Through = "whole"
     overlap: float = 0.25
-    weighting: Literal["gaussian", "constant"] = "gaussian"
-    placing: Literal["monai", "nnunet"] = "monai"
+    weighting: Weighting = "gaussian"
+    placing: Placing = "monai"
     threshold: float = 0.5
     layer: str | None = None
     stride: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
-        if self.through not in ("whole", "windows"):
-            raise ValueError(f"through must be 'whole' or 'windows', got {self.through!r}.")
+        for name, allowed in (("through", Through), ("weighting", Weighting), ("placing", Placing)):
+            if getattr(self, name) not in get_args(allowed):
+                rule = " or ".join(map(repr, get_args(allowed)))
+                raise ValueError(f"{name} must be {rule}, got {getattr(self, name)!r}.")
+        sides = (1, 1, 1) if self.sides is None else self.sides
+        if len(sides) != 3 or not all(isinstance(n, Integral) and n > 0 for n in sides):
+            raise ValueError(
+                f"window must be a side of 1 voxel or more, three as (96, 96, 64), or None; got {self.window!r}."
+            )
+        if not 0 <= self.overlap < 1:
+            raise ValueError(f"overlap must be a share of the window's side, from 0 to below 1, got {self.overlap}.")
+        if not 0 < self.threshold < 1:
+            raise ValueError(f"A threshold must lie between 0 and 1, got {self.threshold}.")
         if self.through == "windows" and self.window is None:
             raise ValueError("A network explained through windows needs one; give window=96, or through='whole'.")
 
@@ -58,23 +79,11 @@ class Network:
     def sides(self) -> tuple[int, int, int] | None:
         """The window's three sides in voxels; None without a window."""
         side = self.window
-        return (side, side, side) if isinstance(side, int) else side
+        return side if side is None or isinstance(side, tuple) else (side, side, side)
 
     def logits(self, x: torch.Tensor) -> torch.Tensor:
-        """`(B, C, I, J, K)` -> `(B, 2, I, J, K)`: a sigmoid head z becomes the two classes (0, z).
-
-        The module gets a copy, so that one which works in place changes neither image nor gradient.
-        """
-        y = self.module(x.clone())
-        while isinstance(y, list | tuple):
-            y = y[0]
-        y = y[:, 0] if y.ndim == 6 else y
-        if y.ndim != 5 or y.shape[2:] != x.shape[2:]:
-            raise ValueError(
-                f"A network must map (B, C, I, J, K) to logits of the same I, J, K; {self.name} mapped "
-                f"{tuple(x.shape)} to {tuple(y.shape)}. Wrap it in a module that does."
-            )
-        return torch.cat([torch.zeros_like(y), y], dim=1) if y.shape[1] == 1 else y
+        """`(B, C, I, J, K)` -> `(B, 2, I, J, K)`, whatever the module's head; see `heads`."""
+        return logits_of(self.module, x, self.name)
 
     def explained_through(self, through: Through) -> "Network":
         """The same network, explained `through` the whole volume or its windows."""
@@ -100,7 +109,7 @@ class Network:
             sha.update(str(getattr(module, "order", "")).encode())
         for key, value in sorted(self.module.state_dict().items()):
             sha.update(key.encode())
-            sha.update(value.detach().cpu().contiguous().numpy().tobytes())
+            sha.update(value.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())  # NumPy has no bfloat16
         return sha.hexdigest()[:16]
 
 
@@ -115,16 +124,13 @@ def as_network(network: Network | nn.Module) -> Network:
 
 @contextmanager
 def at_rest(network: Network) -> Iterator[None]:
-    """Evaluation mode, frozen parameters, true float32 inside; everything as it was afterwards.
-
-    cuDNN's convolutions would otherwise round float32 to TF32, an error of about 1e-3.
-    """
+    """Evaluation mode, frozen parameters, true float32 inside; everything as it was afterwards."""
     modes = [(m, m.training) for m in network.module.modules()]
     grads = [(p, p.requires_grad) for p in network.module.parameters()]
     try:
         network.module.eval()
         network.module.requires_grad_(False)
-        with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        with true_float32():
             yield
     finally:
         for module, training in modes:

@@ -92,7 +92,7 @@ def _only(archive: Path, pattern: str, sizes: dict[str, int]) -> str:
     found = [name for name, base in bases.items() if fnmatch(base, pattern) and not base.startswith(".")]
     if len(found) != 1:
         held = f"{len(found)} ({', '.join(sorted(sizes)[:5])})"
-        raise ValueError(f"{archive} must hold one file {pattern}, it holds {held}: avoid it")
+        raise ValueError(f"{archive} must hold one file {pattern}, it holds {held}: unpack it and give the file")
     if sizes[found[0]] > LARGEST:
         raise ValueError(f"{found[0]} in {archive} may unpack to {LARGEST} bytes, not {sizes[found[0]]}")
     return found[0]

@@ -1,6 +1,7 @@
 """Which files of a folder are a patient's FLAIR, T1 and lesion mask, and what the patient is called."""
 
 import re
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -87,13 +88,30 @@ def find_files(folder: Path) -> Found:
                 "...); name a smaller folder, or the files by flair=..., t1=..., target=..."
             )
     missing = [kind for kind in MODALITIES if not found[kind]]
+    dicom = next((p for p in sorted(folder.rglob("*")) if p.is_file() and is_dicom(p)), None) if not images else None
+    if dicom:
+        raise FileNotFoundError(f"A subject needs FLAIR and T1 as NIfTI, {dicom} is DICOM; {conversion(folder)}.")
     if missing:
         raise FileNotFoundError(
             f"A subject needs FLAIR and T1; {folder} has no file named like {' and '.join(missing)}. "
-            "Name the files by flair=..., t1=..."
+            "Name the files by flair=..., t1=... (--flair, --t1 on the command line)."
         )
     name = _bids_name(found["flair"][0].name) or _plain_name(folder.resolve())
     return Found(name, tuple(paths[0] for paths in found.values() if paths))
+
+
+def is_dicom(path: Path) -> bool:
+    """Whether a file is as scanners write it, by its name or by the mark behind its preamble."""
+    try:
+        with path.open("rb") as stream:
+            return path.suffix.lower() == ".dcm" or stream.read(132)[128:] == b"DICM"
+    except OSError:  # told when it is opened as an image
+        return False
+
+
+def conversion(folder: Path) -> str:
+    """What to do with a folder of DICOM."""
+    return f"convert it first (dcm2niix -z y -f %p_%s {shlex.quote(str(folder))})"
 
 
 def kind_of(name: str) -> str | None:

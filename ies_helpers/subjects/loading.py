@@ -14,7 +14,7 @@ from nibabel.spatialimages import HeaderDataError
 
 from ies_helpers.resources import data_folder
 from ies_helpers.subjects.downloads import fetch
-from ies_helpers.subjects.finding import Found, find_subject
+from ies_helpers.subjects.finding import Found, conversion, find_subject, is_dicom
 from ies_helpers.subjects.headers import check_header, open_nifti
 from ies_helpers.subjects.phantom import phantom
 from ies_helpers.subjects.subject import MODALITIES, Subject, normalise
@@ -25,6 +25,9 @@ AFFINE_TOLERANCE = 1e-3
 
 SPACING_TOLERANCE = 0.15
 """Difference from 1 mm, in mm, from which on it is told."""
+
+SQUARE_TOLERANCE = 0.01
+"""Largest cosine of the angle between two voxel axes that count as square; rounding in a header leaves 0.0001."""
 
 ORIENTATIONS = ("LAS", "RAS")
 """Where the voxel axes of the scans that the shipped networks were trained on run to; left and right were swapped."""
@@ -110,6 +113,10 @@ def read_image(path: Path, what: str) -> nibabel.Nifti1Image:
     """
     if not path.is_file():
         raise FileNotFoundError(f"The {what} image must be a file, there is none at {path}.")
+    if is_dicom(path):
+        raise ValueError(
+            f"The {what} image must be a NIfTI file, {path} is DICOM; {conversion(path.absolute().parent)}."
+        )
     try:
         image = open_nifti(path)
     except UNREADABLE as error:
@@ -133,6 +140,14 @@ def remarks(subject: Subject) -> list[str]:
         told.append(
             f"{subject.name} has voxels of {sides} mm; the networks were trained at 1 mm, so sizes in voxels, window "
             "extents and distances mean something else here, and predictions may be poor. Nothing was resampled."
+        )
+    along = subject.affine[:3, :3] / np.linalg.norm(subject.affine[:3, :3], axis=0)
+    cosine = float(np.abs(along.T @ along - np.eye(3)).max())
+    if cosine > SQUARE_TOLERANCE:
+        told.append(
+            f"The voxel axes of {subject.name} meet at {np.degrees(np.arccos(cosine)):.0f} degrees and not at 90 (a "
+            "tilted gantry?); distances in mm are taken as if they did, and are wrong. Nothing was resampled; "
+            "resample onto a square grid."
         )
     if "".join(axes) not in ORIENTATIONS:
         told.append(

@@ -53,6 +53,11 @@ class SavedMap:
             ValueError: for no NIfTI image, or map and lesions on different grids.
         """
         where = groups_path(self.folder, self.record["subject"], self.record["group"])
+        if not where.is_file():
+            raise FileNotFoundError(
+                f"A map needs its lesion beside it, there is no {where}; explain the lesion again into the same "
+                "folder, which writes what lacks."
+            )
         files, labels = [read_image(path, "map's") for path in self.images], read_image(where, "lesions'")
         for path, other in zip((*self.images[1:], where), (*files[1:], labels), strict=True):
             _check_grid(files[0], other, path.name, self.images[0].name)

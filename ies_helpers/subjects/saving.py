@@ -17,6 +17,7 @@ import pandas as pd
 import torch
 
 from ies_helpers.subjects.files import remove_leftovers, replacing, write_text
+from ies_helpers.subjects.loading import AFFINE_TOLERANCE, read_image, read_values
 from ies_helpers.subjects.records import MapRecord, versions
 from ies_helpers.subjects.subject import Subject
 from ies_helpers.types import Saliency
@@ -84,18 +85,18 @@ def finished(folder: Path, subject: Subject, record: MapRecord) -> bool:
     """Whether the map of `record` is there, whole.
 
     Raises:
-        ValueError: if another map has its name: made with other settings, which are told.
+        ValueError: if another map has its name: made with other settings, which are told, or another affine.
     """
     for modalities in (subject.modalities, ("all",)):
         paths = [map_path(folder, record, modality) for modality in modalities]
         if all(path.is_file() and sidecar(path).is_file() for path in paths):
             saved = [json.loads(sidecar(path).read_text()) for path in paths]
             if [s["modality"] for s in saved] == list(modalities):
-                return all(_same(path, s, record) for path, s in zip(paths, saved, strict=True))
+                return all(_same(path, s, record, subject) for path, s in zip(paths, saved, strict=True))
     return False
 
 
-def _same(path: Path, saved: dict[str, Any], record: MapRecord) -> bool:
+def _same(path: Path, saved: dict[str, Any], record: MapRecord, subject: Subject) -> bool:
     wanted = asdict(record)
     if record.tolerance is not None:  # the draws told how many they are
         wanted["draws"] = saved.get("draws")
@@ -105,7 +106,20 @@ def _same(path: Path, saved: dict[str, Any], record: MapRecord) -> bool:
         raise ValueError(
             f"A folder holds one map of a name; {path.name} in {path.parent} was made with {told}. Take another --out."
         )
+    _check_place(read_image(path, "map's"), subject)
     return True
+
+
+def _check_place(image: Any, subject: Subject) -> None:
+    """Refuse an image of an earlier run where the subject lies elsewhere now."""
+    apart = np.abs(image.affine - subject.affine).max()
+    if image.shape != subject.shape or not apart <= AFFINE_TOLERANCE:
+        shapes = f"its shape is {image.shape}, not {subject.shape}"
+        told = shapes if image.shape != subject.shape else f"their affines differ by up to {apart:.3g}"
+        raise ValueError(
+            f"A folder holds one set of lesions a subject, {image.get_filename()} lies elsewhere than {subject.name} "
+            f"does now: {told}. Take another --out."
+        )
 
 
 def map_path(folder: Path, record: MapRecord, modality: str) -> Path:
@@ -127,14 +141,16 @@ def groups_path(folder: Path, name: str, group: str) -> Path:
 def save_lesions(folder: Path, subject: Subject, probability: torch.Tensor, labels: dict[str, torch.Tensor]) -> None:
     """Write the probability map `(I, J, K)`, and for each group in `labels` a map of its lesions' numbers.
 
+    Controls (TN) that `explain` wrote stay: no prediction numbers them.
+
     Raises:
-        ValueError: if the folder holds maps of this subject's lesions numbered otherwise.
+        ValueError: if the folder holds maps of this subject's lesions numbered otherwise, or lying elsewhere.
     """
     anat = subject_folder(folder, subject.name)
     wanted = {groups_path(folder, subject.name, g): n.numpy().astype(np.int16) for g, n in labels.items()}
-    here = set(anat.glob(f"sub-{subject.name}_desc-*_dseg.nii.gz"))
+    here = set(numbered(folder, subject.name)) - {groups_path(folder, subject.name, "TN")}
     if any(anat.glob(MAPS)) and (
-        here != set(wanted) or any((nibabel.load(p).get_fdata() != n).any() for p, n in wanted.items())  # pyright: ignore
+        any((read_numbers(path, subject) != wanted.get(path, 0)).any() for path in here) or here != set(wanted)
     ):
         raise ValueError(
             f"A folder holds one set of lesions a subject, {folder} has maps of other lesions of {subject.name} "
@@ -146,6 +162,22 @@ def save_lesions(folder: Path, subject: Subject, probability: torch.Tensor, labe
     save_image(path, probability.numpy().astype(np.float32), subject)
     for path, numbers in wanted.items():
         save_image(path, numbers, subject)
+
+
+def numbered(folder: Path, name: str) -> list[Path]:
+    """The files of a subject's numbered lesions, one a group, in a folder."""
+    return sorted(subject_folder(folder, name).glob(f"sub-{name}_desc-*_dseg.nii.gz"))
+
+
+def read_numbers(path: Path, subject: Subject) -> np.ndarray:
+    """`(I, J, K)` numbers of lesions that an earlier run wrote.
+
+    Raises:
+        ValueError: for a damaged file, or a subject that lies elsewhere now.
+    """
+    image = read_image(path, "lesions'")
+    _check_place(image, subject)
+    return read_values(image, "lesions'").astype(np.int16)
 
 
 def sidecar(path: Path) -> Path:

@@ -4,7 +4,7 @@ import numpy as np
 from scipy import ndimage
 
 from ies_helpers.subjects.subject import Subject
-from ies_helpers.types import Box
+from ies_helpers.types import Box, Volume
 
 BRIGHTEST = 0.4
 """Share of the brain, brightest in T1, that is taken for white matter where FLAIR is not unusual."""
@@ -25,9 +25,9 @@ FEWEST = 30
 """Voxels of white matter without which there is no saying what surrounds a lesion."""
 
 
-def brain_mask(subject: Subject) -> np.ndarray:
+def brain_mask(image: Volume) -> np.ndarray:
     """`(I, J, K)` bool: where any modality is not 0."""
-    return np.asarray((subject.image != 0).any(dim=0))
+    return np.asarray((image != 0).any(dim=0).cpu())
 
 
 def white_matter(subject: Subject) -> np.ndarray:
@@ -39,7 +39,7 @@ def white_matter(subject: Subject) -> np.ndarray:
     all.
     """
     flair, t1 = (subject.image[subject.modalities.index(m)].numpy() for m in ("flair", "t1"))
-    brain = brain_mask(subject)
+    brain = brain_mask(subject.image)
     if subject.target is not None:
         brain &= ~subject.target.numpy()
     bright = brain & (t1 > (np.quantile(t1[brain], 1 - BRIGHTEST) if brain.any() else 0))

@@ -12,6 +12,7 @@ import torch
 from scipy import ndimage
 
 from ies_helpers.subjects.phantom import CONNECTIVITY
+from ies_helpers.subjects.seeds import check_seed
 from ies_helpers.subjects.subject import Subject
 from ies_helpers.subjects.surround import FEWEST, HALO_MM, REACH_MM, Surround, brain_mask, white_matter
 from ies_helpers.types import LabelMap, Volume, Voxels
@@ -37,8 +38,8 @@ def add_lesion(subject: Subject, place: Any, size: float, contrast: float) -> Su
         subject: stays as it is.
         place: voxel `(i, j, k)` of the centre.
         size: mm3 of the ball; what of it lies in the brain is added.
-        contrast: what FLAIR gains in the middle, in z-scored units; T1 loses half of that. Real lesions have about 1;
-            0 gives an invisible one.
+        contrast: what FLAIR gains in the mean over the lesion's voxels, in z-scored units; T1 loses half of that. Real
+            lesions have about 1 (`lesion_contrast`); 0 gives an invisible one.
 
     Returns:
         The subject, `plus` behind its name, with its new image, and the lesion's voxels in its target if it has one.
@@ -60,17 +61,18 @@ def lesion_pattern(subject: Subject, place: Any, size: float) -> tuple[Volume, L
     """What `add_lesion` adds for contrast 1, `(C, I, J, K)`, and the voxels that are at least half lesion, `(I, J, K)`.
 
     With r the radius of the ball and d the distance to its centre, a voxel is 1 / (1 + exp((d - r) / 0.5 mm)) lesion;
-    beyond 2 mm from the ball none is.
+    beyond 2 mm from the ball none is. Scaled so that the pattern's mean over the lesion's voxels is 1 in FLAIR.
     """
-    radius, brain, centre = _radius(size), brain_mask(subject), np.asarray(place)
+    radius, brain, centre = _radius(size), brain_mask(subject.image), np.asarray(place)
     _check_place(centre, place, brain)
     offsets = [(np.arange(n) - c) * s for n, c, s in zip(brain.shape, centre, subject.spacing, strict=True)]
     distance = np.sqrt(sum(np.square(o) for o in np.ix_(*offsets)))
     outward = np.minimum(distance - radius, HALO_MM)
-    extent = np.where((outward < HALO_MM) & brain, 1 / (1 + np.exp(outward / EDGE_MM)), 0).astype(np.float32)
+    extent = np.where((outward < HALO_MM) & brain, 1 / (1 + np.exp(outward / EDGE_MM)), 0)
     mask = extent >= 0.5
     _check_free(subject, mask, size)
-    pattern = torch.stack([PER_CONTRAST[modality] * torch.from_numpy(extent) for modality in subject.modalities])
+    shape = torch.from_numpy(extent / extent[mask].mean()).to(subject.image.dtype)
+    pattern = torch.stack([PER_CONTRAST[modality] * shape for modality in subject.modalities])
     return pattern, torch.from_numpy(mask)
 
 
@@ -109,8 +111,11 @@ def healthy_places(subject: Subject, size: float, count: int, *, seed: int = 0) 
     and the ball 2 mm away from the target. The places may lie close to each other.
 
     Raises:
-        ValueError: if there are fewer.
+        ValueError: if there are fewer, or fewer than one is asked for.
     """
+    if count < 1:
+        raise ValueError(f"count must be 1 or more places, got {count}; say how many you need.")
+    check_seed(seed)
     radius, spacing = _radius(size), np.array(subject.spacing)
     white = ndimage.gaussian_filter(white_matter(subject).astype(np.float32), (radius + HALO_MM) / spacing) > 0.8
     if subject.target is not None and subject.target.any():
@@ -157,7 +162,7 @@ def remove_lesion(subject: Subject, lesion: Any, *, seed: int = 0) -> Subject:
     flair = subject.modalities.index("flair")
     bright = around.image[flair] > level[flair] + texture[flair].std()
     halo = np.clip(HALO_MM - around.distance, 0, 1) * (bright & ~truth[around.box])
-    share = np.where(around.mask, 1, halo) * brain_mask(subject)[around.box]
+    share = np.where(around.mask, 1, halo) * brain_mask(subject.image)[around.box]
     image = subject.image.clone()
     image[(slice(None), *around.box)] = torch.from_numpy(
         (around.image + share * (level + texture - around.image)).astype(np.float32)

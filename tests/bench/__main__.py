@@ -170,6 +170,26 @@ def windowed(network: Network, image: torch.Tensor, lesion: Lesion, count: int) 
     return Row(case, row.ours, seconds, row.memory, row.plain_memory, error, float("nan"))
 
 
+def held(network: Network, image: torch.Tensor, lesion: Lesion) -> Row:
+    """Frozen statistics against the exact windows, which are ours too and measured on `SAMPLE` voxels.
+
+    The difference is that of the two methods, on one voxel: frozen is an approximation.
+    """
+    part = min(LesionGradient(network, image, lesion, "max").parts, key=lambda part: len(part.views))
+    n, views = len(part.voxels), len(part.views)
+    frozen = LesionGradient(network, image, part.voxels, "max", statistics="frozen")
+    exact = LesionGradient(network, image, part.voxels[:SAMPLE], "max")
+    row = pair("", lambda: frozen(image).amax(), lambda: exact(image).amax())
+    x = image[(slice(None), *part.views[0].box)][None]
+    forward = views * statistics.median(timed(lambda: network.module(x)) for _ in range(3))
+    seconds = forward + (row.plain - forward) * n / SAMPLE
+    one = [LesionGradient(network, image, part.voxels[:1], "max", statistics=s) for s in ("frozen", "exact")]
+    error = oracles.relative(*(engine.place(engine(image)) for engine in one))
+    per_voxel = f"{row.ours / n:.3f} s a voxel against {seconds / n:.2f}"
+    case = f"{network.name}, max, frozen by {frozen.way}, {n} voxels in {views} windows ({per_voxel}; plain: exact)"
+    return Row(case, row.ours, seconds, row.memory, row.plain_memory, error, float("nan"))
+
+
 def against_captum(network: Network, image: torch.Tensor, lesion: Lesion) -> Row:
     """`mean` with captum's NoiseTunnel over Saliency on the whole volume, its own noise; 2 draws of no noise."""
     index = tuple(torch.as_tensor(lesion.voxels).T)
@@ -207,6 +227,7 @@ def cases() -> Iterator[Case]:
         yield f"cam {width(network)}", lambda n=network: cams(n, image, chosen[1])
     yield "captum", lambda: against_captum(lively("unet", (16, 32, 64, 128, 256)), image, chosen[1])
     yield "nnunet", lambda: windowed(lively("nnunet"), image, chosen[1], 10)
+    yield "nnunet frozen", lambda: held(lively("nnunet"), image, chosen[1])
     yield "swin", lambda: windowed(lively("swin_unetr"), image, chosen[1], 5)
     for name in ("unet", "nnunet", "swin_unetr"):
         yield f"perilesional {name}", lambda n=name: perilesional.curve(load_network(n), image, chosen[2])

@@ -94,6 +94,22 @@ MISTAKES = {
     "unknown lesions": ('subjects = ["demo"]\n[[explain]]\nlesions = "big"', "lesions must be all, .* got 'big'"),
     "an unknown fill": ('subjects = ["demo"]\n[[perilesional]]\nfill = "one"', "fill zero, mean or blurred, got"),
     "a seed below 0": ('subjects = ["demo"]\n[evaluate]\nseed = -1', "seed of cohort.toml must be 0 or more, got -1"),
+    "frozen without max": (
+        'subjects = ["demo"]\n[[explain]]\nstatistics = "frozen"\naggregate = "mean"',
+        "smoothgrad and gradient with max, got smoothgrad with mean; leave it out",
+    ),
+    "unknown statistics": (
+        'subjects = ["demo"]\n[[explain]]\nstatistics = "frzen"',
+        "statistics must be one of exact, frozen, got 'frzen'",
+    ),
+    "two maps of one name": (
+        'subjects = ["demo"]\n[[explain]]\ndraws = 2\nlesions = "TP"\n[[explain]]\ndraws = 3\nlesions = "TP:90-120"',
+        r"two \[\[explain\]\] of cohort.toml make smoothgrad max exact, with draws 2 and 3\. Take one out, choose",
+    ),
+    "two curves of one fill": (
+        'subjects = ["demo"]\n[[perilesional]]\nlesions = "all"\n[[perilesional]]\nby = "mm"',
+        r"two \[\[perilesional\]\] of cohort.toml make curves of fill zero, with by 'steps' and 'mm'\. Take one out",
+    ),
     "no subjects": ('out = "here"', "must name its subjects, as subjects"),
     "no threads": ('subjects = ["demo"]\nthreads = 0', "threads of cohort.toml must be 1 or more, got 0"),
     "one subject twice": ('subjects = ["demo", "demo"]', "names a subject twice: demo; take one of them out"),
@@ -108,6 +124,16 @@ def test_a_mistake_is_told_in_one_sentence(home: Path, mistake: str) -> None:
     with pytest.raises(ValueError, match=rule) as caught:
         read_config(written(home, text))
     assert "\n" not in str(caught.value)
+
+
+def test_entries_of_one_name_that_cannot_meet_or_differ_are_kept(home: Path) -> None:
+    groups = [f'[[explain]]\nlesions = "{lesions}"\ndraws = {n}' for n, lesions in enumerate(("TP:9-", "FP", "FN"), 2)]
+    same = ['[[explain]]\nmethod = "gradcam"\nlesions = "TP"', '[[explain]]\nmethod = "gradcam"']
+    other = ['[[explain]]\naggregate = "mean"\ndraws = 9', '[[explain]]\nstatistics = "frozen"\ndraws = 9']
+    curves = ['[[perilesional]]\nby = "mm"\nfill = "mean"', "[[perilesional]]"]
+    entries = [*groups, *same, *other, *curves]
+    read = read_config(written(home, "\n".join(['subjects = ["demo"]', *entries])))
+    assert (len(read.explain), len(read.perilesional)) == (7, 2)
 
 
 def test_what_is_not_there_is_named(home: Path) -> None:

@@ -48,7 +48,7 @@ def test_maps_curves_and_gigabytes_are_those_of_the_run(home: Path) -> None:
     assert (planned.maps, planned.curves) == (2 * (3 * 2 + 1), 2)
     assert planned.why == (
         f"nobody: A subject needs FLAIR and T1; {home / 'nobody'} has no file named like flair and t1. "
-        "Name the files by flair=..., t1=...",
+        "Name the files by flair=..., t1=... (--flair, --t1 on the command line).",
     )
     run_cohort(config, network, Crew(1))
     maps = list(config.out.rglob("*_desc-*L00*.nii.gz"))

@@ -105,10 +105,12 @@ def test_the_cohort_writes_what_the_commands_write(home: Path, serial: tuple[Con
     assert set(made) - set(bits(out)) == {
         "figures/perilesional.png",
         "perilesional.csv",
+        "perilesional_average.tsv",
+        "perilesional_medians.tsv",
         "perilesional_summary.tsv",
         "sub-a/perilesional.csv",
     }
-    for name in ("perilesional.csv", "perilesional_summary.tsv"):
+    for name in ("perilesional.csv", *(f"perilesional_{name}.tsv" for name in ("average", "medians", "summary"))):
         assert (serial[0].out / name).read_text() == (home / "curves" / name).read_text()
 
 
@@ -332,3 +334,10 @@ def test_the_command_prints_the_plan_first_and_stops_there_if_asked(home: Path, 
     assert told.startswith("1 subject to do, 2 done before, 0 not to be found.\n")
     assert "\nc failed at load: The FLAIR image must vary" in told
     assert "\n2 of 3 subjects are done, see " in told
+
+
+def test_the_command_refuses_frozen_statistics_of_a_network_without_instance_norms_at_once(home: Path, capsys) -> None:
+    config = config_of(home, "frozen", **{'"gradcam++"': '"gradient"\nstatistics = "frozen"'})
+    with pytest.raises(ValueError, match=r"but for instance norms; narrow is not\. Take statistics='exact'"):
+        cohort(config.path, dry_run=True)
+    assert capsys.readouterr().out == ""

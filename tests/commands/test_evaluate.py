@@ -88,6 +88,9 @@ def test_mistakes_are_one_sentence_and_make_nothing(made, tmp_path, capsys) -> N
         "is truncated or damaged": [damaged],
         "Only shipped networks are found by name, got 'tiny'": [made, "--faithfulness"],
         "Only the network that made a map": [made, "--faithfulness", "--network", other],
+        "got --network nosuch.pth, --merging monai-0.9 without it; add it, or leave them out": [
+            *(made, "--network", "nosuch.pth", "--merging", "monai-0.9"),
+        ],
     }.items():
         assert told in refused(capsys, "evaluate", *arguments, "--out", out, "--json")
     assert not out.exists()

@@ -13,6 +13,7 @@ from ies_helpers.figures import folder as module
 from ies_helpers.figures.folder import draw_folder, save_figure, title_of
 from ies_helpers.segmentation.networks import build
 from ies_helpers.subjects import reading
+from ies_helpers.subjects.reading import SavedMap
 from ies_helpers.subjects.saving import save_lesions
 from tests.scenes import files_below, subject_in_memory, write_patient
 
@@ -59,8 +60,8 @@ def test_a_map_is_drawn_with_its_own_values_lesion_and_unit(explained: Path, mon
 
 def test_a_title_says_what_was_explained_and_how() -> None:
     record = {"subject": "p1", "lesion": 3, "group": "FN", "voxels": 40, "method": "smoothgrad"}
-    told = title_of(record | {"aggregate": "max", "draws": 50})
-    assert told == "p1, lesion 3 (FN, 40 voxels): smoothgrad max, 50 draws"
+    saved = SavedMap(Path(), record | {"aggregate": "max", "draws": 50}, (), ())
+    assert title_of(saved) == "p1, lesion 3 (FN, 40 voxels): smoothgrad max, 50 draws"
 
 
 @pytest.mark.parametrize("make", [True, False])

@@ -1,6 +1,7 @@
 """Figures for every eye and every seat: signs and groups told apart, also on paper, and text large enough."""
 
-from itertools import combinations
+from collections.abc import Callable
+from itertools import combinations, pairwise
 
 import numpy as np
 import pandas as pd
@@ -13,9 +14,17 @@ from matplotlib.text import Text
 from ies_helpers import Lesions, plot_lesions, plot_perilesional, plot_saliency
 from ies_helpers.figures.curves import plot_curves, plot_randomisation, plot_road
 from ies_helpers.figures.dose import plot_dose
+from ies_helpers.figures.evaluation import plot_balance, plot_faithfulness, plot_measures, plot_peaks, plot_ranking
+from ies_helpers.figures.groupmaps import plot_group_map
+from ies_helpers.figures.groups import plot_calibration, plot_groups, plot_roc
 from ies_helpers.figures.networks import plot_maps
 from ies_helpers.figures.panels import GROUP_COLOURS, SIGNED
+from ies_helpers.figures.structures import plot_boxes, plot_graph, plot_lesion_structures, plot_matrix, plot_outliers
+from ies_helpers.measures.dependencies import dependency_matrix, outliers, simulated_table, strongest_dependencies
+from ies_helpers.measures.discrimination import calibration, roc
 from ies_helpers.measures.faithfulness import Curve
+from ies_helpers.measures.groupmaps import centred_affine, group_map
+from ies_helpers.measures.ranking import RANKED, rank_methods
 from ies_helpers.measures.road import Road
 from ies_helpers.measures.sanity import AS_TRAINED, SHUFFLED
 from tests.scenes import ball, lesion_of, subject_in_memory
@@ -108,9 +117,74 @@ def drawn() -> dict[str, Figure]:
     }
 
 
-def test_text_is_large_enough_for_the_last_row() -> None:
+METHODS = ("smoothgrad max, 50 draws", "smoothgrad mean, 50 draws", "gradcam++", "integrated-gradients mean")
+
+
+def evaluated() -> dict[str, Figure]:
+    """One figure of each kind that `ies evaluate` draws, of four methods with long names and three groups."""
+    rng = np.random.default_rng(0)
+    names = [*RANKED, "flair_max", "flair_min", "t1_max", "t1_min", *(f"balance_{w}" for w in ("inside", "0-2", "2-5"))]
+    about = [
+        {"subject": "a", "network": "unet", "lesion": n, "lesion_id": str(n), "group": group, "method": method}
+        for method in METHODS
+        for n, group in enumerate(("TP", "FP", "FN") * 3)
+    ]
+    values = [
+        one | {"measure": name, "value": rng.random(), "unit": "logit per unit"} for one in about for name in names
+    ]
+    heights = {"morf": (0.0, 0.01, 0.2), "lerf": (0.0, 0.01, 0.2), "deletion": (0.0, 0.1, 1.0)}
+    curves = [
+        one | {"curve": curve, "voxels": 100 * at, "fraction": at, "score": rng.random()}
+        for one in about
+        for curve, places in heights.items()
+        for at in places
+    ]
+    measures = pd.DataFrame(values)
+    return {
+        "measures": plot_measures(measures),
+        "peaks": plot_peaks(measures),
+        "balance": plot_balance(measures),
+        "ranking": plot_ranking(rank_methods(measures, resamples=20)),
+        "faithfulness": plot_faithfulness(pd.DataFrame(curves)),
+    }
+
+
+def placed() -> dict[str, Figure]:
+    """One figure of each kind of structures and groups; the matrix has as many classes as the published one."""
+    rng = np.random.default_rng(0)
+    classes = [f"a_class_of_number_{n}" for n in range(17)]
+    table = simulated_table(20)
+    shares = pd.DataFrame({"structure": ["this lesion", "0-2 mm"] * 6, "mass": rng.random(12)})
+    shares = shares.assign(subject="a", group="TP", lesion=np.repeat(np.arange(6), 2), by="distance", part="abs")
+    lesions = pd.DataFrame({"group": ["TP", "FP"] * 40, "subject": list("aabb") * 20})
+    lesions = lesions.assign(flair=rng.random(80), t1=rng.random(80), p_false=rng.random(80))
+    maps = [torch.from_numpy(rng.normal(size=(2, 7, 7, 7))) for _ in range(5)]
+    return {
+        "matrix": plot_matrix(pd.DataFrame(rng.random((17, 17)), index=classes, columns=classes)),
+        "boxes": plot_boxes(table, ["heart", "ribs"]),
+        "graph": plot_graph(strongest_dependencies(dependency_matrix(table), 2)),
+        "outliers": plot_outliers(outliers(table)),
+        "lesion structures": plot_lesion_structures(shares),
+        "groups": plot_groups(lesions, ["flair", "t1"]),
+        "roc": plot_roc({"flair": roc(lesions, "flair", resamples=20)}),
+        "calibration": plot_calibration({"peaks": calibration(lesions)}),
+        "group map": plot_group_map(group_map(maps, centred_affine(3)), maps),
+    }
+
+
+def test_labels_of_neighbouring_methods_do_not_touch() -> None:
+    figure = evaluated()["measures"]
+    figure.draw_without_rendering()
+    for ax in figure.axes[: len(RANKED)]:
+        boxes = [label.get_window_extent() for label in ax.get_xticklabels()]
+        assert len(boxes) == len(METHODS)
+        assert all(one.x1 < other.x0 for one, other in pairwise(boxes))
+
+
+@pytest.mark.parametrize("kind", [drawn, evaluated, placed])
+def test_text_is_large_enough_for_the_last_row(kind: Callable[[], dict[str, Figure]]) -> None:
     small = {}
-    for name, figure in drawn().items():
+    for name, figure in kind().items():
         figure.draw_without_rendering()
         texts = [t for t in figure.findobj(Text) if t.get_visible() and t.get_text().strip()]
         assert len(texts) > 5

@@ -47,3 +47,15 @@ def test_another_plane_and_no_map_are_refused() -> None:
         plot_maps(subject, {"one": saliency}, lesion, plane="side")
     with pytest.raises(ValueError, match=r"needs a map .* got 0 maps"):
         plot_maps(subject, {}, lesion)
+
+
+def test_a_map_of_all_modalities_stands_beside_others() -> None:
+    """As of Grad-CAM: one panel over FLAIR, and no empty frame after it."""
+    subject, saliency, lesion = scene()
+    figure = plot_maps(subject, {"cam": saliency[:1].abs(), "gradient": saliency}, lesion, reach_mm=4)
+    assert [ax.get_title() for ax in figure.axes if "map of" in ax.get_title()] == [
+        "cam: map of all",
+        "gradient: map of FLAIR",
+        "gradient: map of T1",
+    ]
+    assert [ax.axison for ax in figure.axes[:6]] == [True, True, False, True, True, True]

@@ -6,8 +6,10 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ies_helpers import Lesion, Subject, plot_lesions, plot_saliency
+from ies_helpers import Lesion, Subject, plot_lesions, plot_saliency, saliency_html
+from ies_helpers.figures.networks import plot_maps
 from ies_helpers.figures.panels import GROUP_COLOURS, LABEL, PLANES, SIGNED, Canonical, busiest
+from ies_helpers.figures.volume3d import view_3d
 from tests.scenes import AFFINE, ball, lesion_of, subject_in_memory
 
 CENTRE = (10, 12, 15)
@@ -179,3 +181,29 @@ def test_the_busiest_slices_of_a_mask_are_found() -> None:
     mask = np.zeros((5, 6, 7), dtype=bool)
     mask[1, 2:5, 3] = mask[2, 4, 3] = True
     assert busiest(mask) == (1, 4, 3)
+
+
+DRAWN = {
+    "plot_saliency": plot_saliency,
+    "saliency_html": saliency_html,
+    "plot_maps": lambda subject, saliency, lesion: plot_maps(subject, {"unet": saliency}, lesion),
+    "view_3d": lambda subject, saliency, _: view_3d(subject, saliency),
+}
+NOT_DRAWN = {
+    "another grid": (torch.zeros(2, 20, 30, 30), r"has the shape \(2, 20, 30, 30\); give the subject"),
+    "no channels": (torch.zeros(24, 28, 20), r"has the shape \(24, 28, 20\); give the subject"),
+    "three channels": (torch.zeros(3, 24, 28, 20), r"has the shape \(3, 24, 28, 20\); give the subject"),
+    "NaN": (torch.full((2, 24, 28, 20), torch.nan), "has 26880 NaN or infinite values; explain anew"),
+    "numpy": (np.zeros((2, 24, 28, 20)), "is of type ndarray; torch.from_numpy makes one"),
+}
+
+
+@pytest.mark.parametrize("what", NOT_DRAWN)
+@pytest.mark.parametrize("draw", DRAWN)
+def test_a_map_that_cannot_lie_over_the_image_is_refused(draw: str, what: str) -> None:
+    subject, _, lesion = scene()
+    saliency, told = NOT_DRAWN[what]
+    with pytest.raises(
+        ValueError, match=rf"finite tensor on the subject's grid \(C, 24, 28, 20\), C = 2 or 1; .*{told}"
+    ):
+        DRAWN[draw](subject, saliency, lesion)

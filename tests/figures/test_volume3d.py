@@ -40,3 +40,8 @@ def test_what_cannot_be_drawn_is_told(subject: Subject, monkeypatch: pytest.Monk
     monkeypatch.setitem(sys.modules, "ipyniivue", None)
     with pytest.raises(ModuleNotFoundError, match=r"pip install 'ies-helpers\[niivue\]'"):
         view_3d(subject, some)
+
+
+def test_a_map_of_all_modalities_is_drawn_over_any_of_them(subject: Subject) -> None:
+    widget = view_3d(subject, torch.ones((1, *subject.shape)), modality="t1")
+    assert np.asarray(nibabel.load(widget.volumes[1].path).dataobj).min() == 1

@@ -112,6 +112,32 @@ def test_dice_is_correlated_by_rank_within_each_class_and_over_means() -> None:
     assert got.loc["mean over classes", "patients"] == 5
 
 
+def test_the_mass_in_the_class_itself_is_correlated_as_the_score_is() -> None:
+    found = outliers(simulated_table(12, seed=1))
+    heart = found[found["explained"] == "heart"]
+    rho, p = spearmanr(heart["dice"], heart["own_mass"])
+    got = dice_correlation(found).set_index("explained").loc["heart", ["own_mass_rho", "own_mass_p"]]
+    assert got.tolist() == pytest.approx([rho, p])
+
+
+def test_four_patients_have_a_correlation_and_three_have_none() -> None:
+    found = outliers(simulated_table(4, odd=0))
+    four, three = (dice_correlation(some).iloc[-1] for some in (found, found[found["patient"] != "s0003"]))
+    assert [four["patients"], four["reason"]] == [4, ""]
+    assert np.isfinite(four["score_rho"])
+    assert three["reason"] == "3 patients with dice"
+    assert np.isnan(three["score_rho"])
+
+
+def test_one_unknown_mass_leaves_no_correlation_and_says_so() -> None:
+    found = outliers(simulated_table(8, odd=0))
+    found.loc[found.index[found["explained"] == "heart"][0], "own_mass"] = np.nan
+    heart = dice_correlation(found).set_index("explained").loc["heart"]
+    assert np.isnan(heart["own_mass_rho"])
+    assert np.isfinite(heart["score_rho"])
+    assert heart["reason"] == "own_mass constant or unknown"
+
+
 def test_a_table_without_dice_says_so_in_place_of_a_correlation() -> None:
     some = simulated_table(6, odd=0).drop(columns="heart_dice")
     got = dice_correlation(outliers(some)).set_index("explained")
@@ -138,11 +164,27 @@ def test_missing_columns_are_one_clear_error(tmp_path: Path, change, told: str) 
 def test_what_is_no_table_of_shares_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"Masses must be shares, 0 to 1; the table has values from 0 to 70"):
         masses(table(a_explanation_in_a_mass=[50.0, 70.0]))
+    with pytest.raises(ValueError, match=r"0 to 1; the table has values from 0 to 70"):
+        masses(table(a_explanation_in_a_mass=[np.nan, 70.0]))
+    with pytest.raises(ValueError, match=r"A patient must have one row, s1 has more in the table; drop repeated rows"):
+        dependency_matrix(pd.concat([table(), table().iloc[[0]]]))
     (tmp_path / "empty.csv").write_text("")
     with pytest.raises(ValueError, match=r"must be a CSV file, empty.csv is not readable"):
         read_dependencies(tmp_path / "empty.csv")
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(FileNotFoundError, match=r"must be a CSV file, there is none at .*none\.csv; see fetch"):
         read_dependencies(tmp_path / "none.csv")
+
+
+def test_a_word_among_the_masses_is_refused_with_its_place_and_an_empty_cell_is_not(tmp_path: Path) -> None:
+    made = table().astype({"b_c_explanation_in_a_mass": object})
+    made.loc[1, "b_c_explanation_in_a_mass"] = "foo"
+    made.to_csv(tmp_path / "made.csv", index=False)
+    place = rf"row 2 \(patient {made['patient'][1]}\), column b_c_explanation_in_a_mass"
+    with pytest.raises(ValueError, match=rf"must be numbers, or empty .*; made\.csv has 'foo' in {place}\. Mend it"):
+        read_dependencies(tmp_path / "made.csv")
+    made.loc[1, "b_c_explanation_in_a_mass"] = None
+    made.to_csv(tmp_path / "made.csv", index=False)
+    assert np.isnan(masses(read_dependencies(tmp_path / "made.csv"))).sum() == 1
 
 
 def test_the_published_table_reads_as_its_authors_say(published: Path) -> None:

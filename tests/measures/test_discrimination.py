@@ -7,6 +7,7 @@ from scipy.integrate import trapezoid
 from scipy.stats import norm
 from sklearn.metrics import roc_auc_score, roc_curve
 
+from ies_helpers.measures import discrimination
 from ies_helpers.measures.discrimination import GRID, calibration, predict_false, roc
 
 
@@ -157,7 +158,48 @@ def test_one_subject_has_no_interval_over_subjects(rng) -> None:
     assert np.isnan([*got.interval, *got.within_interval]).all()
     assert np.isnan(got.band).all()
     assert got.naive[0] < got.auc < got.naive[1]
-    assert got.note == "one subject: no interval over subjects"
+    assert got.note == "one subject in a group: no interval over subjects"
+
+
+def test_false_lesions_of_one_subject_have_no_interval_however_many_subjects_have_true_ones(rng) -> None:
+    table = drawn(rng, 12, 6, 1.0)
+    got = roc(table[(table["group"] == "TP") | (table["subject"] == "s03")], "peak", resamples=50)
+    assert np.isnan([*got.interval, *got.within_interval]).all()
+    assert np.isnan(got.band).all()
+    assert np.isfinite([got.auc, got.within, *got.naive]).all()
+    assert got.note == "one subject in a group: no interval over subjects"
+
+
+def test_resamples_without_a_false_lesion_leave_no_band(rng) -> None:
+    """Two of three subjects have no false lesion, and the one resample drawn is of these."""
+    table = drawn(rng, 3, 6, 1.0)
+    table = table[(table["group"] == "TP") | (table["subject"] != "s00")]
+    draws = [np.random.default_rng(seed).multinomial(3, np.full(3, 1 / 3)).tolist() for seed in range(400)]
+    assert np.isnan(roc(table, "peak", resamples=1, seed=draws.index([3, 0, 0])).band).all()
+
+
+def test_lesions_without_a_probability_are_left_out_of_the_calibration(rng) -> None:
+    predicted = predict_false(drawn(rng, 6, 8, 1.0), ["peak"])
+    more = pd.concat([predicted, predicted.iloc[:7].assign(p_false=np.nan)])
+    pd.testing.assert_frame_equal(calibration(more), calibration(predicted))
+
+
+def test_the_brier_score_to_beat_is_that_of_the_share_of_false_lesions() -> None:
+    table = found({("a", "FP"): [0.9] * 5, ("a", "TP"): list(np.linspace(0.1, 0.8, 15))})
+    told = calibration(table.rename(columns={"peak": "p_false"}))
+    assert told["brier_of_share"].tolist() == pytest.approx([0.25 * 0.75] * len(told))
+
+
+def test_the_model_is_calibrated_on_subjects_that_it_was_not_fitted_on(rng, monkeypatch) -> None:
+    table, seen = drawn(rng, 6, 4, 1.0), []
+    calibrated = discrimination._calibrated
+    monkeypatch.setattr(discrimination, "_calibrated", lambda splits: seen.append(splits) or calibrated(splits))
+    predict_false(table, ["peak"], folds=3)
+    subjects, false = table["subject"].to_numpy(), (table["group"] == "FP").to_numpy()
+    assert len(seen) == 3
+    for (train, _), inner in zip(discrimination._splits(false, subjects, 3), seen, strict=True):
+        for fitted, judged in inner:
+            assert not set(subjects[train][fitted]) & set(subjects[train][judged])
 
 
 def test_what_cannot_be_told_is_refused(rng) -> None:
@@ -170,5 +212,11 @@ def test_what_cannot_be_told_is_refused(rng) -> None:
         predict_false(table[table["subject"] != "s00"], ["peak"])
     with pytest.raises(ValueError, match=r"must leave true and false lesions .* of 3 subjects 1 have false ones"):
         predict_false(table[(table["group"] == "TP") | (table["subject"] == "s00")], ["peak"])
+    with pytest.raises(
+        ValueError, match=r"2 folds or more, .* got 1 subjects to split into 2. Take more folds, or more"
+    ):
+        predict_false(table, ["peak"], folds=2)
+    with pytest.raises(ValueError, match=r"2 folds or more, .* got 3 subjects to split into 1"):
+        predict_false(table, ["peak"], folds=1)
     with pytest.raises(ValueError, match="needs a measure to look at, got none"):
         predict_false(table, [])

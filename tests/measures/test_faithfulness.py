@@ -182,5 +182,7 @@ def test_what_cannot_be_measured_is_refused(image: torch.Tensor) -> None:
         sensitivity_n(Linear(), image, LINE, [saliency], subsets=1)
     with pytest.raises(ValueError, match="must share their grid"):
         sensitivity_n(Linear(), image, LINE, [saliency[:, 1:]], region=REGION, fractions=[0.5])
+    with pytest.raises(ValueError, match=r"saliencies must hold a map to correlate, got none; give \[saliency\]"):
+        sensitivity_n(Linear(), image, LINE, [])
     with pytest.raises(ValueError, match="bound above 0, got 3 and 0"):
         sensitivity(torch.zeros_like, image, draws=3, bound=0)

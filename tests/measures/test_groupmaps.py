@@ -6,7 +6,7 @@ import nibabel
 import numpy as np
 import pytest
 import torch
-from scipy import stats
+from scipy import ndimage, stats
 
 from ies_helpers.measures.groupmaps import (
     MNI_AFFINE,
@@ -18,7 +18,7 @@ from ies_helpers.measures.groupmaps import (
     on_grid,
     save_group_map,
 )
-from tests.scenes import AFFINE, ball, lesion_of
+from tests.scenes import AFFINE, UNEVEN, ball, lesion_of
 
 FLOAT32 = 1e-5
 
@@ -93,6 +93,29 @@ def test_the_middle_of_a_lesion_is_one_of_its_own_voxels() -> None:
     assert float(aligned_at_centre(saliency, horseshoe, np.eye(4), reach_mm=2)[0, 2, 2, 2]) == 1
 
 
+def test_the_middle_is_nearest_in_millimetres_and_not_in_voxels() -> None:
+    """Voxels of 1 x 2 x 3 mm, centre of mass at (9.25, 8, 7.5): the first is 2.7 mm from it and 2.3 voxels, the third
+    4.5 mm and 1.5 voxels."""
+    lesion = np.array([[7, 8, 8], [12, 8, 8], [9, 8, 9], [9, 8, 5]])
+    saliency = torch.zeros(1, 20, 20, 20)
+    saliency[0, 7, 8, 8] = 1.0
+    assert float(aligned_at_centre(saliency, lesion, UNEVEN, reach_mm=2)[0, 2, 2, 2]) == 1
+
+
+@pytest.mark.parametrize("reach", [1.5, -1, float("nan")])
+def test_a_reach_that_is_no_whole_number_of_millimetres_is_refused(reach: float) -> None:
+    with pytest.raises(ValueError, match=f"reach_mm must be whole mm from 0, .* got {reach}"):
+        aligned_at_centre(torch.zeros(1, 9, 9, 9), np.array([[4, 4, 4]]), np.eye(4), reach_mm=reach)
+
+
+def test_a_map_reaches_a_voxel_with_all_its_modalities_or_not_at_all() -> None:
+    half = torch.ones(2, 2, 1, 1)
+    half[1, 0] = float("nan")
+    group = group_map([3 * torch.ones(2, 2, 1, 1), half], np.eye(4))
+    assert group.count.flatten().tolist() == [1, 2]
+    assert group.mean.flatten().tolist() == [3, 2, 3, 2]
+
+
 def test_coarser_voxels_are_interpolated_in_true_millimetres() -> None:
     ramp = np.broadcast_to(np.arange(12.0)[None, :, None, None], (1, 12, 12, 12))
     got = aligned_at_centre(torch.tensor(ramp), np.array([[6, 6, 6]]), np.diag([2.0, 1, 1, 1]), reach_mm=4)
@@ -110,6 +133,27 @@ def test_a_map_in_mni_space_lands_at_its_millimetres_and_keeps_its_mass() -> Non
     assert middle == pytest.approx([90 - 61.5, -126 + 101.5, -72 + 81.5], abs=1.01)
     assert 8 * float(got.nansum()) == pytest.approx(64, rel=0.02)
     assert torch.isnan(on_grid(saliency[:, :20], affine, MNI_AFFINE, MNI_SHAPE)).any()
+
+
+def test_a_map_of_permuted_voxels_is_smoothed_along_each_of_its_own_axes() -> None:
+    """Voxels of 1 x 2 x 3 mm become 2 mm wide at half maximum where they are smaller, and stay where they are not."""
+    affine = UNEVEN.copy()
+    affine[:3, 3] = -30
+    saliency = np.zeros((60, 30, 20))
+    saliency[28:32, 12:16, 8:12] = 1.0
+    smooth = ndimage.gaussian_filter(saliency, (np.sqrt(2.0**2 - 1) / 2.355, 0, 0))
+    wanted = on_grid(torch.from_numpy(smooth)[None], affine, MNI_AFFINE, MNI_SHAPE).numpy()
+    got = in_mni(torch.from_numpy(saliency)[None], affine).numpy()
+    assert got == pytest.approx(wanted, abs=FLOAT32, nan_ok=True)
+
+
+def test_a_point_of_half_a_millimetre_is_smoothed_by_millimetres_and_not_voxels() -> None:
+    affine, saliency = np.diag([0.5, 0.5, 0.5, 1.0]), torch.zeros(1, 41, 41, 41)
+    affine[:3, 3] = -10
+    saliency[0, 20, 20, 20] = 1.0
+    width = np.sqrt(2.0**2 - 0.5**2) / 2.355 / 0.5
+    line = np.exp(-np.square(np.arange(-40, 41)) / 2 / width**2)
+    assert float(in_mni(saliency, affine).nan_to_num().max()) == pytest.approx(line.sum() ** -3, rel=0.02)
 
 
 def test_group_maps_are_written_with_their_affine(tmp_path: Path) -> None:

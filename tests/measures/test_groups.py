@@ -5,7 +5,7 @@ from itertools import product
 import numpy as np
 import pandas as pd
 import pytest
-from scipy.stats import mannwhitneyu
+from scipy.stats import mannwhitneyu, norm
 
 from ies_helpers.measures.groups import cliffs_delta, compare_groups, effect, group_table, holm
 
@@ -61,6 +61,17 @@ def test_the_usual_test_is_exact_for_few_lesions_without_ties() -> None:
     assert [row["u"], row["p"], row["p_holm"]] == pytest.approx([25, 2 / 252, 2 / 252])
     assert [row["delta"], row["within"], row["low"], row["high"]] == [1, 1, 1, 1]
     assert [row["first"], row["second"], row["n_first"], row["n_second"], row["subjects"]] == ["TP", "FP", 5, 5, 2]
+
+
+def test_the_p_value_of_more_lesions_is_the_normal_one_corrected_for_continuity() -> None:
+    """No ties; U lies between the middle and a step of one half from it would show."""
+    first, second = np.r_[1:11, 20.0], np.r_[5.25:15.25, 5.5]
+    table = lesions({("a", "TP"): list(first), ("b", "FP"): list(second)})
+    (row,) = compare_groups(table, "peak", resamples=5).to_dict("records")
+    u = sum(x > y for x, y in product(first, second))
+    spread = np.sqrt(11 * 11 * 23 / 12)
+    assert row["u"] == u
+    assert row["p"] == pytest.approx(2 * norm.sf((abs(u - 11 * 11 / 2) - 0.5) / spread))
 
 
 def test_the_p_value_is_that_of_shuffled_groups(rng) -> None:
@@ -154,7 +165,53 @@ def test_every_pair_in_the_papers_order_and_no_interval_over_one_subject(rng) ->
     assert got["p_holm"].to_numpy() == pytest.approx(holm(got["p"]))
     assert got[["low", "high", "within_low", "within_high"]].isna().all(axis=None)
     assert got[["delta", "naive_low", "naive_high", "within"]].notna().all(axis=None)
-    assert set(got["note"]) == {"one subject: no interval over subjects"}
+    assert set(got["note"]) == {"one subject in a group: no interval over subjects"}
+
+
+def test_a_hundred_subjects_with_true_lesions_do_not_help_one_with_false_ones(rng) -> None:
+    """The interval rests on the smaller group: of one subject there is none, of nine it is told, of ten it is not."""
+    true = {(f"s{n}", "TP"): list(rng.standard_normal(3)) for n in range(20)}
+    told = {}
+    for count in (1, 2, 9, 10):
+        few = {(f"s{n}", "FP"): list(rng.standard_normal(6)) for n in range(count)}
+        (row,) = compare_groups(lesions(true | few), "peak", resamples=50).to_dict("records")
+        told[count] = (np.isnan([row["low"], row["high"]]).any(), row["note"])
+    assert told == {
+        1: (True, "one subject in a group: no interval over subjects"),
+        2: (False, "only 2 subjects in a group: their interval is likely too narrow"),
+        9: (False, "only 9 subjects in a group: their interval is likely too narrow"),
+        10: (False, ""),
+    }
+
+
+def test_what_is_compared_within_subjects_rests_on_those_that_have_both_groups(rng) -> None:
+    told = {}
+    for both in (0, 1, 3, 10):
+        values = {(f"s{n}", "TP"): list(rng.standard_normal(2)) for n in range(12)}
+        values |= {(f"s{n}", "FP"): list(rng.standard_normal(2)) for n in range(12 - both, 24 - both)}
+        got = effect(*halves(lesions(values)), "peak", resamples=50)
+        told[both] = (np.isnan(got.within), np.isnan(got.within_interval).all(), got.note)
+    assert told == {
+        0: (True, True, "no subject has both groups: nothing within"),
+        1: (False, True, "only 1 with both groups: no interval within"),
+        3: (False, False, "only 3 with both groups: too narrow an interval within"),
+        10: (False, False, ""),
+    }
+
+
+@pytest.mark.parametrize("kind", [object, "Float64", str])
+def test_numbers_of_another_kind_are_the_same_numbers(kind, rng) -> None:
+    table = lesions({(s, g): [1.0, 2.5, 4.0] for s in "ab" for g in ("TP", "FP")} | {("c", "TP"): [3.0, 0.5]})
+    wanted = compare_groups(table, "peak", resamples=20)
+    pd.testing.assert_frame_equal(compare_groups(table.astype({"peak": kind}), "peak", resamples=20), wanted)
+    pd.testing.assert_frame_equal(group_table(table.astype({"peak": kind}), ["peak"]), group_table(table, ["peak"]))
+
+
+def test_yes_and_no_are_one_and_zero() -> None:
+    table = lesions({("a", "TP"): [True] * 4 + [False], ("b", "FP"): [False] * 5})
+    (row,) = compare_groups(table, "peak", resamples=20).to_dict("records")
+    assert row["delta"] == pytest.approx(0.8)
+    assert group_table(table, ["peak"])["median"].tolist() == [1, 0]
 
 
 def test_small_groups_are_not_compared_and_do_not_count_as_tests(rng) -> None:
@@ -163,7 +220,7 @@ def test_small_groups_are_not_compared_and_do_not_count_as_tests(rng) -> None:
     assert got.loc[("TP", "FP"), "note"] == "FP has 2 lesions, 5 are needed"
     assert got.loc[("TP", "FP"), ["u", "p", "p_holm", "delta", "low", "within"]].isna().all()
     assert got.loc[("TP", "TN"), "p_holm"] == got.loc[("TP", "TN"), "p"]
-    assert got.loc[("TP", "TN"), "note"] == "only 2 subjects: their interval is likely too narrow"
+    assert got.loc[("TP", "TN"), "note"] == "only 2 subjects in a group: their interval is likely too narrow"
 
 
 def test_lesions_without_a_value_are_left_out_and_group_sizes_say_so() -> None:
@@ -188,6 +245,8 @@ def test_tables_that_cannot_be_compared_are_refused() -> None:
         compare_groups(table, "peak")
     with pytest.raises(ValueError, match="must have the columns subject, group and gini; no gini"):
         compare_groups(table, "gini")
+    with pytest.raises(ValueError, match="must have a subject, 2 of 5 have none; fill in the column"):
+        compare_groups(table.assign(subject=["a", None, "a", np.nan, "a"]), "peak")
     with pytest.raises(ValueError, match="peak must be finite numbers, or NaN for none; got inf"):
         compare_groups(table.assign(peak=np.inf), "peak")
     with pytest.raises(ValueError, match="peak must be finite numbers, or NaN for none; got high"):

@@ -15,7 +15,7 @@ from ies_helpers.measures.maps import (
     shells,
     sign_balance,
 )
-from tests.scenes import lesion_of
+from tests.scenes import UNEVEN, lesion_of
 
 SHAPE = (4, 5, 6)
 MASK = np.zeros(SHAPE, dtype=bool)
@@ -94,9 +94,8 @@ def test_peaks_shares_and_balance(saliency: torch.Tensor) -> None:
 
 
 def test_shells_are_true_distances_on_uneven_voxels() -> None:
-    """Voxels of 1 x 2 x 3 mm around one voxel: by the distance of every centre."""
-    affine, one = np.diag([1.0, 2.0, 3.0, 1.0]), np.array([[5, 5, 5]])
-    got = shells(one, (11, 11, 11), affine)
+    """Voxels of 1 x 2 x 3 mm around one voxel, axes permuted: by the distance of every centre."""
+    got = shells(np.array([[5, 5, 5]]), (11, 11, 11), UNEVEN)
     away = np.linalg.norm((np.indices((11, 11, 11)).T - 5) * [1.0, 2.0, 3.0], axis=-1).T
     assert list(got) == ["0-2", "2-5", "5-10"]
     for name, mask in got.items():
@@ -113,26 +112,84 @@ def test_a_region_without_voxels_gives_nan_and_says_why(measure, saliency: torch
         assert np.isnan(measure(saliency, np.zeros(SHAPE, dtype=bool)))
 
 
-@pytest.mark.parametrize("measure", [proportional_energy, pointing_game, rank_accuracy, sign_balance])
+@pytest.mark.parametrize("measure", MEASURES)
 def test_an_empty_map_gives_nan_and_says_why(measure) -> None:
     with pytest.warns(UserWarning, match="NaN: the map is zero"):
         assert np.isnan(measure(torch.zeros(2, *SHAPE), BOX))
 
 
-def test_an_empty_map_has_no_sparseness_but_a_focus_of_zero() -> None:
+def test_an_empty_map_has_no_sparseness() -> None:
     for measure in (gini, effective_complexity):
         with pytest.warns(UserWarning, match="zero everywhere"):
             assert np.isnan(measure(torch.zeros(SHAPE)))
+
+
+def test_a_map_that_is_zero_in_the_region_alone_has_a_focus_of_zero_there() -> None:
+    elsewhere = torch.zeros(2, *SHAPE)
+    elsewhere[0, 0, 0, 0] = 1.0
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert average_saliency_focus(torch.zeros(2, *SHAPE), BOX) == 0.0
+        assert average_saliency_focus(elsewhere, BOX) == 0.0
 
 
-def test_a_map_that_is_only_negative_has_no_positive_energy() -> None:
+@pytest.mark.parametrize("measure", [pointing_game, rank_accuracy])
+def test_a_map_that_is_not_empty_is_not_called_so_where_a_part_of_it_is(measure) -> None:
+    with pytest.warns(UserWarning, match=r"NaN: the map has no positive values"):
+        assert np.isnan(measure(-torch.ones(2, *SHAPE), BOX, part="positive"))
+    with pytest.warns(UserWarning, match=r"NaN: the map is zero everywhere"):
+        assert np.isnan(measure(torch.zeros(2, *SHAPE), BOX, part="positive"))
+    for sparseness in (gini, effective_complexity):
+        with pytest.warns(UserWarning, match=r"NaN: the map has no negative values"):
+            assert np.isnan(sparseness(torch.ones(2, *SHAPE), part="negative"))
+
+
+def test_a_map_that_is_only_negative_has_neither_positive_energy_nor_positive_focus() -> None:
     negative = -torch.rand(2, *SHAPE)
-    with pytest.warns(UserWarning, match="zero everywhere"):
-        assert np.isnan(proportional_energy(negative, BOX, part="positive"))
-    assert 0 < proportional_energy(negative, BOX, part="negative") < 1
+    for measure in (proportional_energy, average_saliency_focus):
+        with pytest.warns(UserWarning, match="NaN: the map has no positive values"):
+            assert np.isnan(measure(negative, BOX, part="positive"))
+        assert 0 < measure(negative, BOX, part="negative") < 1
+
+
+def test_a_map_of_one_channel_has_a_peak_of_all_modalities_and_names_may_be_given(saliency: torch.Tensor) -> None:
+    assert peak(saliency[:1]) == {"all_max": 3.0, "all_min": -4.0}
+    assert list(peak(saliency, ("ct", "pet"))) == ["ct_max", "ct_min", "pet_max", "pet_min"]
+    with pytest.warns(UserWarning, match="NaN"):  # of the shells without values
+        told = measure_map(saliency[:1], np.argwhere(MASK)[:1], np.eye(4))
+    assert told["all_max"] == 3.0
+    assert told["all_share"] == 1.0
+
+
+@pytest.mark.parametrize("channels", [torch.zeros(SHAPE), torch.zeros(3, *SHAPE), torch.zeros(0, *SHAPE)])
+def test_a_peak_of_channels_without_names_is_refused(channels: torch.Tensor) -> None:
+    with pytest.raises(ValueError, match=r"a channel for each of .*, got \(.*\); give the names of its channels"):
+        peak(channels)
+
+
+def test_a_peak_of_nan_is_refused(saliency: torch.Tensor) -> None:
+    saliency[1, 0, 0, :2] = torch.nan
+    with pytest.raises(ValueError, match="A map must be finite, got 2 NaN or infinite values; explain anew"):
+        peak(saliency)
+
+
+BAD_BOXES = {
+    "beyond the grid": (slice(1, 3), slice(1, 3), slice(1, 7)),
+    "before the grid": (slice(-1, 3), slice(1, 3), slice(1, 3)),
+    "two slices": (slice(1, 3), slice(1, 3)),
+    "a voxel": (1, 2, 3),
+    "every second": (slice(0, 4, 2), slice(1, 3), slice(1, 3)),
+    "backwards": (slice(3, 1), slice(1, 3), slice(1, 3)),
+}
+
+
+@pytest.mark.parametrize("name", BAD_BOXES)
+def test_a_box_that_is_not_three_slices_inside_the_grid_is_refused(name: str, saliency: torch.Tensor) -> None:
+    with pytest.raises(ValueError, match=r"three slices inside the grid \(4, 5, 6\), got .*; cut it off at the border"):
+        proportional_energy(saliency, BAD_BOXES[name])  # pyright: ignore[reportArgumentType]
+
+
+def test_a_box_may_reach_over_whole_axes(saliency: torch.Tensor) -> None:
+    assert proportional_energy(saliency, (slice(None), slice(0, 5), slice(0, None))) == 1.0
 
 
 def test_what_cannot_be_meant_is_refused(saliency: torch.Tensor) -> None:
@@ -140,5 +197,8 @@ def test_what_cannot_be_meant_is_refused(saliency: torch.Tensor) -> None:
         proportional_energy(saliency, BOX, part="both")  # pyright: ignore[reportArgumentType]
     with pytest.raises(ValueError, match=r"on one grid, got \(4, 5, 6\) and \(4, 5, 5\)"):
         proportional_energy(saliency, MASK[..., 1:])
-    with pytest.raises(ValueError, match="A map must be finite"):
-        proportional_energy(saliency * float("nan"), BOX)
+    for measure in (proportional_energy, sign_balance):
+        with pytest.raises(ValueError, match="A map must be finite, got 240 NaN or infinite values; explain anew"):
+            measure(saliency * float("nan"), BOX)
+    with pytest.raises(ValueError, match=r"A map must be \(C, I, J, K\) or \(I, J, K\), got \(4, 5\)"):
+        gini(saliency[0, :, :, 0])

@@ -74,6 +74,12 @@ def test_what_is_no_label_image_or_elsewhere_is_refused(tmp_path: Path) -> None:
         read_labels(path, subject)
 
 
+def test_labels_of_one_name_are_one_structure(tmp_path: Path) -> None:
+    path = write_image(tmp_path / "regions.nii.gz", LABELS)
+    both = read_structures(path, subject_in_memory(), {1: "white matter", 3: "white matter"})["white matter"]
+    assert np.array_equal(both, (LABELS == 1) | (LABELS == 3))
+
+
 def test_structures_without_voxels_or_outside_the_brain_are_told(tmp_path: Path) -> None:
     subject = subject_in_memory()
     subject.image[:, 10:] = 0

@@ -1,5 +1,7 @@
 """Curves in numbers: thresholds by hand, intervals against their closed form, a table that grows and resumes."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -7,8 +9,8 @@ import pytest
 from ies_helpers import load_network, load_subject
 from ies_helpers.measures import context
 from ies_helpers.measures.context import ContextTable
-from ies_helpers.measures.perilesional import average_curves, summarise_curves, wide_curves
-from ies_helpers.segmentation.lesions import find_lesions
+from ies_helpers.measures.perilesional import average_curves, median_distances, summarise_curves, wide_curves
+from ies_helpers.segmentation.lesions import find_lesions, lesion_of
 
 
 def curve(scores, seen, subject="a", lesion=1, full=1.0, network="unet") -> pd.DataFrame:
@@ -45,6 +47,82 @@ def test_averages_are_those_of_lesions_and_the_interval_that_of_subjects() -> No
     assert got["seen"].tolist() == [200, 0]
     width = 2 * 1.96 * level.std(ddof=0) / np.sqrt(40)
     assert got["high"].iloc[0] - got["low"].iloc[0] == pytest.approx(width, rel=0.1)
+
+
+def test_within_a_drawn_subject_lesions_are_drawn_again(rng: np.random.Generator) -> None:
+    """Two subjects of the same level: what varies are their lesions."""
+    scores = rng.random(60)
+    tables = [curve([s], [True], subject=f"s{n % 2}", lesion=n) for n, s in enumerate(scores)]
+    got = average_curves(pd.concat(tables), resamples=2000)
+    own = np.mean([scores[n::2].var(ddof=0) for n in (0, 1)])
+    between = np.var([scores[n::2].mean() for n in (0, 1)])
+    width = 2 * 1.96 * np.sqrt(between / 2 + own / 60)
+    assert got["high"].iloc[0] - got["low"].iloc[0] == pytest.approx(width, rel=0.15)
+
+
+def spaced(table: pd.DataFrame, spacing: float) -> pd.DataFrame:
+    """The same scores, seen after as many voxels of another size."""
+    return table.assign(distance_mm=table["distance_mm"] * spacing)
+
+
+def test_subjects_of_different_spacing_keep_each_value_up_to_the_next_and_none_beyond_the_last() -> None:
+    """By hand: distances 0, 1, 2 and 0, 0.96, 1.92; at 2 mm one lesion of two has a value."""
+    two = [curve([0.1, 0.2, 0.6], [False, False, True]), curve([0.3, 0.5, 0.7], [False, True, True], subject="b")]
+    got = average_curves(pd.concat([two[0], spaced(two[1], 0.96)]), resamples=200)
+    assert got["distance_mm"].tolist() == [0, 0.96, 1, 1.92, 2]
+    assert got["mean"].to_numpy() == pytest.approx([0.2, 0.3, 0.35, 0.45, 0.6])
+    assert got["lesions"].tolist() == got["subjects"].tolist() == [2, 2, 2, 2, 1]
+    assert got["seen"].tolist() == [0, 1, 1, 1, 1]
+    assert got["low"].to_numpy() == pytest.approx([0.1, 0.1, 0.2, 0.2, np.nan], nan_ok=True)
+    assert got["high"].to_numpy() == pytest.approx([0.3, 0.5, 0.5, 0.7, np.nan], nan_ok=True)
+    wide = wide_curves(pd.concat([two[0], spaced(two[1], 0.96)]))
+    assert wide["score_1"].to_numpy() == pytest.approx([0.3, 0.5, 0.5, 0.7, np.nan], nan_ok=True)
+    assert wide["n_predictions"].tolist() == [0, 1, 1, 1, 1]
+
+
+def test_a_turned_scan_has_the_distances_of_a_straight_one() -> None:
+    """Its header is of float32, so its voxels measure 1.000000006 mm."""
+    turned = spaced(curve([0.3, 0.5], [False, True], subject="b"), 1.000000005992878)
+    got = average_curves(pd.concat([curve([0.1, 0.2], [False, True]), turned]), resamples=100)
+    assert got["distance_mm"].tolist() == [0, 1]
+    assert got["mean"].to_numpy() == pytest.approx([0.2, 0.35])
+    assert got[["lesions", "seen"]].to_numpy().tolist() == [[2, 0], [2, 2]]
+
+
+def test_one_subject_has_no_interval_and_that_is_said() -> None:
+    one = pd.concat([curve([0.1, 1.0], [False, True], lesion=n) for n in range(3)])
+    for got in (average_curves(one), median_distances(summarise_curves(one))):
+        assert got[["low", "high"]].isna().to_numpy().all()
+        assert set(got["note"]) == {"one subject: no interval over subjects"}
+    two = average_curves(pd.concat([one, one.assign(subject="b")]))
+    assert set(two["note"]) == {"only 2 subjects: their interval is likely too narrow"}
+    assert two["low"].tolist() == pytest.approx([0.1, 1.0])
+
+
+def test_the_interval_of_a_median_is_that_of_subjects() -> None:
+    """41 subjects, first seen at 0, 1 ... 40 mm, three lesions each alike: the order statistics of 41, not of 123."""
+    scores = np.ones(42)
+    tables = [
+        curve(scores, np.arange(42) >= n, subject=f"s{n}", lesion=k, full=1.0) for n in range(41) for k in range(3)
+    ]
+    got = median_distances(summarise_curves(pd.concat(tables)), resamples=2000).set_index("measure")
+    row = got.loc["first_seen_mm"]
+    assert row[["lesions", "reached", "subjects", "median"]].tolist() == [123, 123, 41, 20]
+    # ranks 14 and 28 of 41 hold the median with 97 % (binomial), those of 123 independent lesions would be 16 to 24 mm
+    assert 12 <= row["low"] <= 15
+    assert 25 <= row["high"] <= 28
+    assert got.loc["keeps_mm", ["median", "low", "high", "note"]].tolist() == [0, 0, 0, ""]
+
+
+def test_a_lesion_that_is_never_seen_counts_as_seen_beyond_all_distances() -> None:
+    """By hand: at 1, 3 and never, the median is 3; at 1, never and never there is none."""
+    table = [curve([0.1] * 4, np.arange(4) >= at, subject=s) for s, at in (("a", 1), ("b", 3), ("c", 9))]
+    got = median_distances(summarise_curves(pd.concat(table))).set_index("measure")
+    assert got.loc["first_seen_mm", ["median", "reached", "low"]].tolist() == [3, 2, 1]
+    assert np.isnan(got.loc["first_seen_mm", "high"])
+    assert got.loc["first_seen_mm", "note"].endswith("; beyond all distances shown: high")
+    assert np.isnan(got.loc["keeps_mm", "median"])
+    assert got.loc["keeps_mm", "note"].endswith("; beyond all distances shown: median, low, high")
 
 
 def test_the_wide_table_is_laid_out_as_published() -> None:
@@ -93,6 +171,74 @@ def test_a_table_goes_on_where_it_was_and_keeps_what_it_has(demo, tmp_path, monk
     assert len(table.curves) == 6
     with pytest.raises(ValueError, match=r"holds lesion \d+ of demo with by steps; take another --out"):
         table.add(subject, network, lesions[:1], fill="zero", by="mm")
+
+
+def short(network, image, lesion, **_):
+    """A curve of no work."""
+    return pd.DataFrame({"distance_mm": [0.0], "score": [0.5], "seen": [True], "full_score": [0.5]})
+
+
+def test_a_curve_of_another_image_place_or_group_is_not_kept(demo, tmp_path, monkeypatch) -> None:
+    """Each was kept as finished: a corrected header, a rescanned subject, a lesion of the same size elsewhere."""
+    subject, network, (lesion, *_) = demo
+    monkeypatch.setattr(context, "perilesional_curve", short)
+    table = ContextTable(tmp_path / "perilesional.csv")
+    table.add(subject, network, [lesion], fill="zero", by="steps")
+    before = table.path.read_bytes()
+    affine = subject.affine @ np.diag([2.0, 2.0, 2.0, 1.0])
+    score = np.zeros(subject.shape, dtype=np.float32)
+    others = {
+        "affine": (replace(subject, affine=affine), lesion),
+        "image": (replace(subject, image=subject.image + 1), lesion),
+        "place": (subject, lesion_of(lesion.number, lesion.group, lesion.voxels + 1, score, subject.affine)),
+    }
+    told = rf"lesion {lesion.number} of demo with another image, affine or place; take another --out to make it anew"
+    for another, one in others.values():
+        with pytest.raises(ValueError, match=told):
+            ContextTable(table.path).add(another, network, [one], fill="zero", by="steps")
+    with pytest.raises(ValueError, match=rf"with group {lesion.group}; take another --out"):
+        table.add(subject, network, [replace(lesion, group="unknown")], fill="zero", by="steps")
+    assert table.path.read_bytes() == before
+    ContextTable(table.path).add(subject, network, [lesion], fill="zero", by="steps")
+
+
+def test_curves_made_with_other_settings_do_not_come_into_one_table(demo, tmp_path, monkeypatch) -> None:
+    """They would be averaged: another subject's by mm, above another threshold, of other weights."""
+    subject, network, (lesion, *_) = demo
+    monkeypatch.setattr(context, "perilesional_curve", short)
+    table = ContextTable(tmp_path / "perilesional.csv")
+    table.add(subject, network, [lesion], fill="zero", by="steps")
+    other, name = replace(subject, name="b"), f"lesion {lesion.number} of demo"
+    with pytest.raises(ValueError, match=rf"holds {name} with by steps; take another --out to make it anew"):
+        table.add(other, network, [lesion], fill="zero", by="mm")
+    with pytest.raises(ValueError, match=rf"holds {name} with threshold 0\.3; take another --out"):
+        table.add(other, replace(network, threshold=0.7), [lesion], fill="zero", by="steps")
+    with pytest.raises(ValueError, match=rf"holds {name} with digest {network.digest()}; take another --out"):
+        table.add(other, replace(load_network("nnunet"), name="unet", threshold=0.3), [lesion], fill="zero", by="steps")
+    assert len(ContextTable(table.path).curves) == 1
+    table.add(other, network, [lesion], fill="blurred", by="mm")  # another fill is another average
+    table.add(other, network, [lesion], fill="zero", by="steps")
+    assert table.curves["subject"].tolist() == ["demo", "b", "b"]
+
+
+@pytest.mark.parametrize(("who", "what"), [("demo", "31"), ("NA", "unet"), ("007", "1e5")])
+def test_a_curve_is_found_again_whatever_subject_and_network_are_called(who, what, demo, tmp_path, monkeypatch) -> None:
+    subject, network, lesions = demo
+    subject, network = replace(subject, name=who), replace(network, name=what)
+    short, computed = context.perilesional_curve, []
+
+    def counted(*given, **settings):
+        computed.append(given[2].number)
+        return short(*given, distances=(0, 5), **settings)
+
+    monkeypatch.setattr(context, "perilesional_curve", counted)
+    for _ in range(2):
+        table = ContextTable(tmp_path / "perilesional.csv")
+        table.add(subject, network, lesions[:1], fill="zero", by="steps")
+    assert computed == [lesions[0].number]
+    again = ContextTable(tmp_path / "perilesional.csv").curves
+    assert again[["subject", "network"]].drop_duplicates().to_numpy().tolist() == [[who, what]]
+    assert [again[name].dtype.kind for name in ("distance_mm", "score", "seen", "lesion")] == ["f", "f", "b", "i"]
 
 
 def test_another_table_of_that_name_is_left_alone(tmp_path) -> None:

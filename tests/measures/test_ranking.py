@@ -41,6 +41,17 @@ def test_a_summary_by_hand() -> None:
     assert by_group.loc["TP", "sd"] == pytest.approx(np.sqrt(4.5))
 
 
+def test_a_subject_counts_where_it_has_a_value_and_not_where_it_has_none() -> None:
+    summary = summarise_measures(table({"m": [1.0, 2.0, NAN, NAN]}, subjects="aabb"))
+    assert summary.set_index("group").loc["all", ["subjects", "n", "nan"]].tolist() == [1, 2, 2]
+
+
+def test_two_values_of_one_lesion_are_not_ranked() -> None:
+    rows = table({"m": [1.0, 2.0], "n": [3.0, 4.0]})
+    with pytest.raises(ValueError, match="one energy of each method, unet1 of a has more of m; drop repeated"):
+        rank_methods(pd.concat([rows, rows.iloc[[1]]]))
+
+
 def test_one_value_has_no_spread_and_none_has_no_mean() -> None:
     summary = summarise_measures(table({"one": [3.0], "none": [NAN]})).set_index(["method", "group"])
     assert summary.loc[("one", "all"), ["mean", "median"]].tolist() == [3.0, 3.0]

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from monai.metrics.regression import compute_ssim_and_cs
+from scipy.ndimage import gaussian_filter
 from scipy.stats import spearmanr
 from torch import nn
 
@@ -147,7 +148,43 @@ def test_similarity_is_spearmans_and_the_structural_one_of_monai(image: torch.Te
     got = _ssim_map(*[m[0, 0].numpy() for m in scaled])[inner.numpy()]
     assert got == pytest.approx(full[0, 0].numpy().ravel(), abs=SINGLE)
     assert ssim(one, one * 7, everywhere) == pytest.approx(1.0)
-    assert ssim(one, -one, everywhere) < 0
+
+
+def test_a_map_and_its_negative_are_less_alike_than_a_map_and_its_shuffled_self() -> None:
+    """Also where the map is smooth, so that its means differ from zero as much as its values."""
+    everywhere = torch.ones(30, 30, 30, dtype=torch.bool)
+    for width in (0, 1, 2, 3):
+        smooth = gaussian_filter(np.random.default_rng(0).standard_normal((1, 30, 30, 30)), (0, width, width, width))
+        one = torch.from_numpy(smooth)
+        assert ssim(one, -one, everywhere) < -0.3
+        assert abs(ssim(one, shuffled(one, everywhere), everywhere)) < 0.2
+
+
+def test_a_map_is_divided_by_its_largest_absolute_value_also_where_that_is_negative(rng: np.random.Generator) -> None:
+    one, other = (-0.1 - torch.from_numpy(rng.random((1, 6, 6, 6))) for _ in range(2))
+    one[0, 0, 0, 0], one[0, 1, 1, 1] = 0.01, -4.0
+    other[0, 2, 2, 2] = -2.0
+    wanted = _ssim_map(1 + one[0].numpy() / 4, 1 + other[0].numpy() / 2).mean()
+    assert ssim(one, other, torch.ones(6, 6, 6, dtype=torch.bool)) == pytest.approx(wanted, abs=EXACT)
+
+
+def test_a_region_of_zeros_and_ones_is_the_same_as_one_of_bool(image: torch.Tensor) -> None:
+    region = torch.rand(24, 20, 16) < 0.3
+    other = image + torch.randn_like(image)
+    assert similarity(image, other, region.int()) == similarity(image, other, region)
+
+
+def test_what_has_no_similarity_is_nan_and_says_why(image: torch.Tensor) -> None:
+    region = torch.ones(24, 20, 16, dtype=torch.bool)
+    signs = similarity(image.sign(), image.flip(1), region)
+    assert np.isfinite([signs.spearman, signs.ssim]).all()
+    assert np.isnan(signs.spearman_abs)
+    assert signs.reason == "the absolute values of a map are constant in the region"
+    broken = image.clone()
+    broken[1, 3, 3, 3] = np.nan
+    lost = similarity(image, broken, region)
+    assert np.isnan(lost[:3]).all()
+    assert lost.reason == "a map has NaN or infinite values"
 
 
 def test_the_shuffled_map_keeps_its_values_and_its_region() -> None:

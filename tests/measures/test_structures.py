@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 import torch
 
-from ies_helpers.measures.structures import labelled, overlaps, structure_table, wide_table
+from ies_helpers.measures.structures import labelled, structure_table, wide_table
 
 EXACT = 1e-12
 
@@ -61,18 +61,25 @@ def test_mass_and_mean_equal_a_loop_over_voxels_and_masses_of_labels_add_to_one(
     assert table.groupby("part")["mass"].sum().to_numpy() == pytest.approx([1, 1, 1], abs=EXACT)
 
 
+def test_mean_and_variance_of_a_sparse_map_count_its_zeros() -> None:
+    sparse = torch.zeros(1, 4, 4, 4)
+    sparse[0, 0, 0, 0] = 3.0
+    table = structure_table({"x": sparse}, {"all": np.ones((4, 4, 4))})
+    assert table["map_mean"].tolist() == pytest.approx([3 / 64] * 3, abs=EXACT)
+    assert table["map_var"].tolist() == pytest.approx([9 / 64 - (3 / 64) ** 2] * 3, abs=EXACT)
+
+
 def test_what_has_no_value_is_nan_and_says_why() -> None:
     structures = {"nothing": np.zeros(SHAPE, dtype=bool), "one": at((0, 0))}
     negative = structure_table({"x": -map_by_hand().abs()}, structures)
     assert np.isnan(row(negative, "nothing", "abs")["mass"])
     assert row(negative, "nothing", "abs")["reason"] == "the structure has no voxels"
-    assert np.isnan(row(negative, "one", "positive")["mass"])
-    assert row(negative, "one", "positive")["mean"] == 0
+    assert row(negative, "one", "positive")[["mass", "mean"]].isna().all()
     assert row(negative, "one", "positive")["reason"] == "the map has no positive values"
     assert row(negative, "one", "negative")["mass"] == pytest.approx(4 / 20, abs=EXACT)
     empty = structure_table({"x": torch.zeros(2, *SHAPE)}, structures)
     assert row(empty, "one", "abs")["reason"] == "the map is zero everywhere"
-    assert empty["mass"].isna().all()
+    assert empty[["mass", "mean"]].isna().all(axis=None)
 
 
 def test_other_grids_other_values_and_nothing_at_all_are_refused() -> None:
@@ -102,6 +109,23 @@ def test_labels_take_names_in_order_or_by_number_and_leave_out_the_nameless() ->
     assert labelled(labels, {9: "nine"})["nine"].sum() == 1
 
 
+@pytest.mark.parametrize("names", [{2: "white matter", 41: "white matter", 3: "cortex"}, None])
+def test_labels_of_one_name_are_one_structure(names) -> None:
+    """As of the two hemispheres: two voxels left, three right."""
+    labels = np.array([[[2, 2, 41, 41, 41, 3, 0]]])
+    if names is None:
+        names = ["outside", "", "white matter", "cortex", *[""] * 37, "white matter"]
+    got = labelled(labels, names)
+    assert got["white matter"].ravel().tolist() == [True] * 5 + [False] * 2
+    assert int(got["cortex"].sum()) == 1
+
+
+def test_the_variance_of_a_constant_map_far_from_zero_is_zero() -> None:
+    flat = torch.full((1, 5, 5, 5), 1e6 + 0.1, dtype=torch.float64)
+    table = structure_table({"x": flat}, {"all": np.ones((5, 5, 5))})
+    assert table["map_var"].tolist() == pytest.approx([0] * 3, abs=EXACT)
+
+
 def test_a_wide_table_has_the_published_columns_in_their_order() -> None:
     structures = {"a": at((0, 0)), "b": ~at((0, 0))}
     maps = {"a": map_by_hand(), "b": 2 * map_by_hand()}
@@ -117,15 +141,10 @@ def test_a_wide_table_has_the_published_columns_in_their_order() -> None:
     assert wide["patient"].tolist() == ["s1", "s2"]
     assert wide["a_explanation_in_a_mass"].tolist() == pytest.approx([4 / 20] * 2)
     assert wide["b_explanation_in_b_mean"].tolist() == pytest.approx([2 * 16 / 5] * 2)
+    one = torch.zeros(1, 2, 2, 2)
+    one[0, 0, 0, 0] = 8.0
+    single = wide_table(structure_table({"a": one}, {"b": np.ones((2, 2, 2))}, subject="s"))
+    assert single[["a_explanation_mean", "a_explanation_var"]].iloc[0].tolist() == pytest.approx([1, 7])
     assert wide_table(both, "negative")["a_explanation_in_a_mass_neg"].tolist() == [0, 0]
     with pytest.raises(ValueError, match="one row for each explained and structure; choose one of `by`"):
         wide_table(pd.concat([both, both]))
-
-
-def test_overlaps_are_dice_and_intersection_over_union() -> None:
-    got = overlaps({"a": at((0, 0), (0, 1)), "b": at()}, {"a": at((0, 1), (1, 1), (1, 2)), "b": at()})
-    assert got["a_iou"] == pytest.approx(1 / 4)
-    assert got["a_dice"] == pytest.approx(2 / 5)
-    assert np.isnan([got["b_iou"], got["b_dice"]]).all()
-    with pytest.raises(ValueError, match="the same structures, got a and b"):
-        overlaps({"a": at()}, {"b": at()})

@@ -35,8 +35,14 @@ def test_markdown_by_hand() -> None:
 
 
 def test_latex_by_hand_with_what_it_would_read_otherwise() -> None:
-    text = latex(pd.DataFrame({"rank ↑": ["grad_cam++ & 5 %"], "b": ["1 ± 2–\\3"]}))
+    text = latex(pd.DataFrame({"rank ↑": ["grad_cam++ & 5 %"], "b": ["1 ± 2–\\3 ^~"]}))
     assert text == (
         "\\begin{tabular}{ll}\n\\hline\nrank $\\uparrow$ & b \\\\\n\\hline\n"
-        "grad\\_cam++ \\& 5 \\% & 1 $\\pm$ 2--\\textbackslash{}3 \\\\\n\\hline\n\\end{tabular}\n"
+        "grad\\_cam++ \\& 5 \\% & 1 $\\pm$ 2--\\textbackslash{}3 "
+        "\\textasciicircum{}\\textasciitilde{} \\\\\n\\hline\n\\end{tabular}\n"
     )
+
+
+def test_numbers_have_three_decimals_down_to_a_thousandth() -> None:
+    told = standings(rank_methods(table({"a": [0.001, 0.001], "b": [0.0009996, 0.0009996]})))
+    assert told["mean"].tolist() == ["0.001", "1.0e-03"]

@@ -165,6 +165,15 @@ def test_hooks_are_gone_and_the_module_is_as_it_was() -> None:
     assert all(torch.equal(v, before[k]) for k, v in network.module.state_dict().items())
 
 
+@pytest.mark.parametrize("how", ["mean", "max"])
+def test_no_slope_is_kept_when_a_gradient_is_done(how: str) -> None:
+    """A patient of a hundred lesions has a hundred cones: their slopes together would fill the memory."""
+    engine = LesionGradient(unet((3, 4, 5)), torch.randn(2, 16, 16, 16), np.array([[7, 8, 9]]), how)  # pyright: ignore
+    engine(torch.randn(2, 16, 16, 16))
+    assert engine.cone is not None
+    assert sum(layer.slope.numel() for layer in [*engine.cone.down, engine.cone.bottom, *engine.cone.up]) == 0
+
+
 def test_new_weights_are_seen_at_once() -> None:
     network, image = unet((3, 4, 5)), torch.randn(2, 16, 16, 16, dtype=torch.float64)
     voxels = np.array([[7, 8, 9]])
@@ -244,3 +253,12 @@ def test_neighbouring_cells_share_a_forward_pass_and_distant_ones_do_not(monkeyp
         looks.clear()
         map_of(network, image, voxels)
         assert looks == wanted
+
+
+@pytest.mark.parametrize("how", ["max", "sum"])
+def test_a_unet_that_breaks_once_it_is_trusted_is_found_out_too(how: str) -> None:
+    network, image = unet((3, 4, 5)), torch.randn(2, 16, 16, 16, dtype=torch.float64)
+    gradient(network, image, np.array([[7, 8, 9]]))
+    network.module.model[0].conv.bias[1] = float("inf")
+    with pytest.raises(ValueError, match="must be finite; unet gave NaN or infinity"):
+        gradient(network, image, np.array([[7, 8, 9]]), aggregate=how)  # pyright: ignore[reportArgumentType]

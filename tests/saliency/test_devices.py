@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from ies_helpers.saliency.aggregates import Largest, add_up, extremes
+from ies_helpers.saliency.aggregates import Largest, add_up, by_autograd, extremes
 from ies_helpers.saliency.cone import cone_of
+from ies_helpers.saliency.frozen_cone import FrozenCone, frozen_cone_of
 from ies_helpers.saliency.gradients import LesionGradient
 from ies_helpers.saliency.views import cut, forward, size
 from tests.lively import nnunet, unet
@@ -46,7 +47,7 @@ def test_sums_and_maxima_stay_on_the_device(make) -> None:
     assert total.device.type == "meta"
     largest = Largest(zeros, box)
     for part in parts:
-        for where, high, low in extremes(see, part, zeros, 2):
+        for where, high, low in extremes(by_autograd(see), part, zeros, 2):
             largest.take(where, high, low)
     assert largest.map().shape == (2, *(s.stop - s.start for s in box))
     assert largest.map().device.type == "meta"
@@ -78,3 +79,23 @@ def test_on_a_gpu_the_batch_follows_the_budget(monkeypatch: pytest.MonkeyPatch) 
         assert max(sizes) == min(room, max(sizes))
         assert sum(sizes) == 64
     assert max(sizes) > 10
+
+
+def test_on_a_gpu_the_batch_of_the_frozen_cone_follows_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = nnunet().explained_through("whole")
+    lesion = np.argwhere(np.ones((4, 4, 4))) + 18
+    engine = LesionGradient(network, IMAGE, lesion, "max", statistics="frozen")
+    (view,), held = engine.parts[0].views, engine.frozen
+    assert held is not None
+    held.record(IMAGE, engine.parts)
+    sizes, backward = [], FrozenCone._backward
+    monkeypatch.setattr(FrozenCone, "_backward", lambda self, v, w: sizes.append(len(v)) or backward(self, v, w))
+    cone = frozen_cone_of(hollow(held.network).module)
+    assert cone is not None
+    x = torch.zeros(1, 2, *size(view.box), device="meta", dtype=torch.float64)
+    for room, batches in ((1, [2] * 64), (16, [16] * 4), (1000, [64])):
+        sizes.clear()
+        found = list(cone.each(x, view, lesion, room * cone.values() * 8))
+        assert sizes == batches
+        assert [row for row, _, _ in found] == list(range(64))
+        assert {g.device.type for _, _, g in found} == {"meta"}

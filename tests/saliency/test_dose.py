@@ -50,10 +50,10 @@ def test_each_score_is_that_of_the_whole_volume_with_the_lesion_in_it(network: N
 
 
 def test_its_slope_is_the_gradient_times_the_pattern() -> None:
-    network, step = unet((3, 4, 5)), 1e-4
-    low, high = dose_response(network, DOUBLE, PLACE, 60, [0.8 - step, 0.8 + step])["logit"]
+    network, step = unet((3, 4, 5)), 1e-6
+    low, high = dose_response(network, DOUBLE, PLACE, 60, [0.6 - step, 0.6 + step])["logit"]
     pattern, mask = lesion_pattern(DOUBLE, PLACE, 60)
-    g = gradient(network, add_lesion(DOUBLE, PLACE, 60, 0.8).image, mask, aggregate="mean")
+    g = gradient(network, add_lesion(DOUBLE, PLACE, 60, 0.6).image, mask, aggregate="mean")
     assert (high - low) / (2 * step) == pytest.approx(float((g * pattern).sum()), rel=1e-4)
 
 
@@ -75,6 +75,13 @@ def test_seen_follows_the_networks_threshold() -> None:
     tables = [dose_response(Network(Linear(), threshold=t), SUBJECT, PLACE, 60, [0.0, 3.0]) for t in (0.9, 0.999999)]
     assert tables[0]["seen"].tolist() == [bool(tables[0]["highest"][0] > 0.9), True]
     assert tables[1]["seen"].tolist() == [False, bool(tables[1]["highest"][1] > 0.999999)]
+
+
+def test_a_probability_at_the_threshold_is_not_above_it() -> None:
+    dark = replace(SUBJECT, image=torch.stack([torch.zeros_like(SUBJECT.image[0]), SUBJECT.image[1]]))
+    table = dose_response(Network(Linear((1.0, 0.0)), threshold=0.5), dark, PLACE, 60, [0.0, 0.1])
+    assert table["highest"][0] == 0.5
+    assert table["seen"].tolist() == [False, True]
 
 
 @pytest.mark.parametrize("contrasts", [[], [1.0, float("nan")], [[0.0, 1.0]], 1.0, [float("inf")]])

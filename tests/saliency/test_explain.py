@@ -22,6 +22,7 @@ from ies_helpers.saliency.occlusion import kernel_shap, occlusion
 from ies_helpers.saliency.others import input_x_gradient, integrated_gradients
 from ies_helpers.saliency.smoothgrad import smoothgrad_average
 from ies_helpers.segmentation.networks import build
+from ies_helpers.subjects.reading import read_maps
 from tests.lively import nnunet
 from tests.scenes import ball, files_below, lesion_of, strays, subject_in_memory
 
@@ -299,6 +300,15 @@ MISTAKES = {
     "word": ({"draws": "many"}, "draws must be at least 1 .* got many .* or auto"),
     "noise": ({"noise": -0.1}, "noise a share from 0 to 1, got 3 and -0.1"),
     "seed": ({"seed": -1}, "seed must be 0 or more, got -1"),
+    "statistics": ({"statistics": "frzen"}, "statistics must be one of exact, frozen, got 'frzen'"),
+    "frozen mean": (
+        {"statistics": "frozen"},
+        "smoothgrad and gradient with max, got smoothgrad with mean; leave it out",
+    ),
+    "frozen activations": (
+        {"statistics": "frozen", "method": "gradcam++", "aggregate": "max"},
+        r"smoothgrad and gradient with max, got gradcam\+\+ with max; leave it out",
+    ),
 }
 
 
@@ -330,7 +340,7 @@ def test_the_network_comes_back_as_it_was(network: Network, tmp_path: Path) -> N
     assert not any(isinstance(m, nn.Module) and m._forward_hooks for m in network.module.modules())
 
 
-def test_frozen_statistics_are_named_measured_and_kept_apart_from_exact_maps(tmp_path: Path) -> None:
+def test_frozen_statistics_are_named_measured_once_and_kept_apart_from_exact_maps(tmp_path, monkeypatch) -> None:
     subject = subject_in_memory((28, 28, 28))
     lesion = lesion_of(ball(subject.shape, (10, 10, 10), 1.2), 1)
     network = replace(nnunet(), window=24)
@@ -352,6 +362,46 @@ def test_frozen_statistics_are_named_measured_and_kept_apart_from_exact_maps(tmp
     both = [engine.LesionGradient(network, subject.image, single, "max", statistics=s) for s in ("frozen", "exact")]
     apart = deviation(*(e.place(e(subject.image)) for e in both))
     assert all(told[name] >= apart[name] > 0 for name in apart)
+    engines = []
+    monkeypatch.setattr(module, "LesionGradient", lambda *_, **__: engines.append(1))
+    explain(subject, network, [lesion], tmp_path, **settings, statistics="frozen")  # finished: measured no more
+    assert engines == []
+
+
+# Lesions and networks of one's own
+
+
+def test_any_module_and_any_mask_will_do_and_the_folder_can_be_read(network: Network, tmp_path: Path) -> None:
+    mask = torch.from_numpy(ball(SUBJECT.shape, (10, 10, 10), 1.2))
+    control = replace(LESIONS[1], number=7, group="TN", mean_probability=np.nan)
+    explain(SUBJECT, network.module, [mask, LESIONS[1].voxels], tmp_path, method="gradient")
+    index = explain(SUBJECT, network.module, [control], tmp_path, method="gradient")
+    assert set(zip(index["lesion"], index["group"], strict=True)) == {(1, "unknown"), (2, "unknown"), (7, "TN")}
+    wanted = {1: mask, 2: LESIONS[1].mask(SUBJECT.shape), 7: LESIONS[1].mask(SUBJECT.shape)}
+    for saved in read_maps(tmp_path):
+        saliency, where, affine = saved.load()
+        assert torch.equal(where, wanted[saved.record["lesion"]])
+        assert torch.equal(saliency, gradient(network.module, SUBJECT.image, where))
+        assert np.array_equal(affine, SUBJECT.affine)
+    assert saved.record["network"] == "unet"
+
+
+def test_a_subject_that_lies_elsewhere_is_refused_though_every_map_is_there(network: Network, tmp_path: Path) -> None:
+    run(network, tmp_path, method="gradcam")
+    moved = replace(SUBJECT, affine=SUBJECT.affine @ np.diag([1, 1, 1.2, 1]))
+    before = {name: (tmp_path / name).read_bytes() for name in files_below(tmp_path) if name.endswith("gz")}
+    with pytest.raises(ValueError, match=r"lies elsewhere than toy does now: their affines differ .* another --out"):
+        explain(moved, network, LESIONS, tmp_path, method="gradcam")
+    assert {name: (tmp_path / name).read_bytes() for name in before} == before
+
+
+def test_another_lesion_of_the_same_number_is_refused_before_any_work(network, tmp_path, calls) -> None:
+    run(network, tmp_path, LESIONS[:1], method="gradcam")
+    with pytest.raises(ValueError, match=r"has another lesion 1 of toy, or one in its place\. Take another --out"):
+        run(network, tmp_path, [replace(LESIONS[1], number=1)])
+    assert calls == []
+    with pytest.raises(ValueError, match=r"must have different numbers, got \[4, 2, 4\]; give Lesions alone"):
+        run(network, tmp_path, [LESIONS[1], LESIONS[0].voxels, LESIONS[1]])
 
 
 # Other attributions, for comparison

@@ -178,3 +178,11 @@ def test_a_layer_that_the_output_does_not_depend_on_is_refused() -> None:
 
     with pytest.raises(ValueError, match="runs once and that the output depends on"):
         gradcam_pp(Idle(), torch.randn(2, 4, 4, 4), np.array([[1, 1, 1]]), layer="features")
+
+
+@pytest.mark.parametrize("method", [gradcam, gradcam_pp])
+def test_a_network_whose_logits_are_not_finite_has_no_map(method) -> None:
+    network = unet((3, 4, 5))
+    network.module.model[2].conv.bias[1] = float("nan")  # behind the layer, and no part of its gradient
+    with pytest.raises(ValueError, match="must be finite; unet gave NaN or infinity"):
+        method(network, torch.randn(2, 16, 16, 16), np.array([[7, 8, 9]]), layer="model.0.conv")

@@ -5,8 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
-from ies_helpers import Network, gradient
+from ies_helpers import Network, gradient, predict
 from ies_helpers.saliency import aggregates, gradients
 from ies_helpers.saliency.cone import Cone
 from ies_helpers.saliency.crop import crop_part
@@ -327,3 +328,36 @@ def test_other_mistakes_are_refused(image: torch.Tensor) -> None:
         gradient(Quadratic(), image * float("nan"), LESION)
     with pytest.raises(TypeError, match=r"Network or a torch\.nn\.Module, got str"):
         gradient("unet", image, LESION)  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize("how", HOW)
+@pytest.mark.parametrize("way", ["cone", "crop", "windows"])
+def test_a_network_whose_logits_are_not_finite_has_no_map(image: torch.Tensor, way, how: gradients.Aggregate) -> None:
+    """The slopes of its activations are finite, and so would be the gradient."""
+    network = unet((3, 4, 5))
+    if way == "windows":
+        network = replace(network, window=32, through="windows")
+    network.module.model[0].conv.bias[0] = float("nan")
+    with pytest.raises(ValueError, match="must be finite; unet gave NaN or infinity"):
+        gradient(network, image, LESION, aggregate=how, way=way)
+
+
+def test_an_infinite_gradient_of_finite_logits_is_no_map() -> None:
+    class Root(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return x[:, :1].sqrt()
+
+    network = Network(Root(), "root", stride=(1, 1, 1))
+    image = torch.zeros(1, 6, 6, 6)
+    assert torch.isfinite(predict(network, image)).all()
+    with pytest.raises(ValueError, match="gradients must be finite; root gave NaN or infinity"):
+        gradient(network, image, np.array([[2, 2, 2]]))
+
+
+@pytest.mark.parametrize("how", ["sum", "max"])
+@pytest.mark.parametrize("way", ["cone", "crop"])
+def test_a_caller_who_wants_no_gradients_gets_the_map_all_the_same(way, how: gradients.Aggregate) -> None:
+    network, image = unet((3, 4, 5)), torch.randn(2, 16, 16, 16, dtype=torch.float64)
+    with torch.no_grad():
+        got = gradient(network, image, np.array([[7, 8, 9]]), aggregate=how, way=way)
+    assert torch.equal(got, gradient(network, image, np.array([[7, 8, 9]]), aggregate=how, way=way))

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from ies_helpers.saliency.noise import NoisyImages, noisy_image
+from ies_helpers.saliency.noise import NoisyImages, noise_sigma, noisy_image
 from tests.lively import unet
 
 
@@ -16,6 +16,12 @@ def test_images_made_early_are_those_of_their_draws_in_any_order(ahead: bool) ->
         assert torch.equal(noisy(draw), wanted)
         assert noisy(draw).dtype == network.dtype
     noisy.close()
+
+
+def test_the_noise_is_a_share_of_the_range_of_flair_alone() -> None:
+    image = torch.zeros(2, 3, 3, 3)
+    image[0, 0, 0, 0], image[0, 1, 1, 1], image[1, 0, 0, 0] = 2.0, -1.0, 50.0
+    assert noise_sigma(image, 0.05) == pytest.approx(0.15)
 
 
 def test_a_draw_is_numpys_and_scaled() -> None:

@@ -19,6 +19,7 @@ from ies_helpers.saliency.score import LesionScore
 from ies_helpers.segmentation.toys import Linear, Quadratic, Shifted
 from tests import oracles
 from tests.lively import nnunet, unet
+from tests.scenes import UNEVEN
 
 pytestmark = pytest.mark.filterwarnings("ignore:Integrated gradients add up")
 
@@ -194,6 +195,8 @@ def test_the_baseline_is_named_or_given(image: torch.Tensor) -> None:
     wide = np.diag([2.0, 2.0, 2.0, 1.0])
     assert torch.equal(baseline_image(image, "blurred", wide), filled(image, "blurred", np.full(3, 2.0)))
     assert not torch.equal(baseline_image(image, "blurred"), filled(image, "blurred", np.full(3, 2.0)))
+    permuted = filled(image, "blurred", np.array([1.0, 2.0, 3.0]))
+    assert torch.equal(baseline_image(image, "blurred", UNEVEN), permuted)
 
 
 # Occlusion
@@ -352,8 +355,11 @@ def test_supervoxels_that_hiding_would_not_change_are_left_out(image: torch.Tens
         ),  # pyright: ignore
         (lambda x: integrated_gradients(Linear(), x, LESION, baseline=x[:1]), r"share their grid, got \(1, 28"),
         (lambda x: occlusion(Linear(), x, LESION, side=2, stride=3), "leave no gaps, got side 2 and stride 3"),
-        (lambda x: occlusion(Linear(), x, LESION, side=0), "side and stride must be 1 or more"),
-        (lambda x: occlusion(Linear(), x, LESION, reach=-1), "reach must be 0 voxels or more.* got -1"),
+        (lambda x: occlusion(Linear(), x, LESION, side=0), "whole numbers of voxels from 1 .* got side 0 and stride 0"),
+        (lambda x: occlusion(Linear(), x, LESION, stride=0), "leave no gaps, got side 5 and stride 0"),
+        (lambda x: occlusion(Linear(), x, LESION, side=2.5), "got side 2.5 and stride 2.5"),  # pyright: ignore
+        (lambda x: occlusion(Linear(), x, LESION, reach=-1), "reach must be a whole number of voxels.* got -1"),
+        (lambda x: occlusion(Linear(), x, LESION, reach=1.5), "or None for all .* got 1.5"),  # pyright: ignore
         (lambda x: occlusion(Linear(), x, LESION, modalities="t1"), "modalities must be each or all, got 't1'"),  # pyright: ignore
         (lambda x: kernel_shap(Linear(), x, LESION, side=1, samples=20), "got 24 supervoxels and 20 samples"),
         (lambda x: kernel_shap(Linear(), 0 * x, LESION), "got 0 supervoxels and 1000 samples"),

@@ -12,8 +12,10 @@ from torch import nn
 from ies_helpers import Network, perilesional_curve
 from ies_helpers.saliency.perilesional import BLUR_MM, filled
 from ies_helpers.segmentation.lesions import CONNECTIVITY, mask_of
+from ies_helpers.segmentation.toys import Neighbourhood
 from tests import oracles
 from tests.lively import nnunet, unet
+from tests.scenes import UNEVEN
 
 SHAPE = (40, 34, 44)
 VOXELS = np.array([[20, 17, 22], [21, 17, 22], [21, 18, 22], [20, 17, 23]])
@@ -92,6 +94,22 @@ def test_true_distance_follows_the_spacing_and_steps_do_not() -> None:
     assert [c["distance_mm"].iloc[0] for c in share] == [2.0, pytest.approx(2 * 5 / 3)]
 
 
+def test_true_distance_is_along_the_voxels_own_axes_where_these_are_permuted() -> None:
+    """Neighbours 1, 2 and 3 mm away hold 1, 2 and 4, and the network adds up what it sees of them."""
+    image = torch.zeros(2, 11, 11, 11)
+    image[0, 4, 5, 5], image[0, 5, 4, 5], image[0, 5, 5, 4] = 1.0, 2.0, 4.0
+    one = np.array([[5, 5, 5]])
+    curve = perilesional_curve(Neighbourhood(), image, one, distances=(0, 1, 2, 3), by="mm", affine=UNEVEN)
+    assert curve["score"].to_numpy() == pytest.approx(1 / (1 + np.exp(-np.array([0.0, 1, 3, 7]))), abs=1e-6)
+
+
+def test_a_probability_at_the_threshold_is_not_above_it() -> None:
+    image = torch.stack([torch.zeros(21, 21, 21), torch.ones(21, 21, 21)])
+    curve = perilesional_curve(CUBE, image, np.array([[10, 10, 10]]), distances=[0, 3])
+    assert curve["score"].tolist() == [0.5, 0.5]
+    assert not curve["seen"].any()
+
+
 def test_fills_keep_the_outside_zero_and_say_what_they_are(image: torch.Tensor) -> None:
     outside = image == 0
     mean = filled(image, "mean", np.ones(3))
@@ -103,6 +121,15 @@ def test_fills_keep_the_outside_zero_and_say_what_they_are(image: torch.Tensor) 
     spot[0, 20, 20, 20] = 1.0
     line = filled(spot, "blurred", np.array([2.0, 2.0, 2.0]))[0, :, 20, 20].numpy()
     assert line[22] / line[20] == pytest.approx(np.exp(-(4.0**2) / (2 * BLUR_MM**2)), rel=1e-3)
+
+
+def test_a_modality_that_is_not_there_stays_zero(image: torch.Tensor) -> None:
+    image[1] = 0
+    mean = filled(image, "mean", np.ones(3))
+    assert mean[0].any()
+    assert torch.equal(mean[1], torch.zeros(SHAPE, dtype=torch.float64))
+    curve = perilesional_curve(CUBE, image.float(), VOXELS, distances=[0, 3], fill="mean")
+    assert np.isfinite(curve["score"]).all()
 
 
 def test_what_cannot_be_meant_is_refused_before_anything_is_run(image: torch.Tensor) -> None:

@@ -6,8 +6,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
-from ies_helpers import Network
+from ies_helpers import Network, integrated_gradients, occlusion, perilesional_curve, predict, predict_logits, road
 from ies_helpers.saliency import score as module
 from ies_helpers.saliency.score import LesionScore
 from ies_helpers.segmentation.networks import Through
@@ -187,3 +188,28 @@ def test_what_cannot_be_scored_is_refused(image: torch.Tensor) -> None:
         score([])
     with pytest.raises(ValueError, match="needs one; give window=96"):
         LesionScore(Linear(), image, LESION, through="windows")
+
+
+def test_a_network_whose_logits_are_not_finite_has_no_score(image: torch.Tensor) -> None:
+    network = replace(unet((3, 4, 5)), window=32)
+    network.module.model[0].conv.bias[0] = float("nan")
+    lesion, saliency = LESION[1:], torch.ones(1, *SHAPE)
+    for ask in (
+        lambda: perilesional_curve(network, image, lesion),
+        lambda: occlusion(network, image, lesion),
+        lambda: integrated_gradients(network, image, lesion),
+        lambda: road(network, image, lesion, saliency, fill="zero"),
+    ):
+        with pytest.raises(ValueError, match="must be finite; unet gave NaN or infinity"):
+            ask()
+
+
+@pytest.mark.parametrize("through", ["whole", "windows"])
+def test_of_more_classes_it_scores_the_same_one_that_predict_shows(through: Through, image: torch.Tensor) -> None:
+    module = nn.Conv3d(2, 3, 3, padding=1).double()
+    network = Network(module, window=24 if through == "windows" else None, through=through)
+    score = LesionScore(network, image, LESION)
+    at = tuple(torch.as_tensor(LESION).T)
+    wanted = predict_logits(network, image)[(slice(None), *at)]
+    assert torch.allclose(score.logits([score.image])[0], wanted.double(), atol=1e-5)  # predictions are float32
+    assert torch.allclose(score.probabilities([score.image])[0], predict(network, image)[at].double(), atol=1e-6)

@@ -14,6 +14,8 @@ from ies_helpers.saliency import smoothgrad as module
 from ies_helpers.saliency.noise import noise_sigma, noisy_image
 from ies_helpers.saliency.smoothgrad import smoothgrad_each
 from ies_helpers.saliency.state import RunState
+from ies_helpers.segmentation.networks import as_network
+from ies_helpers.segmentation.receptive_field import receptive_field
 from ies_helpers.segmentation.toys import Linear, Quadratic
 from tests import oracles
 from tests.lively import nnunet, unet
@@ -178,3 +180,21 @@ MISTAKES = [(0, 0.05), (5, -0.1), (5, 5.0), (5, float("nan")), ("all", 0.05), (2
 def test_impossible_settings_are_refused(image: torch.Tensor, draws, noise: float) -> None:
     with pytest.raises(ValueError, match=r"draws must be at least 1 and noise a share from 0 to 1, got .* or auto"):
         smoothgrad(Linear(), image, LESION, draws=draws, noise=noise)
+
+
+@pytest.mark.parametrize(("first", "draws"), [(1, 1), (3, 4)], ids=["from the first draw", "later"])
+def test_a_network_that_is_not_finite_in_any_draw_has_no_map(image: torch.Tensor, first: int, draws: int) -> None:
+    class Breaking(Quadratic):
+        passes = 0
+
+        def lesion_logit(self, x: torch.Tensor) -> torch.Tensor:
+            self.passes += 1
+            return super().lesion_logit(x) * (float("nan") if self.passes >= first else 1)
+
+    network = Breaking()
+    field = receptive_field(as_network(network), 2)
+    assert field is not None
+    network.passes = 0
+    with pytest.raises(ValueError, match="must be finite; breaking gave NaN or infinity"):
+        smoothgrad(network, image, LESION, aggregate="sum", draws=4)
+    assert network.passes == draws

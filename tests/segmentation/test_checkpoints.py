@@ -253,3 +253,42 @@ def test_the_tiny_network_of_the_scenes_is_on_disk_what_it_is_in_memory(tmp_path
     stored = load_file(path)
     assert all(torch.equal(network.module.state_dict()[key], value) for key, value in stored.items())
     assert network.digest() == load_network(path).digest()
+
+
+@pytest.mark.parametrize("other", ["nnunet", "swin_unetr", "vnet"])
+@pytest.mark.parametrize("name", ["unet", "published:unet"])
+def test_a_name_that_says_its_architecture_takes_no_other(name: str, other: str, monkeypatch) -> None:
+    monkeypatch.setattr(checkpoints, "fetch", lambda _: {"checkpoint": Path("not read")})
+    with pytest.raises(ValueError, match=f"{name} is a unet; got '{other}': leave it out"):
+        load_network(name, architecture=other)
+
+
+def test_a_merging_is_for_a_swin_unetr_alone() -> None:
+    with pytest.raises(ValueError, match="are Swin UNETR's, unet has neither: leave them out"):
+        load_network("unet", merging="monai-0.9")
+    assert load_network("unet", architecture="unet").name == "unet"
+
+
+def test_weights_one_level_down_are_found_or_how_to_get_at_them_is_told(tmp_path: Path, state) -> None:
+    for content in ({"model": {"state_dict": state}}, {"state_dict": {"model": state}}):
+        torch.save(content, tmp_path / "n.pth")
+        assert load_network(tmp_path / "n.pth", architecture="unet").name == "n"
+    torch.save({"epoch": 3, "model": {"lr": 0.1, "net": state}}, tmp_path / "n.pth")
+    rule = r"n\.pth holds a dict of lr, net; take its weights out: torch\.save\(torch\.load\(file\)\['model'\]\['net'\]"
+    refused(tmp_path / "n.pth", rule, architecture="unet")
+    torch.save(torch.load(tmp_path / "n.pth")["model"]["net"], tmp_path / "another.pth")
+    assert load_network(tmp_path / "another.pth", architecture="unet").name == "another"
+
+
+def test_weights_that_are_not_finite_are_told_from_those_of_another_architecture(tmp_path: Path, state) -> None:
+    state["model.0.conv.bias"][0] = float("nan")
+    torch.save(state, tmp_path / "n.pth")
+    rule = r"must hold finite weights, of its tensors 1 not finite \(model\.0\.conv\.bias\).* take an earlier file"
+    refused(tmp_path / "n.pth", rule, architecture="unet")
+
+
+@pytest.mark.parametrize(("content", "why"), [(b"\x80\x02.", "pop from empty"), (b"\0" * 200, "Unsupported operand 0")])
+def test_a_file_that_cannot_be_read_is_told_what_to_give(tmp_path: Path, content: bytes, why: str) -> None:
+    (tmp_path / "n.pth").write_bytes(content)
+    rule = rf"cannot be read as one \({why}.*\): fetch it again, or write it with torch\.save"
+    refused(tmp_path / "n.pth", rule, architecture="unet")

@@ -5,7 +5,7 @@ import pytest
 from scipy import ndimage
 
 from ies_helpers import find_lesions, load_subject
-from ies_helpers.segmentation.controls import CLEAR, _fits, true_negatives, white_matter
+from ies_helpers.segmentation.controls import CLEAR, _fits, inner_white_matter, true_negatives
 from ies_helpers.segmentation.lesions import CONNECTIVITY
 
 
@@ -21,7 +21,7 @@ def test_controls_have_the_shape_of_lesions_and_keep_clear_of_all_of_them(demo) 
     like = [lesion for lesion in lesions if len(lesion) < 200]
     controls = true_negatives(subject, lesions, like, seed=3)
     near = ndimage.binary_dilation(lesions.label_map(subject.shape).numpy() > 0, CONNECTIVITY, CLEAR)
-    white, shapes = white_matter(subject), {frozenset(map(tuple, le.voxels - le.voxels.min(0))) for le in like}
+    white, shapes = inner_white_matter(subject), {frozenset(map(tuple, le.voxels - le.voxels.min(0))) for le in like}
     assert len(controls) > 0.8 * len(like)
     for number, control in enumerate(controls, start=len(lesions) + 1):
         at = tuple(control.voxels.T)
@@ -55,7 +55,7 @@ def test_a_shape_fits_exactly_where_all_its_voxels_are_free() -> None:
 
 def test_white_matter_is_bright_in_t1_and_free_of_lesions(demo) -> None:
     subject, _ = demo
-    white, target = white_matter(subject), subject.target.numpy()
+    white, target = inner_white_matter(subject), subject.target.numpy()
     assert 0.15 < white.sum() / (subject.image[0].numpy() != 0).sum() < 0.5
     assert subject.image[1].numpy()[white].mean() > 0.8
     assert (white & target).sum() < 0.05 * target.sum()

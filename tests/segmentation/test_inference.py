@@ -2,11 +2,12 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from ies_helpers import Network, predict, predict_logits
+from ies_helpers import Network, gradient, predict, predict_logits
 from ies_helpers.segmentation.toys import Linear
 from tests import oracles
 from tests.lively import nnunet, unet
@@ -71,3 +72,20 @@ def test_the_network_comes_back_as_it_was() -> None:
     assert module.training
     assert all(p.requires_grad for p in module.parameters())
     assert torch.equal(module[1].running_mean, statistics)  # pyright: ignore
+
+
+@pytest.mark.parametrize("window", [None, 16])
+@pytest.mark.parametrize("modalities", [1, 3])
+def test_another_number_of_modalities_is_refused(modalities: int, window: int | None) -> None:
+    network = replace(unet((3, 4, 5)), window=window, through="whole" if window is None else "windows")
+    image = torch.randn(modalities, 16, 16, 16)
+    rule = rf"unet takes 2 modalities, got an image of {modalities}: give all .*[Cc]hapter 12"
+    for ask in (lambda: predict(network, image), lambda: gradient(network, image, np.array([[7, 8, 9]]))):
+        with pytest.raises(ValueError, match=rule):
+            ask()
+
+
+def test_what_goes_wrong_deeper_inside_is_told_as_it_is() -> None:
+    module = nn.Sequential(nn.Conv3d(2, 3, 1), nn.Conv3d(2, 2, 1))
+    with pytest.raises(RuntimeError, match="to have 2 channels, but got 3"):
+        predict(module, torch.randn(2, 4, 4, 4))

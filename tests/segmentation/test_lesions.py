@@ -1,12 +1,14 @@
 """Lesions: components, groups, geometry, all painted by hand."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from scipy import ndimage
 
 from ies_helpers import find_lesions
-from ies_helpers.segmentation.lesions import CONNECTIVITY, as_voxels, components
+from ies_helpers.segmentation.lesions import CONNECTIVITY, Lesions, as_voxels, components
 
 AFFINE = np.array([[-2.0, 0, 0, 90], [0, 1.5, 0, -126], [0, 0, 1.0, -72], [0, 0, 0, 1]])
 
@@ -139,4 +141,35 @@ def test_a_group_and_sizes_are_chosen_together() -> None:
     with pytest.raises(ValueError, match=r"of 'FP:9-' there is none among Lesions\(2 TP, 1 FP\), of 8 voxels"):
         lesions.select("FP:9-")
     with pytest.raises(ValueError, match="lesions must be all"):
-        lesions.select("TN:1-2")
+        lesions.select("FX:1-2")
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        (10 * paint(FOUND) - 5, "got values from -5 to 4; take predict, not predict_logits"),
+        (torch.full((24, 24, 24), float("nan")), "got NaN or infinity; take predict"),
+        (paint(FOUND)[0], r"must be a volume \(I, J, K\), got the shape \(24, 24\)"),
+    ],
+)
+def test_what_is_no_probability_is_refused(values: torch.Tensor, told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        find_lesions(values, threshold=0.5)
+
+
+def test_masks_of_any_type_will_do() -> None:
+    mask = paint(FOUND) > 0
+    for prediction in (mask, mask.float(), mask.numpy()):
+        for target in (mask, mask.float(), mask.double().numpy()):
+            assert repr(find_lesions(prediction, target, threshold=0.5)) == "Lesions(1 TP)"  # pyright: ignore
+
+
+def test_controls_are_counted_and_chosen_as_any_group() -> None:
+    found = find_lesions(paint(FOUND), paint(FOUND) > 0, threshold=0.5)
+    lesions = Lesions([found[1], replace(found[1], number=7, group="TN")])
+    assert repr(lesions) == "Lesions(1 TP, 1 TN)"
+    assert [le.number for le in lesions.select("TN")] == [le.number for le in lesions.select("TN:8-")] == [7]
+    with pytest.raises(KeyError, match="numbered 1, 7, got 2"):
+        lesions[2]
+    with pytest.raises(KeyError, match="numbered 7, got 1"):
+        Lesions([lesions[7]])[1]

@@ -1,7 +1,9 @@
 """Networks: heads of every kind, state that comes back, the architectures as published."""
 
+import hashlib
 from itertools import pairwise
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -22,7 +24,7 @@ class Head(nn.Module):
         two = torch.cat([torch.zeros_like(z), z], dim=1)
         stacked = torch.stack([two, -two], dim=1)
         kinds = {"two": two, "one": z, "list": [two, two[..., ::2]], "nested": ([two], z), "small": two[..., ::2]}
-        return {**kinds, "stacked": stacked}[self.kind]
+        return {**kinds, "stacked": stacked, "dict": {"out": two}, "empty": []}[self.kind]
 
 
 @pytest.mark.parametrize("kind", ["two", "one", "list", "nested", "stacked"])
@@ -34,6 +36,13 @@ def test_every_kind_of_head_gives_the_same_probability(kind: str) -> None:
 def test_an_output_of_another_size_is_refused() -> None:
     with pytest.raises(ValueError, match=r"mapped \(1, 2, 8, 8, 8\) to \(1, 2, 8, 8, 4\)"):
         predict(Head("small"), torch.randn(2, 8, 8, 8))
+
+
+@pytest.mark.parametrize("kind", ["dict", "empty"])
+def test_an_output_that_is_no_tensor_is_refused(kind: str) -> None:
+    told = {"dict": "dict", "empty": "list"}[kind]
+    with pytest.raises(ValueError, match=rf"head mapped \(1, 2, 8, 8, 8\) to a {told}. Wrap it"):
+        predict(Head(kind), torch.randn(2, 8, 8, 8))
 
 
 def unet_parameters(c: tuple[int, ...]) -> int:
@@ -90,6 +99,35 @@ def test_the_digest_knows_the_weights() -> None:
     second.module.load_state_dict(first.module.state_dict())
     assert first.digest() == second.digest()
     assert len(first.digest()) == 16
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_digest_hashes_names_and_bytes_of_any_precision(dtype: torch.dtype) -> None:
+    module = nn.Sequential(nn.Conv3d(2, 3, 3), nn.BatchNorm3d(3)).to(dtype)
+    sha = hashlib.sha256()
+    for key, value in sorted(module.state_dict().items()):
+        sha.update(key.encode() + bytes(value.contiguous().untyped_storage()))
+    assert Network(module).digest() == sha.hexdigest()[:16]
+
+
+@pytest.mark.parametrize(
+    ("setting", "rule"),
+    [
+        *(({"window": w}, r"window must be a side of 1 .* None; got") for w in (0, -4, 32.5, (32, 32), (), [96] * 3)),
+        *(({"overlap": o}, r"overlap must be a share .* from 0 to below 1, got") for o in (-1, 1.0, float("nan"))),
+        *(({"threshold": t}, "threshold must lie between 0 and 1, got") for t in (3.0, 0, float("nan"))),
+        ({"placing": "mine"}, "placing must be 'monai' or 'nnunet', got 'mine'"),
+        ({"weighting": "flat"}, "weighting must be 'gaussian' or 'constant', got 'flat'"),
+    ],
+)
+def test_a_setting_that_is_not_as_said_is_refused_at_once(setting: dict, rule: str) -> None:
+    with pytest.raises(ValueError, match=rule):
+        Network(nn.Identity(), **setting)
+
+
+def test_a_window_may_be_counted_in_whole_numbers_of_any_kind() -> None:
+    assert Network(nn.Identity(), window=np.int64(32)).sides == (32, 32, 32)
+    assert Network(nn.Identity(), window=(np.int64(32), 24, 16), overlap=0).sides == (32, 24, 16)
 
 
 def test_mistakes_are_refused() -> None:

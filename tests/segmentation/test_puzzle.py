@@ -1,6 +1,9 @@
-"""The suspects of the handbook's project: alike at first sight, and each with the fault it was given."""
+"""The suspects of the handbook's project: each has the fault it was given, and the chapter does not tell which."""
 
+import ast
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +15,7 @@ from ies_helpers.segmentation.toys import Linear
 
 SEED = 3
 SIDE = 32
+CHAPTER = Path(__file__).parents[2] / "notebooks" / "src" / "13_papers_figures.py"
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +80,12 @@ def test_a_wrong_answer_is_told_what_to_look_at_and_not_what_it_is() -> None:
     assert sorted(line[0] for line in told) == sorted([one, two])
     assert any("map of T1 that is zero" in line for line in told if line[0] == one)
     assert not any(f"is {right[line[0]]}" in line or KINDS[right[line[0]]] in line for line in told)
+
+
+def test_the_answer_that_the_chapter_prints_is_wrong_about_every_suspect() -> None:
+    printed = re.findall(r"accuse\((\{.*?\}), seed=(\d+)\)", CHAPTER.read_text(encoding="utf-8"))
+    told = [[line[0] for line in accuse(ast.literal_eval(answer), int(seed))] for answer, seed in printed]
+    assert told == [list("ABCD")]
 
 
 def test_answers_that_name_nobody_and_networks_without_the_parts_are_refused(sound: Network) -> None:

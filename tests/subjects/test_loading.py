@@ -10,6 +10,7 @@ import nibabel
 import numpy as np
 import pytest
 import torch
+from scipy.spatial.transform import Rotation
 
 from ies_helpers import load_subject
 from ies_helpers.subjects import finding, loading
@@ -229,6 +230,21 @@ def test_a_file_that_is_no_nifti_is_refused(patient: Path) -> None:
     refused(patient, "FLAIR image must be a NIfTI file, .* is not readable as one")
 
 
+@pytest.mark.parametrize("name", ["scanner/IM1.dcm", "scanner/IM1"])
+def test_dicom_is_sent_to_a_converter(patient: Path, name: str) -> None:
+    (patient / "scanner").mkdir()
+    (patient / name).write_bytes(bytes(128) + b"DICM" + bytes(64))
+    assert load_subject(patient).name == "p1"  # what is there as NIfTI is taken
+    rule = r"is DICOM; convert it first \(dcm2niix -z y -f %p_%s .*\)\.$"
+    with pytest.raises(ValueError, match=f"T1 image must be a NIfTI file, .*IM1.* {rule}"):
+        load_subject(flair=file_of(patient, "FLAIR"), t1=patient / name)
+    file_of(patient, "T1w").unlink()
+    refused(patient, "has no file named like t1", FileNotFoundError)  # converted before, and called otherwise
+    for path in patient.glob("*.nii.gz"):
+        path.unlink()
+    refused(patient, f"needs FLAIR and T1 as NIfTI, .*{name} {rule}", FileNotFoundError)
+
+
 def test_another_format_of_nibabel_is_named_as_such(patient: Path, tmp_path: Path) -> None:
     nibabel.save(nibabel.MGHImage(np.ones(SHAPE, dtype=np.float32), np.eye(4)), tmp_path / "scan.mgz")
     with pytest.raises(ValueError, match=r"must be a NIfTI file, scan\.mgz is another format"):
@@ -329,6 +345,25 @@ def test_axes_that_no_shipped_network_was_trained_on_are_told(tmp_path: Path, ax
     assert [f"run to {', '.join(axes)}; the networks were trained on L, A, S" in text for text in told] == (
         [] if axes in ("LAS", "RAS") else [True]
     )
+
+
+def test_voxel_axes_that_are_not_square_are_told_and_a_turned_head_is_not(tmp_path: Path) -> None:
+    """A tilted gantry shears, tan 15 degrees a slice; a head turned by three angles, rounded to float32, does not."""
+    sheared = np.eye(4)
+    sheared[1, 2] = np.tan(np.radians(15))
+    turned = np.eye(4)
+    turned[:3, :3] = np.float32(Rotation.from_euler("xyz", (20, -35, 50), degrees=True).as_matrix())
+    for name, affine in (("sheared", sheared), ("turned", turned), ("uneven", turned @ np.diag([1, 1.1, 0.9, 1]))):
+        for modality in ("FLAIR", "T1"):
+            values = np.random.default_rng(0).normal(size=(8, 8, 8))
+            write_image(tmp_path / name / f"{modality}.nii.gz", values, affine)
+    with pytest.warns(UserWarning, match=r"of sheared meet at 75 degrees and not at 90 .* resample onto a square grid"):
+        load_subject(tmp_path / "sheared")
+    for name in ("turned", "uneven"):
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            load_subject(tmp_path / name)
+        assert not [w for w in told if "degrees" in str(w.message)]
 
 
 @pytest.mark.parametrize(("litres", "told"), [(1.7, False), (2.6, True)])

@@ -6,7 +6,7 @@ import torch
 from scipy import ndimage
 
 from ies_helpers.subjects.anatomy import AFFINE, BOX, GRID, smooth_noise
-from ies_helpers.subjects.phantom import CONNECTIVITY, phantom, phantom_scan, render
+from ies_helpers.subjects.phantom import CONNECTIVITY, _without_specks, phantom, phantom_scan, render
 from ies_helpers.subjects.subject import Subject
 
 Z_SCORE = 1e-3
@@ -69,6 +69,13 @@ def test_brain_lesions_and_load_are_as_large_as_patients_have_them(scan: tuple[n
     assert np.median(found) < 200, "most lesions are small"
     assert 500 < target.sum() < 60_000
     assert not target[flair == 0].any(), "a lesion lies inside the brain"
+
+
+def test_lesions_of_fewer_than_five_voxels_are_specks_and_go() -> None:
+    mask = np.zeros((12, 12, 12), dtype=bool)
+    mask[1, 1, 1:5] = True
+    mask[6, 6, 1:6] = True
+    assert np.array_equal(np.argwhere(_without_specks(mask)), [[6, 6, k] for k in range(1, 6)])
 
 
 def test_lesions_are_brighter_than_their_surround_on_flair_and_darker_on_t1(

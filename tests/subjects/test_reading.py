@@ -86,6 +86,13 @@ def test_a_map_that_is_gone_is_refused(copied: Path) -> None:
         only(copied, "gradientmeanL001").load()
 
 
+def test_lesions_that_are_gone_are_told_with_the_remedy(copied: Path) -> None:
+    (copied / "sub-p1/anat/sub-p1_desc-tp_dseg.nii.gz").unlink()
+    rule = r"needs its lesion beside it, there is no .*desc-tp_dseg\.nii\.gz; explain the lesion again into the same"
+    with pytest.raises(FileNotFoundError, match=rule):
+        read_maps(copied)
+
+
 def test_lesions_on_another_grid_are_refused(copied: Path) -> None:
     path = copied / "sub-p1/anat/sub-p1_desc-tp_dseg.nii.gz"
     labels = nibabel.load(path)

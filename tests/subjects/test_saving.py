@@ -16,6 +16,7 @@ import torch
 
 from ies_helpers import load_subject, save_map
 from ies_helpers.subjects import files, saving
+from ies_helpers.subjects.adding import add_lesions
 from ies_helpers.subjects.files import LEFTOVER, remove_leftovers, replacing, write_text
 from ies_helpers.subjects.records import MapRecord
 from ies_helpers.subjects.saving import INDEX, finished, open_derivative, save_lesions, write_index
@@ -219,6 +220,40 @@ def test_lesions_that_maps_refer_to_cannot_be_renumbered(tmp_path: Path) -> None
         with pytest.raises(ValueError, match=r"maps of other lesions of toy .* Take another --out"):
             save_lesions(tmp_path, subject, probability, other)
     assert {name: (tmp_path / name).stat().st_mtime_ns for name in files_below(tmp_path)} == before
+
+
+def test_controls_that_explain_wrote_stay_when_the_subject_is_predicted_again(tmp_path: Path) -> None:
+    subject = subject_in_memory()
+    labels, probability = torch.zeros(subject.shape, dtype=torch.int32), torch.rand(subject.shape)
+    labels[3:6, 3:6, 3:6] = 3
+    add_lesions(tmp_path, subject, [(9, "TN", np.array([[8, 8, 8]]))])
+    save_lesions(tmp_path, subject, probability, {"TP": labels})
+    save_map(tmp_path, subject, drawn(subject), RECORD)
+    save_lesions(tmp_path, subject, probability, {"TP": labels})
+    found = nibabel.load(tmp_path / "sub-toy/anat/sub-toy_desc-tn_dseg.nii.gz").get_fdata()
+    assert np.argwhere(found == 9).tolist() == [[8, 8, 8]]
+
+
+@pytest.mark.parametrize("change", ["affine", "shape"])
+def test_lesions_and_maps_of_a_changed_header_are_refused_and_nothing_is_overwritten(tmp_path: Path, change) -> None:
+    subject = subject_in_memory()
+    labels = torch.zeros(subject.shape, dtype=torch.int32)
+    labels[3:6, 3:6, 3:6] = 3
+    save_lesions(tmp_path, subject, torch.rand(subject.shape), {"TP": labels})
+    save_map(tmp_path, subject, drawn(subject), RECORD)
+    before = {name: (tmp_path / name).stat().st_mtime_ns for name in files_below(tmp_path)}
+    moved, told = replace(subject, affine=AFFINE + np.eye(4, k=3) * 5), r"their affines differ by up to 5\."
+    if change == "shape":
+        moved, labels = subject_in_memory((24, 28, 21)), torch.zeros(24, 28, 21, dtype=torch.int32)
+        told = r"its shape is \(24, 28, 20\), not \(24, 28, 21\)"
+    rule = rf"lies elsewhere than toy does now: {told}.* Take another --out"
+    with pytest.raises(ValueError, match=rule):
+        save_lesions(tmp_path, moved, torch.rand(moved.shape), {"TP": labels})
+    with pytest.raises(ValueError, match=rule):
+        finished(tmp_path, moved, RECORD)
+    assert {name: (tmp_path / name).stat().st_mtime_ns for name in files_below(tmp_path)} == before
+    rounded = replace(subject, affine=AFFINE + 1e-5)
+    assert finished(tmp_path, rounded, RECORD)
 
 
 # Whole or not at all

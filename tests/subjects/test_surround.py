@@ -7,7 +7,7 @@ from scipy import ndimage
 
 from ies_helpers.subjects.surround import Surround, _width, white_matter
 from tests.scenes import ball
-from tests.subjects.test_synthetic import MIDDLE, SHAPE, WHITE, brain, with_lesion
+from tests.subjects.test_synthetic import BRAIN, MIDDLE, SHAPE, WHITE, brain, with_lesion
 
 
 def test_white_matter_is_bright_in_t1_and_usual_in_flair() -> None:
@@ -18,6 +18,15 @@ def test_white_matter_is_bright_in_t1_and_usual_in_flair() -> None:
     healthy = WHITE & ~subject.target.numpy() & ~unseen.numpy() & (subject.image[1].numpy() > 0)
     assert found[healthy].mean() > 0.95
     assert not found[~healthy].any()
+
+
+def test_usual_is_within_two_and_a_half_robust_standard_deviations() -> None:
+    subject = brain(0.3)
+    flair, t1 = subject.image.numpy()
+    bright = BRAIN & (t1 > np.quantile(t1[BRAIN], 0.6))
+    middle = np.median(flair[bright])
+    robust = 1.4826 * np.median(np.abs(flair[bright] - middle))
+    assert np.array_equal(white_matter(subject), bright & (np.abs(flair - middle) <= 2.5 * robust))
 
 
 @pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (1.0, 0.8, 2.0)])

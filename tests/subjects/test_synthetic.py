@@ -9,6 +9,7 @@ from scipy import ndimage
 
 from ies_helpers import Lesion, Subject
 from ies_helpers.segmentation.lesions import components
+from ies_helpers.subjects.surround import Surround, white_matter
 from ies_helpers.subjects.synthetic import (
     add_lesion,
     healthy_places,
@@ -62,11 +63,13 @@ def test_each_voxel_gains_what_the_formula_says(spacing: tuple[float, float, flo
     subject = brain(0.1, np.diag([*spacing, 1.0]))
     grown = add_lesion(subject, MIDDLE, 200.0, 1.3)
     gain = (grown.image.double() - subject.image.double()).numpy()
-    radius = (200 * 3 / 4 / np.pi) ** (1 / 3)
+    radius, shares = (200 * 3 / 4 / np.pi) ** (1 / 3), {}
     for voxel in np.argwhere(ball(SHAPE, MIDDLE, 11)):
         distance = sum(((v - c) * s) ** 2 for v, c, s in zip(voxel, MIDDLE, spacing, strict=True)) ** 0.5
-        share = 1 / (1 + np.exp((distance - radius) / 0.5)) if distance < radius + 2 else 0.0
-        assert gain[:, *voxel] == pytest.approx([1.3 * share, -0.65 * share], abs=STORED)
+        shares[tuple(voxel)] = 1 / (1 + np.exp((distance - radius) / 0.5)) if distance < radius + 2 else 0.0
+    mean = np.mean([share for share in shares.values() if share >= 0.5])
+    for voxel, share in shares.items():
+        assert gain[:, *voxel] == pytest.approx([1.3 * share / mean, -0.65 * share / mean], abs=STORED)
     assert not gain[:, ~ball(SHAPE, MIDDLE, 11)].any()
 
 
@@ -175,11 +178,25 @@ def test_healthy_places_are_free_white_and_the_same_for_the_same_seed() -> None:
         assert torch.equal(grown.image[:, subject.target], subject.image[:, subject.target])
 
 
+def test_places_have_room_in_millimetres_along_each_axis() -> None:
+    """White matter averaged with gaussian weights 2 mm wider than the ball: as many places as the formula finds."""
+    subject, radius = brain(0.1, np.diag([1.0, 1.0, 3.0, 1.0])), (50 * 3 / 4 / np.pi) ** (1 / 3)
+    width = (radius + 2) / np.array([1.0, 1.0, 3.0])
+    free = ndimage.gaussian_filter(white_matter(subject).astype(np.float32), width) > 0.8
+    assert free.sum() > 100
+    places = healthy_places(subject, 50, int(free.sum()))
+    assert {tuple(p) for p in places} == {tuple(p) for p in np.argwhere(free)}
+    with pytest.raises(ValueError, match=f"got {free.sum()}; ask for less"):
+        healthy_places(subject, 50, int(free.sum()) + 1)
+
+
 def test_too_many_or_too_large_places_are_refused() -> None:
     with pytest.raises(ValueError, match=r"toy must have 3 places with room for 30000 mm3, got 0; ask for less"):
         healthy_places(brain(0.1), 30000, 3)
     with pytest.raises(ValueError, match="size in mm3 above 0"):
         healthy_places(brain(0.1), 0, 3)
+    with pytest.raises(ValueError, match="count must be 1 or more places, got -1; say how many you need"):
+        healthy_places(brain(0.1), 60, -1)
 
 
 # Measured
@@ -187,9 +204,22 @@ def test_too_many_or_too_large_places_are_refused() -> None:
 
 def test_the_contrast_of_a_lesion_is_its_mean_less_the_white_matter_around() -> None:
     grown = add_lesion(brain(0.0), MIDDLE, 150, 1.4)
-    pattern, mask = lesion_pattern(brain(), MIDDLE, 150)
-    rise = 1.4 * float(pattern[0][mask].mean())
-    assert lesion_contrast(grown, mask) == pytest.approx({"flair": rise, "t1": -rise / 2}, abs=1e-5)
+    assert grown.target is not None
+    assert lesion_contrast(grown, grown.target) == pytest.approx({"flair": 1.4, "t1": -0.7}, abs=1e-5)
+
+
+def test_the_contrast_is_to_the_median_of_the_white_matter_which_a_few_bright_voxels_do_not_move() -> None:
+    subject, lesion = brain(0.1), ball(SHAPE, MIDDLE, 3)
+    around = Surround(subject, lesion)
+    some = np.zeros(SHAPE, dtype=bool)
+    some[around.box] = around.white & (np.random.default_rng(1).random(around.white.shape) < 0.2)
+    subject.image[1][torch.from_numpy(some)] += 3.0
+    around = Surround(subject, lesion)
+    t1 = around.image[1]
+    middle = np.median(t1[around.white])
+    assert t1[around.white].mean() - middle > 0.3
+    wanted = subject.image[1].numpy()[lesion].mean() - middle
+    assert lesion_contrast(subject, lesion)["t1"] == pytest.approx(wanted, abs=1e-5)
 
 
 # Removed
@@ -245,6 +275,18 @@ def test_the_halo_goes_and_a_ventricle_beside_the_lesion_stays() -> None:
     beside = CSF & ~subject.target.numpy()
     assert torch.equal(gone.image[:, beside], subject.image[:, beside])
     assert float(gone.image[0][torch.from_numpy(halo)].mean()) < 0.1 + 0.2 * 0.7
+
+
+def test_white_matter_beside_a_lesion_that_scatters_as_usual_is_no_halo() -> None:
+    """Hard edges, so there is none: what lies no further above the level than its scatter stays to the last bit."""
+    subject = with_lesion(brain(0.2), MIDDLE, 4)
+    gone = remove_lesion(subject, subject.target)
+    distance = ndimage.distance_transform_edt(~subject.target.numpy())
+    ring = WHITE & (distance > 0) & (distance < 2)
+    flair = subject.image[0].numpy()
+    changed = (gone.image != subject.image).any(dim=0).numpy()
+    assert not changed[ring & (flair < 0.2)].any()
+    assert 0 < changed[ring].mean() < 0.3
 
 
 def test_a_lesion_goes_whole_and_its_neighbour_stays() -> None:
