@@ -91,7 +91,6 @@ for name, values in zip(subject.modalities, saliency.numpy(), strict=True):
 
 # %% [markdown]
 # In FLAIR the mean inside the lesion is positive: *brighter in here* speaks for a lesion. So does the rim, less strongly. Farther out little is left, and what is left tends to be negative, the faint blue ring of the figure: the network wants the surroundings darker than the spot. The paper reports the same for real patients, positive inside and negative around. In T1 a negative mean inside says that *darker* in here speaks for a lesion, and that is how lesions look in T1.
-
 #
 # The same map, to move through. Click into the picture, then turn the wheel or use the arrow keys; the value under the crosshair stands below it. In the book,
 # without a kernel, this is a picture; run the chapter to move it.
@@ -102,7 +101,7 @@ from ies_helpers import view
 view(subject, {("smoothgrad", "max"): {lesion.number: saliency}}, lesions)
 
 # %% [markdown]
-# Whichever slice you choose, the lesion stays the brightest spot of colour. Last, the reading as a check that fails if it is wrong:
+# In every slice that cuts the lesion, the strongest colour lies in it or at its border. Last, the reading as a check that fails if it is wrong:
 
 # %%
 flair = {ring: saliency[0].numpy()[where].mean() for ring, where in rings.items()}
@@ -153,9 +152,9 @@ assert flair["1 to 6 mm"] < 0.1 * flair["inside"], "around it little or nothing 
 #
 # ```python
 # wrong = min(lesions.of("FP"), key=lambda le: abs(len(le) - 20))
-# saliency = smoothgrad(network, subject.image, wrong, draws=DRAWS)
-# figure = plot_saliency(subject, saliency, wrong)
-# print(saliency[0][wrong.mask(subject.shape)].mean())
+# wrong_map = smoothgrad(network, subject.image, wrong, draws=DRAWS)
+# figure = plot_saliency(subject, wrong_map, wrong)
+# print(wrong_map[0][wrong.mask(subject.shape)].mean())
 # ```
 #
 # Expected: yes, the printed mean is above 0. A wrong lesion is wrong for the same reason: a spot brighter than its surroundings. The map shows what the network went by, not whether it was right.

@@ -111,17 +111,16 @@ space.show(axes[0], space.image[0], "axial", height)
 axes[0].set_title("FLAIR")
 for ax, mask, title in zip(axes[1:], (positive, brain), ("image > 0", "holes of image != 0 filled"), strict=True):
     ax.imshow(space.turn(mask)[:, :, height].T, cmap="gray", origin="lower")
-    ax.set_title(title)
-    ax.set_axis_off()
+    ax.set(title=title, xticks=[], yticks=[])
 print(f"image > 0 keeps {positive[brain].mean():.0%} of the brain's voxels")
 assert positive[brain].mean() < 0.9
 
 # %% [markdown]
-# Read it aloud: on the left an axial slice of FLAIR; in the middle, white, what `image > 0` keeps: ventricles and sulci are holes, and so is much of the tissue; on the right the brain. A measure that divides by "brain voxels" must use the right one.
+# Read it aloud: on the left an axial slice of FLAIR; in the middle, white, what `image > 0` keeps: ventricles and sulci are holes, and so is much of the tissue; on the right the brain. Should a black spot be left within it, as in `demo`, it is part of the cleft between the hemispheres: in another slice it opens to the outside, and only what is closed all around, in three dimensions, counts as a hole. A measure that divides by "brain voxels" must use the right one.
 #
 # ## The network
 #
-# The shipped network has the form of the published U-Net, with half of its channels. It goes down through levels, each with half the resolution of the one above, and comes back up; at every level the fine features of the way down are put beside the coarse ones of the way up.
+# The shipped network has the form of the published U-Net, with half of its channels. It goes down through five levels, of which the first four halve the resolution and the last keeps it, and comes back up; on the way up the fine features of the way down are put beside the coarse ones.
 
 # %%
 from ies_helpers import load_network
@@ -187,7 +186,7 @@ print(f"a voxel of the lesion has {near / far:.0f} times the gradient of a voxel
 print(f"half of it lies within {np.argmax(within >= 0.5)} mm, 90 % within {np.argmax(within >= 0.9)} mm")
 
 # %% [markdown]
-# Read it aloud: at 0 mm stands the share of the lesion itself, and it is small. The curves climb fastest within the first one or two centimetres and are flat well before the receptive field ends. The two solid curves add up to the dashed one; the higher of them is the modality with more of the gradient. Voxel for voxel the lesion counts by far the most (the printed ratio); but there are so many voxels farther off that their faint gradients add up. How much of this context the network *needs* is another question, which a chapter on perilesional tissue will ask.
+# Read it aloud: at 0 mm stands the share of the lesion itself, and it is small. The curves climb fastest within the first one or two centimetres and are flat well before the receptive field ends. The two solid curves add up to the dashed one; the higher of them is the modality with more of the gradient. Voxel for voxel the lesion counts by far the most (the printed ratio); but there are so many voxels farther off that their faint gradients add up. How much of this context the network *needs* is another question; [chapter 07](07_perilesional.ipynb) asks it.
 #
 # ## Logits, not probabilities
 #

@@ -125,7 +125,7 @@ figure = plot_lesions(subject, lesions)
 from ies_helpers.figures.panels import PLANES, Canonical
 
 space = Canonical(subject)
-figure, axes = plt.subplots(1, 3, figsize=(12, 4.6), layout="constrained")
+figure, axes = plt.subplots(1, 3, figsize=(10, 4.2), layout="constrained")
 for ax, (plane, axis) in zip(axes, PLANES.items(), strict=True):
     shadow = space.turn((subject.image[0] != 0).numpy()).mean(axis=axis).T
     ax.imshow(shadow, cmap="gray", origin="lower", vmax=1.5 * shadow.max(), aspect=space.aspect(plane))
@@ -208,7 +208,7 @@ for values, what in ((every[:1], "whole class"), (single[:1], "one lesion")):
 # %%
 from ies_helpers import view
 
-view(subject, {"whole class": every, "one lesion": single}, lesion)
+view(subject, {"one lesion": single, "whole class": every}, lesion)
 
 # %% [markdown]
 # How much of what the class map shows *near our lesion* is due to our lesion? For each ring around it we compare its own map with that of all others, the class map minus its own.
@@ -239,7 +239,7 @@ assert shares[-1] > shares[0], "farther off, the class map is about others"
 # - One shared voxel makes a TP. A stricter rule (half of the voxels, say) gives other groups, and other studies use other rules.
 # - Lesions that have grown together are one instance, however many an expert would see.
 # - Instances are taken apart in the *output*. A lesion's map may still lie on a neighbour: not because maps are mixed, but because the network uses the neighbour as context.
-# - TN, the fourth group, has no components: it needs a rule for drawing "lesions" where nothing is. A later chapter does so.
+# - TN, the fourth group, has no components: it needs a rule for drawing "lesions" where nothing is. [Chapter 09](09_true_or_false.ipynb) has one.
 #
 # ## Exercises
 #

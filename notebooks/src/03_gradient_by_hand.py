@@ -298,22 +298,22 @@ def seconds(image, voxel):
     return min(times)
 
 
-padded, view = F.pad(subject.image, padding), engine.parts[0].views[0].box
+padded, crop = F.pad(subject.image, padding), engine.parts[0].views[0].box
 seconds_whole = seconds(padded, lesion.voxels[0])
-seconds_box = seconds(padded[(slice(None), *view)], engine.parts[0].voxels[0] - [s.start for s in view])
+seconds_box = seconds(padded[(slice(None), *crop)], engine.parts[0].voxels[0] - [s.start for s in crop])
 
 # %% [markdown]
 # The box holds a share of the image's voxels and takes about that share of the time, on a computer with nothing else
 # to do. (On a busy one the two times can be anything.)
 
 # %%
-share = np.prod([s.stop - s.start for s in view]) / padded[0].numel()
+share = np.prod([s.stop - s.start for s in crop]) / padded[0].numel()
 print(f"whole volume {seconds_whole:.2f} s, box {seconds_box:.2f} s: {seconds_whole / seconds_box:.1f} times faster")
 print(f"the box holds {share:.0%} of the image and takes {seconds_box / seconds_whole:.0%} of the time")
 
 # %% [markdown]
 # And this is what the box looks like. We draw the absolute value on a logarithmic scale, to see how far the last
-# trace reaches.
+# trace reaches, and the two times beside it.
 
 # %%
 from ies_helpers.figures.panels import Canonical, busiest, outline, plane_of
@@ -321,16 +321,16 @@ from ies_helpers.figures.panels import Canonical, busiest, outline, plane_of
 space = Canonical(subject)
 slices = dict(zip(("sagittal", "coronal", "axial"), busiest(space.turn(mask.numpy())), strict=True))
 in_box = space.turn((~outside[0]).numpy())
-reach = space.turn(by_hand["max"][0].abs().clamp(min=1e-9).log10().numpy())
-figure, axes = plt.subplots(1, 4, figsize=(13, 3.6), layout="constrained", width_ratios=[4, 3, 2.3, 2])
-for ax, (plane, index) in zip(axes, slices.items(), strict=False):
+reach = np.ma.masked_less(space.turn(by_hand["max"][0].abs().numpy()), 1e-8)
+figure, axes = plt.subplots(2, 2, figsize=(9, 7.6), layout="constrained")
+for ax, (plane, index) in zip(axes.flat, slices.items(), strict=False):
     space.show(ax, space.image[0], plane, index)
-    drawn = ax.imshow(np.ma.masked_less(plane_of(reach, plane, index), -8), vmin=-6, vmax=0, origin="lower", alpha=0.7)
+    drawn = ax.imshow(plane_of(reach, plane, index), norm="log", vmin=1e-6, vmax=1, origin="lower", alpha=0.7)
     outline(ax, plane_of(in_box, plane, index), "white", 1.5)
-    ax.set_title(plane, fontsize=11)
-figure.colorbar(drawn, ax=axes[:3], label="log10 of |gradient|")
-axes[3].set_title("seconds for one voxel", fontsize=11)
-bars = axes[3].bar(["whole", "box"], [seconds_whole, seconds_box], color="grey")
+    ax.set_title(plane)
+figure.colorbar(drawn, ax=axes[0], label="|gradient|, logit per unit")
+axes[1, 1].set(title="time for one voxel", ylabel="seconds")
+bars = axes[1, 1].bar(["whole", "box"], [seconds_whole, seconds_box], color="grey")
 
 # %% [markdown]
 # Three planes through the lesion, over the FLAIR image. Colour is the order of magnitude of the FLAIR gradient:
@@ -339,7 +339,7 @@ bars = axes[3].bar(["whole", "box"], [seconds_whole, seconds_box], color="grey")
 # nothing lies beyond it. It falls off in square steps. These are the levels of the network, whose grids are 2, 4, 8
 # and 16 voxels wide: the coarser the level, the further it looks and the less it counts here. Most of the box is
 # dark, a thousandth and less of the peak. The network *can* look 30 to 45 voxels far. For this lesion it hardly does.
-# The bars on the right are the two times in seconds. The larger the image, the more the box saves: a whole head of
+# The bars are the two times in seconds. The larger the image, the more the box saves: a whole head of
 # 182 x 218 x 182 voxels is six times the demo.
 #
 # ## One value of the map, checked by a finite difference
@@ -502,4 +502,4 @@ assert of_logit[-1] / of_logit[0] > 10 * of_p[-1] / of_p[0]
 #
 # ## Next
 #
-# Chapter 04 takes the same gradient at many noisy copies of the image, and keeps what they agree on: SmoothGrad.
+# [04 · SmoothGrad](04_smoothgrad.ipynb): the same gradient at many noisy copies of the image, and what they agree on.

@@ -15,7 +15,7 @@
 # setup
 
 # %% [markdown]
-# We import what we need. Where the tests run this chapter (`SMALL`), it takes fewer draws.
+# We import what we need. `IES_SMALL=1` in the environment takes fewer draws.
 
 # %%
 import os
@@ -92,7 +92,7 @@ from ies_helpers.figures.panels import SIGNED, Canonical, busiest, outline, plan
 
 space = Canonical(subject)
 index = busiest(space.turn(mask))[2]
-figure, axes = plt.subplots(1, 4, figsize=(13, 3.9), layout="constrained")
+figure, axes = plt.subplots(1, 4, figsize=(10, 3.8), layout="constrained")
 images = [subject.image[0], draw7[0], subject.image[1], draw7[1]]
 for ax, volume, name in zip(axes, images, ("FLAIR", "FLAIR, draw 7", "T1", "T1, draw 7"), strict=True):
     space.show(ax, space.turn(volume.numpy()), "axial", index)
@@ -157,13 +157,14 @@ assert difference < 1e-5
 steps = [1, DRAWS // 4, DRAWS]
 maps = [space.turn(engine.place(running[n - 1])[0].numpy()) for n in steps]
 centre = [int(c) for c in np.argwhere(plane_of(space.turn(mask), "axial", index)).mean(axis=0)]
+close = {"xlim": (centre[1] - 12, centre[1] + 12), "ylim": (centre[0] - 12, centre[0] + 12), "xticks": [], "yticks": []}
 figure, axes = plt.subplots(2, 3, figsize=(9, 6.2), layout="constrained")
 for column, (values, n) in enumerate(zip(maps, steps, strict=True)):
     for ax, shown, top in zip(axes[:, column], (values, values - maps[-1]), (2.5, 0.5), strict=True):
         space.show(ax, space.image[0], "axial", index)
         drawn = ax.imshow(plane_of(shown, "axial", index), cmap=SIGNED, vmin=-top, vmax=top, origin="lower")
         outline(ax, plane_of(space.turn(mask), "axial", index), "white", 1.2)
-        ax.set(xlim=(centre[1] - 12, centre[1] + 12), ylim=(centre[0] - 12, centre[0] + 12))
+        ax.set(**close)
     axes[0, column].set_title(f"mean of {n} draw{'s' * (n > 1)}", fontsize=11)
     axes[1, column].set_title(f"minus mean of {DRAWS}", fontsize=11)
 for row, top in zip(axes, (2.5, 0.5), strict=True):
@@ -256,7 +257,7 @@ left.set(xlabel="draws n", ylabel="standard error, % of the peak", xlim=(0, aver
 left.legend()
 drawn = right.imshow(plane_of(error, "axial", index), cmap="magma", vmin=0, origin="lower")
 outline(right, plane_of(space.turn(mask), "axial", index), "white", 1.2)
-right.set(xlim=(centre[1] - 12, centre[1] + 12), ylim=(centre[0] - 12, centre[0] + 12), title="standard error, FLAIR")
+right.set(title="standard error, FLAIR", **close)
 bar = figure.colorbar(drawn, ax=right, label="logit per unit")
 
 # %% [markdown]
@@ -350,7 +351,8 @@ raw = gradient(network, subject.image, lesion, aggregate="max")
 view(subject, {("gradient", "max"): raw, ("smoothgrad", "max"): ours}, lesion)
 
 # %% [markdown]
-# The raw gradient is more speckled, with strong single voxels away from the lesion; the average is smoother.
+# The average is a little smoother. In both the strong values lie at the lesion, and a few millimetres away little is
+# left: this gradient was quiet already.
 #
 # In true 3D, to turn and to cut, where you have installed `ies-helpers[niivue]` and the browser has WebGL 2: set `SHOW_3D = True`.
 
@@ -360,12 +362,12 @@ SHOW_3D = False
 if SHOW_3D:
     from IPython.display import display
 
-    from ies_helpers.figures.volume3d import view_3d
+    from ies_helpers import view_3d
 
     display(view_3d(subject, ours))
 
 # %% [markdown]
-# Red is positive and blue negative; what is below a fifth of the peak is not drawn, or it would hide the rest.
+# In it, red is positive and blue negative; what is below a fifth of the peak is not drawn, or it would hide the rest.
 #
 # ## More lesions, and the share of each modality
 #
@@ -430,14 +432,14 @@ alike = [float(torch.corrcoef(torch.stack([r.flatten(), reference]))[0, 1]) for 
 # Each panel of the figure has its own scale, printed above it, since we compare patterns here and not sizes.
 
 # %%
-figure, axes = plt.subplots(1, 4, figsize=(13, 4.2), layout="constrained")
-for ax, level, result, r, p in zip(axes, levels, results, alike, found, strict=True):
+figure, axes = plt.subplots(2, 2, figsize=(8, 8.6), layout="constrained")
+for ax, level, result, r, p in zip(axes.flat, levels, results, alike, found, strict=True):
     values, top = space.turn(result[0].numpy()), float(result[0].abs().max())
     space.show(ax, space.image[0], "axial", index)
     ax.imshow(plane_of(values, "axial", index), cmap=SIGNED, vmin=-top, vmax=top, origin="lower")
     outline(ax, plane_of(space.turn(mask), "axial", index), "white", 1.2)
-    ax.set(xlim=(centre[1] - 12, centre[1] + 12), ylim=(centre[0] - 12, centre[0] + 12))
-    told = f"noise {level:.0%}: peak {top:.2f} logits per unit\ncorrelation with 5 % {r:.2f}, lesion p {p:.2f}"
+    ax.set(**close)
+    told = f"noise {level:.0%}: peak {top:.2f} logits per unit\ncorrelation with the 5 % map: {r:.2f}, lesion p {p:.2f}"
     ax.set_title(told, fontsize=10)
 
 # %% [markdown]
@@ -552,4 +554,5 @@ assert float(wrong.max()) < 1.5 * float(draws[0].abs().max()) / DRAWS**0.5
 #
 # ## Next
 #
-# Chapter 05 asks what `mean` and `max` do to lesions of different size, and why it matters which one you take.
+# [05 · Aggregation: mean or max](05_aggregation.ipynb): what the two do to lesions of different size, and why it
+# matters which one you take.

@@ -209,7 +209,7 @@ hours = sum(voxels.values()) * seconds["max"] / len(lesion) * 50 / 3600
 print(f"all {sum(voxels.values())} lesion voxels of this subject, 50 draws, on this machine: {hours:.1f} h for max")
 
 # %% [markdown]
-# For a small lesion the ratio stays below the number of voxels, because they share the forward pass; for a large one it approaches it. The largest of many gradients cannot be had from their sum. Every shortcut that sums first computes something else, and that brings us to the scripts.
+# The ratio grows with the lesion, but stays below its number of voxels: they share one forward pass, and the way back from each voxel visits only what that voxel can reach. The largest of many gradients cannot be had from their sum. Every shortcut that sums first computes something else, and that brings us to the scripts.
 #
 # ## What the published scripts do
 #

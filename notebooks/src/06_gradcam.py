@@ -157,8 +157,8 @@ figure = plot_saliency(subject, ours, lesion, title=title, unit=unit, reach_mm=2
 
 # %% [markdown]
 # One row now, not two: the layer has mixed FLAIR and T1, and the map cannot be told apart by modality. It lies over
-# the FLAIR image. The values are activations times weights, so their unit is arbitrary, and only the upper half of
-# the colour bar is used: the map is never negative. Blobs are a few millimetres wide, the size of the layer's cells.
+# the FLAIR image. The values are activations times weights, so their unit is arbitrary, and the colour bar starts
+# at zero: the map is never negative. Blobs are a few millimetres wide, the size of the layer's cells.
 # The planes cut the middle of the lesion, and the map may be strongest in another one. So we ask in numbers: how much
 # of the map is inside the lesion, and where is its peak?
 
@@ -209,12 +209,12 @@ active = (g != 0).any(dim=0)
 up = F.relu(g).sum(dim=(1, 2, 3))
 down = F.relu(-g).sum(dim=(1, 2, 3))
 flipped = (denominator < 0) & active
-figure, ax = plt.subplots(figsize=(8, 3.4), layout="constrained")
+figure, ax = plt.subplots(figsize=(8, 3.8), layout="constrained")
 ax.bar(range(len(g)), up, color="#d55e00", label="positive gradients: used")
 ax.bar(range(len(g)), -down, color="#56b4e9", label="negative gradients: cut off")
 ax.axhline(0, color="black", lw=0.8)
 ax.set(xlabel="channel of the layer", ylabel="sum of gradient (logit per activation)")
-ax.legend()
+figure.legend(loc="outside upper center", ncols=2)
 print(f"positive part of all gradients: {float(up.sum() / (up + down).sum()):.0%}")
 print(f"denominators below zero: {float(flipped.sum() / (active.sum() * len(g))):.0%} of those beside the lesion")
 
@@ -330,7 +330,7 @@ smooth = ies.smoothgrad(network, subject.image, lesion, aggregate="sum", draws=2
 index = busiest(space.turn(masks[0].numpy()))[2]
 cut = plane_of(space.turn(masks[0].numpy()), "axial", index)
 centre = [int(c) for c in np.argwhere(cut).mean(axis=0)]
-figure, axes = plt.subplots(1, 3, figsize=(12, 4), layout="constrained")
+figure, axes = plt.subplots(1, 3, figsize=(10, 3.6), layout="constrained")
 panels = [("Grad-CAM++", ours[0], 0), ("SmoothGrad, FLAIR", smooth[0], 0), ("SmoothGrad, T1", smooth[1], 1)]
 for ax, (name, values, channel) in zip(axes, panels, strict=True):
     space.show(ax, space.image[channel], "axial", index)
@@ -368,9 +368,9 @@ for name, m in (("Grad-CAM++", ours[0]), ("|SmoothGrad|", strength)):
 
 # %% [markdown]
 # If both measured the same thing, the correlation would be near 1. It is clearly lower. The share inside differs even
-# more, and not because SmoothGrad missed the lesion: its faint tails fill a box of 80 voxels a side, and adding up
-# their absolute values gives a large sum. Grad-CAM++ cannot have such tails. Neither map is the truth; chapter 10
-# tests maps against something other than each other.
+# more, and not because SmoothGrad missed the lesion: about half of its absolute values lie within ten voxels around
+# it, and faint tails fill a box of 80 voxels a side, where they add up. Grad-CAM++ cannot have such tails. Neither
+# map is the truth; chapter 10 tests maps against something other than each other.
 #
 # ## What we saw
 #
@@ -440,9 +440,10 @@ for name, m in (("Grad-CAM++", ours[0]), ("|SmoothGrad|", strength)):
 # print(f"{float(coarse.max()):.3g} {float(m.max()):.3g}")
 # ```
 #
-# Expected: two numbers whose ratio is not $V$ in general. Where $2g^2$ rules the denominator, the map shrinks by $V$.
-# Where the sum over space rules it, both sides shrink by $V^3$ and the map stays as it was. So Grad-CAM++ depends on
-# the scale of the score in no simple way; a gradient just scales with it.
+# Expected: two numbers whose ratio is not $V$ in general. In the weight $\alpha\,\mathrm{relu}(g)$ the numerator is
+# $g^3$ and shrinks by $V^3$. Where $2g^2$ rules the denominator, that shrinks by $V^2$, and the map by $V$. Where the
+# sum over space rules, the denominator shrinks by $V^3$, too, and the map stays. So Grad-CAM++ depends on the scale of
+# the score in no simple way; a gradient just scales with it.
 #
 # </details>
 #
@@ -461,5 +462,5 @@ for name, m in (("Grad-CAM++", ours[0]), ("|SmoothGrad|", strength)):
 #
 # ## Next
 #
-# Chapter 07 leaves gradients. It hides the tissue around a lesion step by step, and watches when the network stops
-# seeing it.
+# [07 · How much surrounding tissue?](07_perilesional.ipynb) leaves gradients: it hides the tissue around a lesion and
+# watches when the network stops seeing it.

@@ -58,7 +58,7 @@ space, lesion = Canonical(subject), chosen[0]
 mask = lesion.mask(subject.shape).numpy()
 far = space.turn(steps_from(mask, 34))
 cut, index = plane_of(space.image[0], "axial", busiest(space.turn(mask))[2]), busiest(space.turn(mask))[2]
-figure, axes = plt.subplots(1, 4, figsize=(12, 4), layout="constrained")
+figure, axes = plt.subplots(1, 4, figsize=(10, 3.4), layout="constrained")
 for ax, steps in zip(axes, (0, 5, 15, 30), strict=True):
     shown = np.where(plane_of(far, "axial", index) <= steps, cut, 0.0)
     drawn = ax.imshow(shown, cmap="gray", vmin=-2, vmax=4, origin="lower")
@@ -67,7 +67,7 @@ for ax, steps in zip(axes, (0, 5, 15, 30), strict=True):
 
 # %% [markdown]
 # The grey is zero, which in a z-scored image is the *mean of the brain*, not black. At 0 only the lesion stands out from a
-# flat grey world; at 30 half of the slice is there. The blue line is the lesion.
+# flat grey world; at 30 more than a third of the picture is there. The blue line is the lesion.
 #
 # Each of the 35 pictures must go through the network. But the score uses the lesion's voxels alone, so only windows that
 # hold one of them are run: here both windows of two, in a whole head some of 27. The numbers are those of the whole
@@ -86,11 +86,11 @@ figure = plot_perilesional(curves)
 # Left, how many of the lesions are seen when tissue up to that distance is shown. Middle, their mean score with one standard
 # deviation, as in the paper's Figure 3. Right, what an average hides: each lesion's own curve. In a small hole a
 # bright lesion mostly is *no* lesion to this network: after a blip that some have at the very beginning the score lies
-# near zero for several millimetres, then rises, each lesion at its own distance. Two numbers for each: from which distance on it is always seen, and from
-# which on it keeps 95 % of its full score.
+# near zero for several millimetres, then rises, each lesion at its own distance. Three numbers for each: the first distance at which it is seen, the one
+# from which on it is always seen, and the one from which on it keeps 95 % of its full score.
 
 # %%
-from ies_helpers.measures.perilesional import summarise_curves
+from ies_helpers import summarise_curves
 
 summarise_curves(curves).drop(columns=["subject", "network"])
 
@@ -115,8 +115,9 @@ print(summarise_curves(both)[["fill", "first_seen_mm", "seen_from_mm", "keeps_mm
 
 # %% [markdown]
 # The same lesion, the same network: solid lines hide behind zero, dashed ones behind the blurred image. With the blurred fill the
-# lesion is seen with next to nothing of its real surroundings, and the score is high almost from the start. So most of what
-# the zero fill measures here is not a need for tissue: it is the harm done by the hole. The distances in the paper come
+# lesion is seen with next to nothing of its real surroundings, and the score is high almost from the start. `keeps_mm` may
+# hide that: a curve that dips once, by a little, below 95 % keeps it only from there on. Look at the curve, not at one
+# number. So most of what the zero fill measures here is not a need for tissue: it is the harm done by the hole. The distances in the paper come
 # from a zero fill, too. They say how far away a hole must be to do no harm, but "the network uses 10 mm of context" is
 # more than they show. A third fill, each channel's mean, is
 # no control at all: in a z-scored image it *is* zero.
@@ -136,7 +137,7 @@ compared = pd.concat(parts, ignore_index=True)
 figure = plot_perilesional(compared)
 
 # %% [markdown]
-# One colour a network, and they disagree about the question itself. The U-Net needs surroundings. The two others may call
+# One colour a network (on the left one line may lie under another), and they disagree about the question itself. The U-Net needs surroundings. The two others may call
 # the lone lesion a lesion at once: instance normalisation and attention measure it against the rest of its window, and
 # against flat grey nothing is as bright. Then tissue can even take score away. The paper found plateaus from about 7 mm
 # (U-Net) to 12 to 15 mm (Swin UNETR) over many lesions of networks that were trained otherwise; one lesion and three
@@ -153,7 +154,8 @@ figure = plot_perilesional(compared)
 # in z-scored units (standard deviations of the brain). How strong are this patient's own lesions?
 
 # %%
-from ies_helpers.subjects.synthetic import add_lesion, healthy_places, lesion_contrast, lesion_pattern, remove_lesion
+from ies_helpers import add_lesion, remove_lesion
+from ies_helpers.subjects.synthetic import healthy_places, lesion_contrast, lesion_pattern
 
 rows = [(le.group, len(le), *lesion_contrast(subject, le).values()) for le in lesions]
 contrasts = pd.DataFrame(rows, columns=["group", "voxels", "FLAIR", "T1"])
@@ -207,23 +209,30 @@ space, bare = Canonical(subject), Canonical(shrunk)
 mask = space.turn(lesion.mask(subject.shape).numpy())
 index, top = busiest(mask)[2], max(shares)
 centre = np.argwhere(plane_of(mask, "axial", index)).mean(axis=0)
-figure, axes = plt.subplots(1, 4, figsize=(13, 3.6), layout="constrained")
+figure, axes = plt.subplots(1, 4, figsize=(10, 2.8), layout="constrained")
 for ax, drawn, values in zip(axes, (space, bare, space, bare), (None, None, *maps), strict=True):
     drawn.show(ax, drawn.image[0], "axial", index)
     if values is not None:
-        ax.imshow(plane_of(space.turn(values[0].numpy()), "axial", index), cmap=SIGNED, vmin=-top, vmax=top)
+        shown = ax.imshow(plane_of(space.turn(values[0].numpy()), "axial", index), cmap=SIGNED, vmin=-top, vmax=top)
     outline(ax, plane_of(mask, "axial", index), "white", 1.0)
     ax.set(xlim=(centre[1] - 20, centre[1] + 20), ylim=(centre[0] - 20, centre[0] + 20))
 for ax, name in zip(axes, ("FLAIR", "lesion taken away", "map", "map, lesion taken away"), strict=True):
     ax.set_title(name, fontsize=11)
+bar = figure.colorbar(shown, ax=axes, label="logit per unit", shrink=0.9)
 
 # %% [markdown]
 # One axial plane, 40 x 40 voxels, the lesion's outline in white. Where the lesion was there is now ordinary white
 # matter, and the score has fallen. The maps to the right share one scale, in logits per unit: warm above zero, blue
-# below. With the lesion and without it, both are warm inside the outline, though the second one explains voxels that
-# the network no longer calls lesion. The map answers "what would raise the logit *here*", and brightness would,
+# below. With the lesion and without it, both are mostly warm inside the outline, though the second one explains voxels
+# that the network no longer calls lesion. The map answers "what would raise the logit *here*", and brightness would,
 # whether or not there is any. How large the values are changes, and so does the pattern around; but nobody can tell
-# from a map alone that a lesion is there. Read the score beside it.
+# from a map alone that a lesion is there. Read the score beside it. Slice by slice, the map of the image as it is:
+
+# %%
+ies.view(subject, {("smoothgrad", "mean"): maps[0]}, lesion)
+
+# %% [markdown]
+# Turn to T1: there it is the other way round, darker raises the logit.
 #
 # ## Dose and response
 #
@@ -232,8 +241,7 @@ for ax, name in zip(axes, ("FLAIR", "lesion taken away", "map", "map, lesion tak
 # point costs a forward pass on a crop or on a few windows.
 
 # %%
-from ies_helpers.figures.dose import plot_dose
-from ies_helpers.saliency.dose import dose_response
+from ies_helpers import dose_response, plot_dose
 
 doses = np.arange(0, 2.6, 0.5 if SMALL else 0.25)
 places = healthy_places(subject, SIZE, 2 if SMALL else 6, seed=1)
@@ -243,8 +251,8 @@ figure = plot_dose(table, title=f"{subject.name}: {len(places)} lesions of {SIZE
 # %% [markdown]
 # Above, the score against the contrast: a thin line for each place, a thick one for their mean, one colour a network.
 # Below, the share of the places where at least one voxel is above the network's threshold. The response is no straight
-# line. It stays near zero, rises steeply over about one unit of contrast, and saturates: beyond, a lesion can become
-# brighter and the score hardly notices. The thin lines are as steep as the thick one or steeper, and shifted against
+# line. It stays near zero, rises steeply over less than one unit of contrast, and saturates: beyond, a lesion can become
+# brighter and the score hardly notices. The thin lines are mostly steeper than the thick one, and shifted against
 # each other: the same lesion is seen earlier in one place than in another, though all places are white matter.
 # Where on this curve do the patient's own lesions lie?
 
@@ -258,7 +266,7 @@ for name, rows in table.groupby("network", sort=False):
 
 # %% [markdown]
 # If the contrast of half the score lies within the range of the patient's own lesions, the network works at its edge:
-# a lesion a little fainter than the common one is lost. This is a statement about balls of one size in white matter.
+# a lesion a little fainter than the common one is lost. If it lies below, there is some room. This is a statement about balls of one size in white matter.
 # Real lesions are larger or smaller, ragged, and most often where the network expects them.
 #
 # ## The map predicts the slope
@@ -284,12 +292,13 @@ for contrast in (0.5, 1.0, 1.5):
 # %% [markdown]
 # The two agree. They need not agree to the last digit: the measured slope is that of a step of 0.04 units, the
 # gradient's that of an endless small one, and a network with rectifiers has kinks in between. This is what a gradient
-# map knows, and all that it knows: what a *small* change would do. The steep rise of the figure above comes from the
-# slope changing on the way.
+# map knows, and all that it knows: what a *small* change would do. The slope is that of the logit, which rises all the
+# way; that the score of the figure above stays flat, rises and stays flat again is the softmax's doing more than the network's.
 #
 # ## What we saw
 #
-# - On flat grey, a lesion alone is not seen. Its score comes back with distance, at another distance for each lesion.
+# - On flat grey, most lesions alone are none to the U-Net, and the score comes back at another distance for each. To the
+#   two other networks a lone lesion may be one.
 # - Hidden behind a blurred image, the same lesion is seen at once. The fill is part of the experiment.
 # - A synthetic lesion gives the right answer beforehand, and a gradient map passes the test of the slope.
 #
@@ -325,7 +334,7 @@ for contrast in (0.5, 1.0, 1.5):
 # print(float(ies.predict(network, hidden)[lesion.mask(subject.shape)].mean()))
 # ```
 #
-# Expected: near 0. The lesion is necessary, and with zero around it not sufficient.
+# Expected: near 0. The lesion is necessary. Whether it is sufficient is what the curves at their left end say.
 #
 # </details>
 #
@@ -338,4 +347,4 @@ for contrast in (0.5, 1.0, 1.5):
 #
 # ## Next
 #
-# Chapter 08 looks at the three networks and their windows more closely.
+# [Chapter 08](08_three_networks.ipynb) looks at the three networks and their windows more closely.

@@ -28,7 +28,7 @@ import pandas as pd
 import torch
 
 import ies_helpers as ies
-from ies_helpers.figures.networks import plot_maps
+from ies_helpers import plot_maps
 
 SMALL = os.environ.get("IES_SMALL") == "1"
 SUBJECT = "demo"
@@ -40,7 +40,7 @@ DRAWS = 1 if SMALL else 2
 # All three were trained for this handbook on the same synthetic and real patients, small enough for a notebook; their
 # model cards say how, and how good they are. `nnunet` and `swin_unetr` also had the U-Net as a teacher: they saw its
 # logits beside the target. So they are *not* three independent opinions, and the comparison below shows what the
-# architectures do with much the same knowledge. The paper's networks were trained on hundreds of patients, one by one.
+# architectures do with much the same knowledge. The paper's networks were trained on hundreds of patients, each on its own.
 
 # %%
 subject = ies.load_subject(SUBJECT)
@@ -130,7 +130,7 @@ ours = ies.gradient(nnunet, subject.image, lesion, aggregate="sum")
 print(f"largest difference from ies.gradient: {float((by_hand - ours).abs().max() / ours.abs().max()):.1e} of the peak")
 
 # %% [markdown]
-# That is rounding. `ies.gradient` does this loop and nothing else for `sum` and `mean`; for `max` it does it once for each
+# At most rounding. `ies.gradient` does this loop and nothing else for `sum` and `mean`; for `max` it does it once for each
 # voxel of the lesion, and adds a voxel's windows *before* it takes the maximum.
 #
 # ## The same lesion, three maps
@@ -172,8 +172,8 @@ figure = plot_maps(subject, maps, lesion)
 # One row a network, coronal as in the paper: the FLAIR image with the lesion's outline, then what FLAIR and T1 count. Each
 # row has its own colour scale, because logits of different networks have different scales; compare shapes between
 # rows, and values only within one. In every row FLAIR is orange to red inside the lesion: brighter there means more
-# lesion. Around it lie blue patches, where darker surroundings would help. T1 is the weaker of the two and mostly
-# blue inside. What differs is the texture and the reach. Go through the slices yourself, a network at a time:
+# lesion. Around it signs mix: blue patches, where darker surroundings would help, plain in the first two rows, hardly to
+# be seen in the Swin UNETR's. T1 is the weaker of the two and mostly blue inside. What differs is the texture and the reach. Go through the slices yourself, a network at a time:
 
 # %%
 ies.view(subject, {(name, "mean"): m for name, m in maps.items()}, lesion)
@@ -233,7 +233,7 @@ print({name: round(value, 2) for name, value in apart.items()}, "logits apart on
 
 # %%
 edge = np.log(networks["swin_unetr"].threshold / (1 - networks["swin_unetr"].threshold))
-figure, axes = plt.subplots(1, 3, figsize=(11, 4), layout="constrained")
+figure, axes = plt.subplots(1, 3, figsize=(10, 3.7), layout="constrained")
 z = right.max(axis=(0, 1)).argmax()
 shown = {"mergingv2": right, **{name: logits[name] - right for name in ("monai-0.9", "monai-1.5")}}
 for ax, (name, values) in zip(axes, shown.items(), strict=True):
@@ -247,7 +247,7 @@ for ax, (name, values) in zip(axes, shown.items(), strict=True):
 # The left panel is the network as it was trained. The other two have the same parameters to the last bit, and differ most
 # where it matters, at lesions and their borders; the count of lesion voxels changes, too. Their segmentations still look
 # like segmentations, which is what makes the trap good: nobody who did not know the right answer would notice. How far
-# apart they are depends on the weights: with random ones it is a fifth of the largest logit.
+# apart they are depends on the weights: with random ones it is about a tenth of the largest logit at the worst voxel.
 # So `load_network` never guesses: our file says `mergingv2`, and a Swin UNETR's file that says nothing is refused until
 # you say `merging="monai-0.9"`, as the published one needs.
 #
@@ -316,8 +316,8 @@ print(f"peak {float(g.max()):.4f}, which should be 1 / 27 = {1 / 27:.4f}; T1 cou
 # ## Limits
 #
 # Two of the networks were taught by the third, so what they share says little about lesions. The shipped networks are small
-# and know few patients. One lesion is an example. The paper's comparison is of three networks trained independently on
-# 687 subjects or patients of one hospital; see chapter 13 for what we can compare.
+# and know few patients. One lesion is an example. The paper's comparison is of three networks, each trained on its own on
+# hundreds of patients of one hospital; see chapter 13 for what we can compare.
 #
 # ## Exercises
 #
@@ -335,14 +335,15 @@ print(f"peak {float(g.max()):.4f}, which should be 1 / 27 = {1 / 27:.4f}; T1 cou
 #
 # </details>
 #
-# **2.** Is the Swin UNETR's map of the whole-window mean the same if you shift the image by one voxel? Why not?
+# **2.** Does the Swin UNETR give the same logits, shifted, if its window is shifted by one voxel? Why not?
 #
 # <details><summary>Solution</summary>
 #
 # ```python
 # with torch.no_grad():
 #     one, two = (swin(subject.image[:, s : s + 64, :64, :64][None])[0, 1] for s in (0, 1))
-# print(float((one[1:] - two[:-1]).abs().mean()))
+# apart = (one[1:] - two[:-1])[16:-16, 16:-16, 16:-16].abs().mean()  # far from the border, which shifts, too
+# print(float(apart), float(one.abs().mean()))
 # ```
 #
 # Expected: clearly above 0. The network halves its grid five times and attends in blocks of 7, so a shift by one voxel
@@ -361,4 +362,4 @@ print(f"peak {float(g.max()):.4f}, which should be 1 / 27 = {1 / 27:.4f}; T1 cou
 #
 # ## Next
 #
-# Chapter 09 asks whether a map tells a true lesion from a false one.
+# [Chapter 09](09_true_or_false.ipynb) asks whether a map tells a true lesion from a false one.

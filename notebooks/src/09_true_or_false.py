@@ -55,7 +55,7 @@ network = ies.load_network("unet")
 # The sorting, as a function of the subject:
 
 # %%
-from ies_helpers.segmentation.controls import true_negatives
+from ies_helpers import true_negatives
 
 
 def groups_of(subject):
@@ -114,7 +114,7 @@ table.groupby(["subject", "group"], sort=False).size().unstack(fill_value=0)
 # network marks false lesions. First the peaks of the `mean` map, and of the `sum`, in FLAIR.
 
 # %%
-from ies_helpers.figures.groups import plot_groups
+from ies_helpers import plot_groups
 
 table["sum_flair"] = table["mean_flair"] * table["voxels"]
 figure = plot_groups(table, {"mean_flair": "FLAIR, mean", "sum_flair": "FLAIR, sum"})
@@ -127,7 +127,7 @@ figure = plot_groups(table, {"mean_flair": "FLAIR, mean", "sum_flair": "FLAIR, s
 # size.
 
 # %%
-from ies_helpers.measures.groups import group_table
+from ies_helpers import group_table
 
 for measure in ("mean_flair", "sum_flair", "max_flair"):
     rho = table[[measure, "voxels"]].corr(method="spearman").iloc[0, 1]
@@ -159,7 +159,7 @@ figure = plot_groups(table, {"max_flair": "FLAIR, max of six voxels", "max_t1": 
 # comparisons.
 
 # %%
-from ies_helpers.measures.groups import compare_groups
+from ies_helpers import compare_groups
 
 compared = compare_groups(table, "max_flair")
 pair = compared["first"] + " > " + compared["second"]
@@ -192,8 +192,9 @@ compared[["pair", "delta", "within", "within_low", "within_high"]].round(2)
 # other subjects.
 
 # %%
+from ies_helpers import predict_false, roc
 from ies_helpers.figures.groups import plot_roc
-from ies_helpers.measures.discrimination import calibration, predict_false, roc
+from ies_helpers.measures.discrimination import calibration
 
 table["size"] = np.log(table["voxels"])
 plain = predict_false(table, ["size", "p"])
@@ -207,8 +208,8 @@ figure = plot_roc(curves)
 # The further a curve bends to the upper left the better; the band belongs to the first. The low peak of `max` runs
 # *below* the diagonal: the rule from the paper points the wrong way for this network. (An AUC below 0.5 is no success
 # that waits to be turned round: whoever picks the side afterwards finds more than 0.5 in pure chance.) The low peak of
-# the `sum` does better, because it knows the size; the size alone does better still. The two models do best, and they
-# hardly differ, given their intervals. If a peak knows something beyond size, it is not more than the probability
+# the `sum` does better, because it knows the size; the size alone does better still. The two models do
+# no better than the size alone, given their intervals. If a peak knows something beyond size, it is not more than the probability
 # knows, which comes free. Do they know the same? We come back to that with a lesion of our own making.
 #
 # One trap: each fold has its own model, and the curve pools them. A subject with many false lesions is judged by a model
@@ -242,7 +243,8 @@ figure = plot_calibration({"size and probability": calibration(plain), "size and
 # plain lesion (chapter 07). If the peak told lesions from healthy tissue, it would have to change on the way.
 
 # %%
-from ies_helpers.subjects.synthetic import add_lesion, healthy_places, lesion_pattern
+from ies_helpers import add_lesion
+from ies_helpers.subjects.synthetic import healthy_places, lesion_pattern
 
 SIZE, rows = 100, []
 for n, place in enumerate(healthy_places(subject, SIZE, 2 if SMALL else 4, seed=1)):
@@ -261,7 +263,7 @@ grown = pd.DataFrame(rows, columns=["place", "contrast", "score", "max", "mean"]
 
 # %%
 names = {"score": "mean probability", "max": "FLAIR peak, max of six", "mean": "FLAIR peak, mean"}
-figure, axes = plt.subplots(1, 3, figsize=(13, 4), layout="constrained")
+figure, axes = plt.subplots(1, 3, figsize=(10, 3.4), layout="constrained")
 for ax, (column, name) in zip(axes, names.items(), strict=True):
     for _, line in grown.groupby("place"):
         ax.plot(line["contrast"], line[column], color="#0072B2", marker="o", lw=1.5, alpha=0.8)
@@ -274,7 +276,7 @@ for ax in axes[1:]:
 # %% [markdown]
 # Left, the score: from sure that there is none to sure that there is one. Middle, the peak of single voxels: it goes up
 # and down by place and noise, and has no direction. The network's answer changes completely, its sensitivity hardly.
-# Right, the peak of the `mean`: it is largest where the network is *undecided*, and falls again once it is sure. A peak
+# Right, the peak of the `mean`: mostly largest on the way, just before the score rises, and lower at both ends. A peak
 # tells how steep the logit is at this image, not how high. Steep is where a decision is about to fall. That is why
 # small, doubtful lesions, false ones among them, may peak above plain ones; and why a peak, once the size is known,
 # tells no more than the probability: both say how decided the network is.
@@ -313,7 +315,7 @@ for measure in ("mean_flair", "sum_flair", "max_flair"):
 # - Lesions are not subjects: a p-value over lesions promises more than is known.
 # - Size tells false lesions from true ones better than a peak does. Beside size, a peak knows no more than the
 #   probability.
-# - A peak is a slope. That of the `mean` is large where the network is undecided.
+# - A peak is a slope. That of the `mean` is largest on the way from no lesion to a plain one.
 #
 # ## Limits
 #
@@ -355,7 +357,7 @@ for measure in ("mean_flair", "sum_flair", "max_flair"):
 # ```
 #
 # Expected: a middle near 0.5, though not exactly, as subjects have different levels and shares of false lesions; 95 %
-# of the shuffled areas lie within 0.15 or 0.2 of it. A real one outside is more than chance can do.
+# of the shuffled areas lie within 0.15 or 0.2 of it. A real one outside is more than chance mostly does.
 #
 # </details>
 #
@@ -386,4 +388,4 @@ for measure in ("mean_flair", "sum_flair", "max_flair"):
 #
 # ## Next
 #
-# Chapter 10 asks of the maps themselves whether they are true.
+# [Chapter 10](10_is_the_map_true.ipynb) asks of the maps themselves whether they are true.

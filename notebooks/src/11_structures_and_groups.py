@@ -16,7 +16,7 @@
 # setup
 
 # %% [markdown]
-# We import what we need. Where the tests run this chapter (`SMALL`), it takes fewer draws, lesions and patients.
+# We import what we need. With `IES_SMALL=1` in the environment this chapter takes fewer draws, lesions and patients.
 
 # %%
 import os
@@ -185,20 +185,24 @@ assert other["mass"].mean() < 0.1
 
 # %% [markdown]
 # By tissue: most of the mass is in white matter, where most of the surroundings are. The pink share of *other lesions* is thin.
-# This network does not call a spot a lesion because there are others elsewhere. To say so one needs the instance map: a map of
-# the whole class cannot tell "this" from "other".
+# It must be: together they have few voxels, and a mass counts voxels. Only an instance map can be asked at all, as a map of the
+# whole class cannot tell "this" from "other".
 #
-# Averages by group, and beside them what each structure would get if the map were spread evenly over the grid:
+# So we divide. Each structure's average mass by group, over its share of the grid's voxels: 1 is what it would get if the map
+# were spread evenly.
 
 # %%
 chosen_rows = table[(table["part"] == "abs") & (table["by"] == "tissue")]
-means = chosen_rows.pivot_table("mass", "structure", "group", sort=False)
-means["evenly spread"] = chosen_rows.groupby("structure")["voxels"].mean() / np.prod(subject.shape)
-means.round(3)
+sums = chosen_rows.pivot_table(["mass", "voxels"], "structure", "group", sort=False)
+times = sums["mass"] / (sums["voxels"] / np.prod(subject.shape))
+assert (times.loc["this lesion"] > 20).all()
+times.dropna().round(2)
 
 # %% [markdown]
-# With the last column in mind one sees what is *more than its share*. The lesion itself is far ahead. With a handful of lesions
-# of one synthetic patient, differences between the groups are no finding. Chapter 09 shows how to test them.
+# The lesion itself is far ahead. Other lesions get about as much a voxel as the white matter in which they lie, in one group
+# somewhat more: their share was thin because they are small. Whether they matter to the score, a map cannot say: take them out
+# (`remove_lesion`, chapter 07) and look. With a handful of lesions of one synthetic patient, differences between the groups are
+# no finding. Chapter 09 shows how to test them.
 #
 # ## A group: lesions laid on top of each other
 #
@@ -216,12 +220,24 @@ group = group_map(cubes, centred_affine(12))
 figure = plot_group_map(group, cubes, [f"lesion {le.number}" for le in true], title=f"FLAIR, {len(cubes)} TP")
 
 # %% [markdown]
-# Three planes through the middle: above the mean, then t, then the sign; below, single lesions on one common scale.
-# The mean shows a warm centre in a faint blue surround. But look at the single maps: the scale is set by one or two
-# small lesions with a strong map (the mean over few voxels is not thinned out), and the mean is mostly theirs. Sign and t do not care for scale. They say how *many* agree. Away from the middle
+# Three planes through the middle: above the mean, then t, then the sign; below, the first eight of the lesions on one common
+# scale (all of them are in the means). The mean shows a warm centre in a faint blue surround. But look at the single maps: the
+# smallest lesions have by far the strongest (the mean over few voxels is not thinned out), the large ones are hardly to be seen,
+# and the mean is mostly that of a few small lesions. Sign and t do not care for scale. They say how *many* agree. Away from the middle
 # the sign flickers between plus and minus, as it must where nothing is in common: with few maps even chance
 # reaches one half. A centre that is warm in all three rows is what the lesions share.
 #
+# To open a group map in any viewer, or to compare two groups, write it to files: the mean, t, the sign, and how many
+# maps reach each voxel. Zero millimetres is the middle of the lesion.
+
+# %%
+from ies_helpers.measures.groupmaps import save_group_map
+
+for file in save_group_map(path.parent, "tp", group):
+    image = nibabel.load(file)
+    print(file.name, image.shape, "from", image.affine[:3, 3], "mm")
+
+# %% [markdown]
 # ### What a group map can know: a group with known truth
 #
 # Is a group map true? As in chapter 10 we ask where we know the answer. ClinicaDL, software for the classification of
@@ -314,8 +330,20 @@ figure = plot_group_map(patients, one_a_patient, names, **picture)
 # ## Many classes: a published table
 #
 # Agg2Exp explains a network that segments 17 classes in CT scans of the chest, and publishes for 32 patients the mass and mean of
-# each class's map in each class: 17 × 17 × 2 columns. Our `wide_table` writes the same columns for any network. We
-# fetch theirs, or make one up where there is no way to the Internet; then everything below is only a demonstration of the
+# each class's map in each class: 17 × 17 × 2 columns, one row a patient. `wide_table` makes such columns of any tidy
+# table. Those of our patient, by distance, with lesions in the place of classes:
+
+# %%
+from ies_helpers.measures.structures import wide_table
+
+wide = wide_table(table[table["by"] == "distance"])
+print(wide.shape, *wide.columns[:3], sep="\n")
+assert np.isclose(
+    wide[f"{lesion.label}_explanation_in_this lesion_mass"][0], float(strength[inside].sum() / strength.sum())
+)
+
+# %% [markdown]
+# We fetch theirs, or make one up where there is no way to the Internet; then everything below is only a demonstration of the
 # tools, and no statement on organs.
 
 # %%
@@ -384,7 +412,8 @@ figure.suptitle(source)
 correlation.set_index("explained")[["patients", "score_rho", "score_p", "own_mass_rho"]].round(3)
 
 # %% [markdown]
-# Left a point a patient, right one for each class of each patient; red is what the forest calls an outlier. The table gives
+# Left a point a patient, the mean over the classes' forests, right one for each class of each patient. Red is a score below 0:
+# on the right that is what a forest calls an outlier. The table gives
 # Spearman's correlation with Dice. In the published table several coefficients are positive: odd maps go with somewhat
 # worse segmentations. Three cautions. The forest was fitted to the same patients that it judges, since no training table
 # is published. There are as many P values as classes, uncorrected. And the patient of the lowest Dice need not be an outlier:
@@ -393,7 +422,8 @@ correlation.set_index("explained")[["patients", "score_rho", "score_p", "own_mas
 # ## What we saw
 #
 # - Mass counts voxels, mean does not. By mass most of a map lies outside the lesion, by mean the lesion leads by far.
-# - Positive and negative parts lie in different places: inside, and in a ring around.
+# - Positive and negative parts lie differently: the lesion has about three times as large a share of the positive part as of
+#   the negative, the shell from 2 to 5 mm has less of it. Most of either lies outside the lesion.
 # - Structures of one's own come in by NIfTI files; another grid is resampled, and told.
 # - Lesions aligned at their middles share a centre. Means are ruled by strong maps; sign and t are not.
 # - In a group with known truth the mask leads by mean, and the opposite node is the same map with the opposite sign.
@@ -403,7 +433,8 @@ correlation.set_index("explained")[["patients", "score_rho", "score_p", "own_mas
 #
 # - Tissues by template are rough, and need a brain in MNI space. Lesions are taken out first; what they touch is not.
 # - The mean map over a lesion's voxels was used throughout; the maximum (chapter 05) has other masses.
-# - A gradient's faint far field is partly noise of few draws. With more draws the mass far away shrinks.
+# - A gradient's faint far field holds a large part of the mass. More draws do not take it away: from 1 to 16 of them the share
+#   beyond 10 mm rather grew.
 # - Aligned lesions are neither turned nor scaled. A centre is shared by all shapes, an edge is not.
 # - t maps here have no correction for the number of voxels. They are pictures, not tests.
 # - The published table stands for one network and one method, on 32 patients.
@@ -472,4 +503,4 @@ correlation.set_index("explained")[["patients", "score_rho", "score_p", "own_mas
 #
 # ## Next
 #
-# Chapter 12 takes your own patients, and many of them.
+# [Chapter 12](12_own_data_and_cohorts.ipynb) takes your own patients, and many of them.

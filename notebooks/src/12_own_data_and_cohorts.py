@@ -3,8 +3,8 @@
 #
 # **Question.** How do your own scans get in, what goes wrong on the way, and how does a whole cohort go through?
 #
-# **Objectives.** You load a BIDS folder and plain files. You break a scan in five ways and see what the network makes of each,
-# and which of them you are told about. You write a cohort's file, read the plan, run it on two processes, lose a subject
+# **Objectives.** You load a BIDS folder and plain files. You break a scan in several ways, see which of them are refused
+# or told, and what the network makes of those that are not. You write a cohort's file, read the plan, run it on two processes, lose a subject
 # on purpose and go on. You know what changes on a cluster.
 #
 # **Minutes.** 2 on two CPU cores; not measured on a GPU.
@@ -108,8 +108,9 @@ look("as it is", subject.image, subject.target)
 # %% [markdown]
 # ## What can be wrong with a scan
 #
-# Five things are common. FLAIR and T1 on different grids, or a file that is cut short, are refused with one sentence, and need no
-# chapter. The others below load. For each we ask: are we told, and what does the network find?
+# Six things are common. FLAIR and T1 on different grids, or a file that is cut short, are refused with one sentence, and need no
+# chapter. The other four are below: axes turned, slices too thick, a skull, a modality missing. For each we ask: does it load, are
+# we told, and if it goes through, what does the network find?
 #
 # **Turned.** A scanner that acquires sagittal slices writes its axes in another order. Programs that heed the affine show the same
 # brain; a network sees the array, and knows nothing of the affine. Here the same scan with its axes reordered.
@@ -227,8 +228,9 @@ legend = ax.legend(ncols=3, loc="lower right", fontsize=9)
 # %% [markdown]
 # Read it aloud: blue is found and real, orange found and not real, yellow missed. `as it is` is what the network can do. Each other bar
 # is the same brain with the same lesions. The skull draws the longest orange: noise and scalp look like lesions to a network that never saw any. Without
-# FLAIR nothing real is left. A turned brain only loses some, which is worse in a way: nobody would notice. What is lost, or made up, is lost or made up by the file. Bars differ in length, because a
-# prediction may fall to pieces, or one prediction may cover several lesions.
+# FLAIR nothing real is left. A turned brain only loses some, which is worse in a way: nobody would notice. What is lost, or made up, is lost or made up by the file. Bars differ in length mostly
+# by their false positives, which come on top of the real lesions. A little comes from lesions that fall to pieces, and from single
+# predictions that cover several.
 #
 # A zero channel raises no error and gives no warning, and its maps look like maps. That is why `load_subject` refuses it: a network for
 # one modality must be trained with one.
@@ -296,6 +298,8 @@ code = main(["cohort", str(config), "--dry-run"])
 
 # %% [markdown]
 # Read it aloud: how many subjects, maps, gigabytes, and how long. Look at the gigabytes before you ask for 50 lesions of 500 patients.
+# The time is that of loading, predicting and explaining. Starting the processes, measuring the maps and writing the files are not in it:
+# with two draws, as here, they take most of the run, and it lasts several times as long; with fifty draws they hardly count.
 #
 # Now on two processes. Each process has one thread, so that two of them need two cores. A map does not depend on who made it: the files are
 # the same bits with one process, two, or a cluster.
@@ -353,7 +357,7 @@ from IPython.display import Markdown
 Markdown((home / "bids/derivatives/ies/evaluation/summary.md").read_text())
 
 # %% [markdown]
-# Two draws, lesions of two sizes and three synthetic patients: read the table for its form, not for who is ahead.
+# Two draws, lesions of two ranges of size and three synthetic patients: read the table for its form, not for who is ahead.
 
 # %% [markdown]
 # ## On a cluster
@@ -376,7 +380,7 @@ Markdown((home / "bids/derivatives/ies/evaluation/summary.md").read_text())
 # ```
 #
 # For GPUs take `processes=1` and `job_extra_directives=["--gres=gpu:1"]`. The folders of the file must be seen by all nodes, and the package
-# installed on them. What is tested here is a local cluster of two workers; no SLURM was at hand, so try the plan
+# installed on them. What is tested here is a local cluster of two workers, not SLURM: try the plan
 # and two subjects first. On one machine with several GPUs no cluster is needed: `ies cohort` then starts a process for
 # each GPU.
 #
