@@ -26,6 +26,10 @@ SIMILARITIES = {
 }
 
 
+LINE = 0.2
+"""Inches a line of a legend adds to a figure."""
+
+
 def plot_road(results: Mapping[str, Road], *, title: str | None = None) -> Figure:
     """Left the score after removal, most (full) and least (dashed) relevant first; right half their difference.
 
@@ -33,12 +37,12 @@ def plot_road(results: Mapping[str, Road], *, title: str | None = None) -> Figur
         results: name of a map -> its result, of one lesion. Of an unedited image the score is the grey line.
         title: above both.
     """
-    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4.2), layout="constrained")
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4.2 + LINE * len(results)), layout="constrained")
     for n, (name, result) in enumerate(_some(results).items()):
         percent, style = 100 * result.fractions, _style(n)
         left.plot(percent, result.morf, label=name, **style)
         left.plot(percent, result.lerf, **style | {"linestyle": "--", "markerfacecolor": "white"})
-        right.plot(percent, result.score, label=f"{name}: mean {result.mean:.2f}", **style)
+        right.plot(percent, result.score, label=f"{name}: mean {_rounded(result.mean)}", **style)
     for clean in {round(result.clean, 6) for result in results.values()}:
         left.axhline(clean, color="0.6", zorder=0)
     right.axhline(0, color="0.6", zorder=0)
@@ -48,7 +52,7 @@ def plot_road(results: Mapping[str, Road], *, title: str | None = None) -> Figur
         ax.set_xscale("log")
         ax.xaxis.set_major_formatter("{x:g}")
     left.set_ylim(-0.03, 1.03)
-    right.legend(fontsize=10)
+    _legend(right)
     figure.suptitle(title or "ROAD: remove and debias", fontsize=13)
     return figure
 
@@ -65,15 +69,15 @@ def plot_curves(
     panels = [("deleted, most relevant first", "lower is better", _some(deletions))]
     if insertions is not None:
         panels.append(("inserted, most relevant first", "higher is better", _some(insertions)))
-    width = 5 * len(panels)
-    figure, axes = plt.subplots(1, len(panels), figsize=(width, 4.2), squeeze=False, layout="constrained")
+    size = (5 * len(panels), 4.2 + LINE * len(deletions))
+    figure, axes = plt.subplots(1, len(panels), figsize=size, squeeze=False, layout="constrained")
     for ax, (what, better, curves) in zip(axes[0], panels, strict=True):
         for n, (name, curve) in enumerate(curves.items()):
-            ax.plot(curve.voxels[1:], curve.scores[1:], label=f"{name}: {curve.log_area:.2f}", **_style(n))
+            ax.plot(curve.voxels[1:], curve.scores[1:], label=f"{name}: {_rounded(curve.log_area)}", **_style(n))
         _dress(ax, f"voxels {what}", SCORE, f"mean height in the legend: {better}")
         ax.set_xscale("log")
         ax.set_ylim(-0.03, 1.03)
-        ax.legend(fontsize=10)
+        _legend(ax)
     figure.suptitle(title or "Deletion and insertion" if len(panels) > 1 else title or "Deletion", fontsize=13)
     return figure
 
@@ -120,6 +124,15 @@ def _some(named: Mapping[str, Named]) -> Mapping[str, Named]:
 def _style(n: int) -> dict[str, Any]:
     colour, marker = LINES[n % len(LINES)]
     return {"color": colour, "marker": marker, "markersize": 5, "linestyle": "-" if n < len(LINES) else ":"}
+
+
+def _legend(ax: Axes) -> None:
+    """Below the panel: inside, it would lie on the curves."""
+    ax.legend(fontsize=10, loc="upper center", bbox_to_anchor=(0.5, -0.16), frameon=False)
+
+
+def _rounded(value: float) -> str:
+    return f"{round(value, 2) + 0.0:.2f}"  # no "-0.00"
 
 
 def _dress(ax: Axes, x: str, y: str, note: str) -> None:
