@@ -245,15 +245,21 @@ from ies_helpers import dose_response, plot_dose
 
 doses = np.arange(0, 2.6, 0.5 if SMALL else 0.25)
 places = healthy_places(subject, SIZE, 2 if SMALL else 6, seed=1)
-table = pd.concat([dose_response(net, subject, place, SIZE, doses) for net in (network,) for place in places])
-figure = plot_dose(table, title=f"{subject.name}: {len(places)} lesions of {SIZE} mm³, one at a time")
+parts = [dose_response(network, subject, place, SIZE, doses) for place in places]
+for name in () if SMALL else ("nnunet", "swin_unetr"):
+    other = ies.load_network(name)
+    parts += [dose_response(other, subject, place, SIZE, doses[::2]) for place in places[:2]]
+table = pd.concat(parts)
+figure = plot_dose(table, title=f"{subject.name}: lesions of {SIZE} mm³, one at a time")
 
 # %% [markdown]
-# Above, the score against the contrast: a thin line for each place, a thick one for their mean, one colour a network.
-# Below, the share of the places where at least one voxel is above the network's threshold. The response is no straight
-# line. It stays near zero, rises steeply over less than one unit of contrast, and saturates: beyond, a lesion can become
-# brighter and the score hardly notices. The thin lines are mostly steeper than the thick one, and shifted against
-# each other: the same lesion is seen earlier in one place than in another, though all places are white matter.
+# Above, the score against the contrast: a thin line for each place, a thick one for their mean, one colour a network;
+# the two slower networks have two places and every second contrast. Below, the share of the places where at least one
+# voxel is above the network's threshold. The response is no straight line. It stays near zero, rises steeply over
+# about one unit of contrast or less, and saturates: beyond, a lesion can become brighter and the score hardly notices. The thin
+# lines of the U-Net are mostly steeper than their mean, and shifted against each other: the same lesion is seen earlier
+# in one place than in another, though all places are white matter. The three networks rise close to each other; here,
+# unlike behind a hole, the lesion lies in tissue as they know it.
 # Where on this curve do the patient's own lesions lie?
 
 # %%
@@ -266,8 +272,8 @@ for name, rows in table.groupby("network", sort=False):
 
 # %% [markdown]
 # If the contrast of half the score lies within the range of the patient's own lesions, the network works at its edge:
-# a lesion a little fainter than the common one is lost. If it lies below, there is some room. This is a statement about balls of one size in white matter.
-# Real lesions are larger or smaller, ragged, and most often where the network expects them.
+# a lesion a little fainter than the common one is lost. If it lies below, there is some room. This is a statement about
+# balls of one size in white matter. Real lesions are larger or smaller, ragged, and most often where the network expects them.
 #
 # ## The map predicts the slope
 #
