@@ -210,14 +210,13 @@ mask = space.turn(lesion.mask(subject.shape).numpy())
 index, top = busiest(mask)[2], max(shares)
 centre = np.argwhere(plane_of(mask, "axial", index)).mean(axis=0)
 figure, axes = plt.subplots(1, 4, figsize=(10, 2.8), layout="constrained")
-for ax, drawn, values in zip(axes, (space, bare, space, bare), (None, None, *maps), strict=True):
+names = ("FLAIR", "lesion taken away", "map", "map, lesion taken away")
+for ax, drawn, values, name in zip(axes, (space, bare) * 2, (None, None, *maps), names, strict=True):
     drawn.show(ax, drawn.image[0], "axial", index)
     if values is not None:
         shown = ax.imshow(plane_of(space.turn(values[0].numpy()), "axial", index), cmap=SIGNED, vmin=-top, vmax=top)
     outline(ax, plane_of(mask, "axial", index), "white", 1.0)
-    ax.set(xlim=(centre[1] - 20, centre[1] + 20), ylim=(centre[0] - 20, centre[0] + 20))
-for ax, name in zip(axes, ("FLAIR", "lesion taken away", "map", "map, lesion taken away"), strict=True):
-    ax.set_title(name, fontsize=11)
+    ax.set(xlim=(centre[1] - 20, centre[1] + 20), ylim=(centre[0] - 20, centre[0] + 20), title=name)
 bar = figure.colorbar(shown, ax=axes, label="logit per unit", shrink=0.9)
 
 # %% [markdown]
