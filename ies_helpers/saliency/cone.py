@@ -23,7 +23,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from ies_helpers.saliency.unet import Layer, take_apart
-from ies_helpers.saliency.views import Pairs, Part, cut, forward, inside, together, upload
+from ies_helpers.saliency.views import Pairs, Part, corner, cut, forward, inside, together, upload
 from ies_helpers.segmentation.inference import check_finite
 from ies_helpers.segmentation.networks import Network
 from ies_helpers.types import Box, Volume, Voxels
@@ -82,7 +82,7 @@ class Cone:
         with self.seeing(cut(image, view.box, network)):
             for cell, voxels in together(part.voxels, part.voxels // 2**self.strides):
                 box, within = self._reach(cell, cell, part.box)
-                for g in self.gradients(cell, _start(view.box), voxels, batch):
+                for g in self.gradients(cell, corner(view.box), voxels, batch):
                     inner = window(g, *within)
                     yield box, inner.amax(dim=0), inner.amin(dim=0)  # pyright: ignore[reportReturnType]
 
@@ -94,7 +94,7 @@ class Cone:
         box, within = self._reach(first, last, part.box)
         with self.seeing(cut(image, view.box, network)):
             seed = self._seed(part.voxels, first, last, np.zeros(len(part.voxels), dtype=int))
-            g = self._backward(seed, self._slopes(first, last, _start(view.box)))
+            g = self._backward(seed, self._slopes(first, last, corner(view.box)))
         return box, window(g, *within)[0]
 
     def values(self) -> int:
@@ -125,10 +125,10 @@ class Cone:
     def _reach(self, first: np.ndarray, last: np.ndarray, box: Box) -> tuple[Box, tuple[np.ndarray, np.ndarray]]:
         """Where in `box` the cells' gradient can be non-zero, and the same as positions of their input window."""
         side = 2**self.strides
-        start, stop = side * (first - 2) + 1, side * (last + 3)
-        lo, hi = np.maximum(start, [s.start for s in box]), np.minimum(stop, [s.stop for s in box])
+        begin, end = side * (first - 2) + 1, side * (last + 3)
+        lo, hi = np.maximum(begin, corner(box)), np.minimum(end, [s.stop for s in box])
         reached = tuple(slice(int(a), int(b)) for a, b in zip(lo, hi, strict=True))
-        return reached, (lo - start, hi - start - 1)  # pyright: ignore[reportReturnType]
+        return reached, (lo - begin, hi - begin - 1)  # pyright: ignore[reportReturnType]
 
     def _slopes(self, first: np.ndarray, last: np.ndarray, origin: np.ndarray) -> dict[int, torch.Tensor]:
         """Each layer's slope on its window of these cells, zero outside the crop."""
@@ -198,10 +198,6 @@ def trusted(cone: Cone, network: Network, image: Volume, part: Part) -> bool:
             warnings.warn(f"{network.name} is no U-Net of the published kind after all; taking the crop.", stacklevel=2)
         _TRUSTED[network.module] = close
     return _TRUSTED[network.module]
-
-
-def _start(box: Box) -> np.ndarray:
-    return np.array([s.start for s in box])
 
 
 def window(volume: torch.Tensor, lo: np.ndarray, hi: np.ndarray) -> torch.Tensor:

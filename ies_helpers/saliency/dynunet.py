@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from ies_helpers.saliency.cone import window
-from ies_helpers.saliency.unet import KINKED
+from ies_helpers.saliency.unet import KINKED, factor_of, slope_of
 
 
 @dataclass(eq=False)
@@ -42,15 +42,11 @@ class Block:
         """Before a forward pass: forget the last one's slopes, and read the norms' factors."""
         self.slopes, self.weights = [], []
         for conv, norm in zip(self.convs, self.norms, strict=True):
-            factor = (norm.running_var + norm.eps).rsqrt()  # pyright: ignore[reportOptionalOperand]
-            factor = factor if norm.weight is None else factor * norm.weight
-            self.weights.append(conv.weight * factor.view(-1, 1, 1, 1, 1))
+            self.weights.append(conv.weight * factor_of(norm).view(-1, 1, 1, 1, 1))
 
     def see(self, _module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
         """Forward pre-hook of the activation: note the slope where its input lies."""
-        below = getattr(self.act, "weight", getattr(self.act, "negative_slope", 0.0))
-        below = torch.as_tensor(below, dtype=inputs[0].dtype, device=inputs[0].device).view(1, -1, 1, 1, 1)
-        self.slopes.append(torch.where(inputs[0] > 0, torch.ones_like(below), below))
+        self.slopes.append(slope_of(self.act, inputs[0]))
 
     def back(self, g: torch.Tensor, at: np.ndarray) -> tuple[torch.Tensor, np.ndarray]:
         """Gradients by the block's output -> by its input.

@@ -14,13 +14,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 
-import numpy as np
 import torch
 from torch import nn
 
 from ies_helpers.saliency.aggregates import Each, by_autograd
 from ies_helpers.saliency.frozen_cone import agrees, frozen_cone_of
-from ies_helpers.saliency.views import Part, View, cut, forward, hull, together
+from ies_helpers.saliency.views import Part, View, corner, cut, forward, hull, size, together
 from ies_helpers.saliency.windows import window_parts
 from ies_helpers.segmentation.networks import Network
 from ies_helpers.segmentation.receptive_field import receptive_field
@@ -70,10 +69,10 @@ class Frozen:
 
     def _narrowed(self, view: View, voxels: Voxels) -> View:
         """The part of a window that decides `voxels`, and the window itself, whose statistics it uses."""
-        start = np.array([s.start for s in view.box])
-        first, last = voxels.min(axis=0) - start, voxels.max(axis=0) - start
-        local = self.field.crop(tuple(first), tuple(last), tuple(s.stop - s.start for s in view.box))
-        box = tuple(slice(s.start + int(o), s.stop + int(o)) for s, o in zip(local, start, strict=True))
+        origin = corner(view.box)
+        first, last = voxels.min(axis=0) - origin, voxels.max(axis=0) - origin
+        local = self.field.crop(tuple(first), tuple(last), size(view.box))
+        box = tuple(slice(s.start + int(o), s.stop + int(o)) for s, o in zip(local, origin, strict=True))
         return View(box, None if view.weight is None else view.weight[local], view.box)  # pyright: ignore
 
     def record(self, image: Volume, parts: Sequence[Part]) -> dict[str, Moments]:

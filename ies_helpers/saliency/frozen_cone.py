@@ -17,7 +17,7 @@ from torch import nn
 from ies_helpers.saliency.aggregates import Each
 from ies_helpers.saliency.cone import CLOSE
 from ies_helpers.saliency.dynunet import Parts, take_apart
-from ies_helpers.saliency.views import View, clip, inside, upload
+from ies_helpers.saliency.views import View, clip, corner, inside, upload
 from ies_helpers.types import Box, Voxels
 
 BATCH = 4
@@ -41,15 +41,15 @@ class FrozenCone:
     def each(self, x: torch.Tensor, view: View, voxels: Voxels, budget: int) -> Iterator[tuple[int, Box, torch.Tensor]]:
         """As `aggregates.Each`, for a view whose input is `x`: the gradients are on each voxel's own window."""
         self.look(x)
-        start = np.array([s.start for s in view.box])
+        origin = corner(view.box)
         weights = upload(view.weights_at(view.local(voxels)), x.device)
         batch = max(1, budget // (self.values() * x.element_size()))
         if x.device.type == "cpu":
             batch = min(batch, BATCH)
         for some in np.array_split(np.arange(len(voxels)), -(-len(voxels) // batch)):
             rows = np.resize(some, max(2, len(some)))  # of a batch of one PyTorch's convolutions are ten times slower
-            g, at = self._backward(voxels[rows] - start, weights[rows])
-            for row, lo, one in zip(some, at + start, g, strict=False):
+            g, at = self._backward(voxels[rows] - origin, weights[rows])
+            for row, lo, one in zip(some, at + origin, g, strict=False):
                 box = tuple(slice(int(a), int(a) + one.shape[-1]) for a in lo)
                 yield int(row), *clip(one, box, view.box)  # pyright: ignore[reportArgumentType]
 

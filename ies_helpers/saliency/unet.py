@@ -26,14 +26,22 @@ class Layer:
 
     def see(self, _module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
         """Forward pre-hook of the activation: note the slope where its input lies."""
-        below = getattr(self.act, "weight", getattr(self.act, "negative_slope", 0.0))
-        below = torch.as_tensor(below, dtype=inputs[0].dtype, device=inputs[0].device).view(1, -1, 1, 1, 1)
-        slope = torch.where(inputs[0] > 0, torch.ones_like(below), below)
+        self.slope = slope_of(self.act, inputs[0])
         if self.norm is not None and self.norm.running_var is not None:
-            scale = (self.norm.running_var + self.norm.eps).rsqrt()
-            scale = scale if self.norm.weight is None else scale * self.norm.weight
-            slope = slope * scale.view(1, -1, 1, 1, 1)
-        self.slope = slope
+            self.slope = self.slope * factor_of(self.norm).view(1, -1, 1, 1, 1)
+
+
+def slope_of(act: nn.Module | None, x: torch.Tensor) -> torch.Tensor:
+    """`(1, F, i, j, k)`: the slope of one of `KINKED` at its input `x`."""
+    below = getattr(act, "weight", getattr(act, "negative_slope", 0.0))
+    below = torch.as_tensor(below, dtype=x.dtype, device=x.device).view(1, -1, 1, 1, 1)
+    return torch.where(x > 0, torch.ones_like(below), below)
+
+
+def factor_of(norm: nn.BatchNorm3d) -> torch.Tensor:
+    """`(F,)`: what a batch norm in evaluation mode multiplies each channel by."""
+    factor = (norm.running_var + norm.eps).rsqrt()  # pyright: ignore[reportOptionalOperand]
+    return factor if norm.weight is None else factor * norm.weight
 
 
 def take_apart(module: nn.Module) -> tuple[list[Layer], Layer, list[Layer]] | None:

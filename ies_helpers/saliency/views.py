@@ -114,6 +114,11 @@ def inside(inner: Box, outer: Box) -> Box:
     )
 
 
+def corner(box: Box) -> np.ndarray:
+    """`(3,)` first voxel of a box."""
+    return np.array([s.start for s in box])
+
+
 def size(box: Box) -> tuple[int, ...]:
     """`(i, j, k)` sides of a box, in voxels."""
     return tuple(s.stop - s.start for s in box)
