@@ -127,8 +127,8 @@ def read_config(path: Path) -> Config:
     for run in curves:
         check_curve(run["by"], run["fill"])
         check_choice(run["lesions"])
-    _check_files(explain, _map, f"[[explain]] of {path.name}")
-    _check_files(curves, lambda run: f"curves of fill {run['fill']}", f"[[perilesional]] of {path.name}")
+    _check_files(explain, _map, f"[[explain]] of {path.name}", by_group=True)
+    _check_files(curves, _curves, f"[[perilesional]] of {path.name}", by_group=False)
     home = path.absolute().parent
     sources = tuple(_sources(top["subjects"], home, top["targets"], path.name))
     options = {key: value for key, value in network.items() if value not in ("", 0.0)}
@@ -162,15 +162,26 @@ def _map(run: dict[str, Any]) -> str:
     return " ".join([run["method"], *([run["aggregate"], run["statistics"]] if run["method"] in AGGREGATED else [])])
 
 
-def _check_files(runs: Sequence[dict[str, Any]], name: Callable[[dict[str, Any]], str], where: str) -> None:
-    """Refuse two entries that would make what has one name in two ways, unless of lesions of two groups."""
+def _curves(run: dict[str, Any]) -> str:
+    return f"curves of fill {run['fill']}"
+
+
+def _check_files(
+    runs: Sequence[dict[str, Any]], name: Callable[[dict[str, Any]], str], where: str, *, by_group: bool
+) -> None:
+    """Refuse two entries that would make what has one name in two ways.
+
+    Maps of lesions of two groups (`by_group`) never have one name; curves of all lesions are averaged.
+    """
     for one, other in combinations(runs, 2):
         groups = {run["lesions"].partition(":")[0] for run in (one, other)}
         differ = [f"{k} {one[k]!r} and {other[k]!r}" for k in one if k != "lesions" and one[k] != other[k]]
-        if name(one) == name(other) and differ and not (len(groups) == 2 and groups <= set(GROUPS)):
+        apart = by_group and len(groups) == 2 and groups <= set(GROUPS)
+        if name(one) == name(other) and differ and not apart:
+            remedy = "choose lesions of two groups, or make two cohorts" if by_group else "or make two cohorts"
             raise ValueError(
                 f"A folder holds one result of a name; two {where} make {name(one)}, with {', '.join(differ)}. Take "
-                "one out, choose lesions of two groups, or make two cohorts."
+                f"one out, {remedy}."
             )
 
 

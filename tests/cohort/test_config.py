@@ -106,6 +106,10 @@ MISTAKES = {
         'subjects = ["demo"]\n[[explain]]\ndraws = 2\nlesions = "TP"\n[[explain]]\ndraws = 3\nlesions = "TP:90-120"',
         r"two \[\[explain\]\] of cohort.toml make smoothgrad max exact, with draws 2 and 3\. Take one out, choose",
     ),
+    "curves of two groups by two measures, which are averaged": (
+        'subjects = ["demo"]\n[[perilesional]]\nlesions = "TP"\n[[perilesional]]\nlesions = "FN"\nby = "mm"',
+        r"make curves of fill zero, with by 'steps' and 'mm'\. Take one out, or make two cohorts\.",
+    ),
     "two curves of one fill": (
         'subjects = ["demo"]\n[[perilesional]]\nlesions = "all"\n[[perilesional]]\nby = "mm"',
         r"two \[\[perilesional\]\] of cohort.toml make curves of fill zero, with by 'steps' and 'mm'\. Take one out",
