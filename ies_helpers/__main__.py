@@ -7,14 +7,7 @@ from typing import Any
 
 import typer
 
-from ies_helpers.commands.cohort import cohort
-from ies_helpers.commands.demo import demo
-from ies_helpers.commands.evaluate import evaluate
-from ies_helpers.commands.explain import explain
-from ies_helpers.commands.fetch import fetch
-from ies_helpers.commands.perilesional import perilesional
-from ies_helpers.commands.predict import predict
-from ies_helpers.commands.view import view
+from ies_helpers.cli import cohort, demo, evaluate, explain, fetch, perilesional, predict, view
 
 UsageError: Any = typer.BadParameter.__bases__[0]
 """Click's, or that of the copy of Click that newer Typer carries."""
@@ -56,7 +49,7 @@ def _guarded(run: Callable[[], Any]) -> int:
             return _fail(f"a file ends too early ({error.__cause__}); make it anew.", 2)
         code = INTERRUPTED
     except (MemoryError, RuntimeError) as error:  # after Abort, which is a RuntimeError, too
-        from ies_helpers.saliency.memory import out_of_memory
+        from ies_helpers.saliency.views import out_of_memory
 
         if not out_of_memory(error):
             raise

@@ -6,8 +6,8 @@ import torch
 from safetensors.torch import save_file
 
 from ies_helpers import Lesions, Network, Subject, explain, find_lesions, load_network, load_subject
-from ies_helpers.segmentation.networks import build
-from ies_helpers.subjects.saving import save_lesions
+from ies_helpers.segmentation.architectures import build
+from ies_helpers.subjects.folder import save_lesions
 from tests.scenes import ball, write_patient
 
 SIDE = 24

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from ies_helpers import Network
-from ies_helpers.segmentation.networks import build
+from ies_helpers.segmentation.architectures import build
 
 
 def lively(network: Network, seed: int = 0) -> Network:

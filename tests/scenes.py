@@ -17,7 +17,7 @@ import torch
 from safetensors.torch import save_file
 
 from ies_helpers import Lesion, Subject
-from ies_helpers.segmentation.networks import build
+from ies_helpers.segmentation.architectures import build
 from ies_helpers.subjects.subject import normalise
 
 SPOTS = {"TP": (30, 40, 50), "FP": (60, 40, 44), "FN": (48, 64, 40)}
@@ -107,7 +107,7 @@ def strays(folder: Path) -> list[str]:
 
 DRIVER = """
 import errno, json, os, resource, signal, sys
-import ies_helpers.figures.folder
+import ies_helpers.figures.pages
 import monai.networks.nets.unet, monai.transforms.intensity.array
 from ies_helpers import __main__, saliency
 from ies_helpers.saliency import explain

@@ -1,9 +1,8 @@
-"""The house stands: floors, sizes, docstrings, public names, and what lies at the top of the repository."""
+"""The house stands: floors, docstrings, public names, and what lies at the top of the repository."""
 
 import ast
 import graphlib
 import importlib
-import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,15 +13,15 @@ ROOT = Path(__file__).resolve().parent.parent
 PACKAGE = ROOT / "ies_helpers"
 
 FLOORS = (
-    "types",
-    "resources",
+    "arrays",
     "subjects",
     "segmentation",
     "saliency",
     "measures",
     "figures",
+    "teaching",
     "cohort",
-    "commands",
+    "cli",
     "__main__",
 )
 PUBLIC = (
@@ -42,7 +41,6 @@ TOP = {
     *("pyproject.toml", "constraints.txt", "environment.yml"),
     *(".gitignore", ".gitattributes", ".pre-commit-config.yaml"),
 }
-MODULE_LINES = 250
 FUNCTION_LINES = 45  # without the docstring
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
@@ -102,10 +100,7 @@ def test_no_modules_import_each_other_in_a_circle() -> None:
 
 
 @each_module
-def test_a_module_is_short_and_says_what_it_is_for(module: str) -> None:
-    path = PACKAGE.parent.joinpath(*module.split("."))
-    path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
-    assert len(path.read_text(encoding="utf-8").splitlines()) <= MODULE_LINES
+def test_a_module_says_what_it_is_for(module: str) -> None:
     assert ast.get_docstring(MODULES[module]), "a module opens with a docstring"
 
 
@@ -121,7 +116,7 @@ def test_public_functions_and_classes_have_docstrings(module: str) -> None:
     assert [n.name for n in named if not n.name.startswith("_") and not ast.get_docstring(n)] == []
 
 
-@pytest.mark.parametrize("module", [m for m in PARTS if floor(m) < FLOORS.index("commands")])
+@pytest.mark.parametrize("module", [m for m in PARTS if floor(m) < FLOORS.index("cli")])
 def test_only_the_command_line_prints(module: str) -> None:
     calls = [node for node in ast.walk(MODULES[module]) if isinstance(node, ast.Call)]
     assert [c.lineno for c in calls if isinstance(c.func, ast.Name) and c.func.id == "print"] == []
@@ -133,13 +128,6 @@ def test_public_names_can_be_imported_and_stand_in_reading_order() -> None:
     assert names, "the package hands out its public names"
     assert names == [name for name in PUBLIC if name in names]
     assert [name for name in names if not hasattr(package, name)] == []
-
-
-def test_the_readme_names_every_module_of_the_house() -> None:
-    rows = re.findall(r"^\| `(\w+)` \| (.+?) \|", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE)
-    told = {folder: set(re.findall(r"`(\w+)`", named)) for folder, named in rows if folder in FLOORS}
-    house = {folder: {path.stem for path in (PACKAGE / folder).glob("[!_]*.py")} for folder in FLOORS[2:-2]}
-    assert told == house
 
 
 def test_the_top_of_the_repository_holds_only_what_belongs_there() -> None:

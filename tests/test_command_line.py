@@ -23,9 +23,10 @@ from safetensors.torch import load_file, save_file
 
 from ies_helpers import gradcam_pp, gradient, load_network, load_subject, predict
 from ies_helpers.__main__ import main
-from ies_helpers.saliency.others import input_x_gradient
-from ies_helpers.subjects import downloads, saving
-from ies_helpers.subjects.reading import read_maps
+from ies_helpers.saliency.comparison import input_x_gradient
+from ies_helpers.subjects import downloads
+from ies_helpers.subjects import folder as saving
+from ies_helpers.subjects.folder import read_maps
 from tests.scenes import SPOTS, files_below, strays, write_image, write_network, write_patient
 from tests.subjects.local_server import write_registry
 

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save
 
 from ies_helpers import load_network, load_subject
-from ies_helpers.segmentation.networks import build
+from ies_helpers.segmentation.architectures import build
 from tests.mutations import Attack, damaged_bytes, damaged_header, damaged_pth, damaged_safetensors, saved
 
 CASES = 200

@@ -7,7 +7,7 @@ import torch
 from scipy import ndimage
 
 from ies_helpers import Lesions, Subject
-from ies_helpers.figures.panels import PLANES
+from ies_helpers.figures.slices import PLANES
 from ies_helpers.figures.viewer import Viewer
 from tests.scenes import ball, lesion_of, subject_in_memory
 

@@ -10,8 +10,7 @@ import torch
 from scipy import ndimage
 from torch.nn import functional
 
-from ies_helpers.subjects.anatomy import smooth_noise
-from ies_helpers.subjects.phantom import CONNECTIVITY, draw_contrast, draw_maps, render
+from ies_helpers.subjects.phantom import CONNECTIVITY, draw_contrast, draw_maps, render, smooth_noise
 from ies_helpers.subjects.subject import normalise
 
 PATCH = 64

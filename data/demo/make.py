@@ -10,8 +10,7 @@ from pathlib import Path
 import nibabel
 import numpy as np
 
-from ies_helpers.subjects.anatomy import AFFINE
-from ies_helpers.subjects.phantom import phantom_scan
+from ies_helpers.subjects.phantom import AFFINE, phantom_scan
 
 SIDES = (96, 128, 96)
 SUFFIXES = ("FLAIR", "T1w", "label-lesion_mask")

@@ -1,18 +1,177 @@
-"""The table of perilesional curves on disk: grows lesion by lesion, nothing computed twice, nothing half-written."""
+"""Perilesional curves, told in numbers: when a lesion is seen, when it keeps its score, and how sure that is."""
 
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
-from ies_helpers.saliency.perilesional import Fill, perilesional_curve
+from ies_helpers.measures.evaluation import resampled_rows
+from ies_helpers.measures.groups import FEW_SUBJECTS
+from ies_helpers.saliency.context import Fill, perilesional_curve
 from ies_helpers.segmentation.lesions import Lesion
-from ies_helpers.segmentation.networks import Network
+from ies_helpers.segmentation.network import Network
 from ies_helpers.subjects.files import replacing
-from ies_helpers.subjects.records import fingerprint, pixels_of
+from ies_helpers.subjects.folder import fingerprint, pixels_of
 from ies_helpers.subjects.subject import Subject
+
+KEEPS = 0.95
+"""Share of the full score that counts as kept."""
+
+KEY = ["subject", "network", "lesion", "fill"]
+"""What tells one curve from another."""
+
+
+def summarise_curves(curves: pd.DataFrame) -> pd.DataFrame:
+    """One row a lesion: the distance at which it is first seen, and from which on it keeps its score.
+
+    Args:
+        curves: tidy, as `ies perilesional` writes them: `subject, lesion, group, network, fill, distance_mm, score,
+            seen, volume_mm3, full_score`.
+
+    Returns:
+        `first_seen_mm`: the smallest distance at which it is seen, it may be lost again further out. `seen_from_mm`:
+        the smallest from which on it is always seen. `keeps_mm`: the smallest from which on the score is never below
+        95 % of the full score. NaN where there is none.
+    """
+    rows = []
+    for key, curve in curves.sort_values("distance_mm").groupby([*KEY, "group"], sort=False):
+        names: Any = key
+        at, seen = curve["distance_mm"].to_numpy(), curve["seen"].to_numpy(dtype=bool)
+        kept = curve["score"].to_numpy() >= KEEPS * curve["full_score"].to_numpy()
+        told = {"first_seen_mm": at[seen][0] if seen.any() else np.nan}
+        told |= {"seen_from_mm": _from_here_on(at, seen), "keeps_mm": _from_here_on(at, kept)}
+        rows.append(dict(zip([*KEY, "group"], names, strict=True)) | told)
+    return pd.DataFrame(rows, columns=[*KEY, "group", "first_seen_mm", "seen_from_mm", "keeps_mm"])
+
+
+def _from_here_on(at: np.ndarray, holds: np.ndarray) -> float:
+    """The smallest distance from which on `holds` is always true; NaN if it is not at the last."""
+    if not holds[-1]:
+        return float("nan")
+    lost = np.flatnonzero(~holds)
+    return float(at[lost[-1] + 1 if len(lost) else 0])
+
+
+def median_distances(summary: pd.DataFrame, *, resamples: int = 1000, seed: int = 0) -> pd.DataFrame:
+    """The distance at which half of the lesions are seen, and at which half keep their score, with intervals.
+
+    A lesion that is never seen counts as one that is seen beyond all distances shown; to leave it out would make the
+    median too small. Intervals as in `average_curves`.
+
+    Args:
+        summary: as `summarise_curves` gives it.
+        resamples, seed: of the bootstrap.
+
+    Returns:
+        Two rows a network and fill: `network, fill, measure` (`first_seen_mm` or `keeps_mm`)`, lesions, reached` (those
+        that have such a distance)`, subjects, median, low, high, note`. NaN is beyond all distances shown, or with one
+        subject no interval; the note says which.
+    """
+    rows = []
+    for key, part in summary.groupby(["network", "fill"], sort=False):
+        names: Any = key
+        about = {"network": names[0], "fill": names[1], "lesions": len(part), "subjects": part["subject"].nunique()}
+        drawn = list(resampled_rows(pd.Index(part["subject"]), resamples, seed))
+        for measure in ("first_seen_mm", "keeps_mm"):
+            at = part[measure].fillna(np.inf).to_numpy()
+            rows.append(about | {"measure": measure, "reached": int(np.isfinite(at).sum())} | _median(at, drawn, about))
+    columns = ["network", "fill", "measure", "lesions", "reached", "subjects", "median", "low", "high", "note"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _median(at: np.ndarray, drawn: list[np.ndarray], about: dict[str, Any]) -> dict[str, Any]:
+    """Median of distances, some of them infinite, its interval, and what must be said of both."""
+    medians, subjects = [np.median(at[rows]) for rows in drawn], about["subjects"]
+    low = np.percentile(medians, 2.5, method="lower") if subjects > 1 else np.nan  # infinite ones cannot be mixed
+    high = np.percentile(medians, 97.5, method="higher") if subjects > 1 else np.nan
+    told = {"median": float(np.median(at)), "low": float(low), "high": float(high)}
+    beyond = ", ".join(name for name, value in told.items() if np.isinf(value))
+    notes = [_note(subjects), f"beyond all distances shown: {beyond}" if beyond else ""]
+    finite = {name: np.nan if np.isinf(value) else value for name, value in told.items()}
+    return finite | {"note": "; ".join(filter(None, notes))}
+
+
+def _note(subjects: int) -> str:
+    """What must be said of an interval over so many subjects."""
+    if subjects < 2:
+        return "one subject: no interval over subjects"
+    return f"only {subjects} subjects: their interval is likely too narrow" if subjects < FEW_SUBJECTS else ""
+
+
+def average_curves(curves: pd.DataFrame, *, resamples: int = 1000, seed: int = 0) -> pd.DataFrame:
+    """Over all lesions of each network and fill, at each distance: mean score, its spread, and lesions seen.
+
+    Subjects of different spacing have values at different distances. A curve keeps each value up to its next distance,
+    and has none beyond its last.
+
+    Lesions of one subject are alike, so the intervals resample subjects, and within each drawn subject its lesions
+    (a two-stage bootstrap, percentiles 2.5 to 97.5).
+
+    Returns:
+        `network, fill, distance_mm` (all of any curve, to 0.01 mm)`, lesions, subjects` (with a value there)`, seen,
+        mean, sd` (ddof 1, as the paper's bands)`, low, high, note`. With one subject there is no interval (NaN).
+
+    Raises:
+        ValueError: for a table without curves.
+    """
+    if curves.empty:
+        raise ValueError("There must be a perilesional curve to average, the table has none.")
+    averages = []
+    for key, part in curves.groupby(["network", "fill"], sort=False):
+        names: Any = key
+        averages.append(_average(part, resamples, seed).assign(network=names[0], fill=names[1]))
+    columns = ["network", "fill", "distance_mm", "lesions", "subjects", "seen", "mean", "sd", "low", "high", "note"]
+    return pd.concat(averages, ignore_index=True).reindex(columns=columns)
+
+
+def _average(part: pd.DataFrame, resamples: int, seed: int) -> pd.DataFrame:
+    scores, seen = _at_all_distances(part)
+    there = scores.notna()
+    subjects = there.groupby(level="subject").any().sum()
+    drawn = resampled_rows(scores.index.get_level_values("subject"), resamples, seed)
+    times = np.stack([np.bincount(rows, minlength=len(scores)) for rows in drawn])
+    sums, counts = times @ scores.fillna(0).to_numpy(), times @ there.to_numpy()
+    means = np.divide(sums, counts, out=np.full(sums.shape, np.nan), where=counts > 0)
+    interval = np.where(subjects > 1, np.nanpercentile(means, [2.5, 97.5], axis=0), np.nan)
+    table = pd.DataFrame(
+        {"distance_mm": scores.columns, "lesions": there.sum().tolist(), "subjects": subjects.tolist()}
+    )
+    table = table.assign(
+        seen=seen.sum().astype(int).tolist(), mean=scores.mean().tolist(), sd=scores.std(ddof=1).tolist()
+    )
+    return table.assign(low=interval[0], high=interval[1], note=[_note(n) for n in subjects])
+
+
+def _at_all_distances(curves: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Scores, and 1 where seen, `(lesions, distances)`: each value up to the next, NaN beyond a lesion's last."""
+    rounded = curves.assign(distance_mm=curves["distance_mm"].round(2), seen=curves["seen"].astype(float))
+    key = ["subject", "lesion"]
+    scores, seen = (
+        rounded.pivot_table(index=key, columns="distance_mm", values=column, sort=False).sort_index(axis=1)
+        for column in ("score", "seen")
+    )
+    within = scores.bfill(axis=1).notna()
+    return scores.ffill(axis=1).where(within), seen.ffill(axis=1).where(within)
+
+
+def wide_curves(curves: pd.DataFrame) -> pd.DataFrame:
+    """The curves of one network and fill, laid out as the published script's `contextual_info_data.csv`.
+
+    One row a distance: `distance_mm, average_score, std_dev` (ddof 0)`, n_predictions`, then one column a lesion,
+    `score_0, score_1, ...`, in the order of the table. Distances stand where they are, those of subjects of different
+    spacing as in `average_curves`; the published ones are stretched to end at 35.
+    """
+    scores, seen = _at_all_distances(curves)
+    table = pd.DataFrame({"distance_mm": scores.columns, "average_score": scores.mean().tolist()})
+    table["std_dev"] = scores.std(ddof=0).tolist()
+    table["n_predictions"] = seen.sum().astype(int).tolist()
+    return table.join(pd.DataFrame({f"score_{n}": row for n, row in enumerate(scores.to_numpy())}))
+
+
+# The table of perilesional curves on disk: grows lesion by lesion, nothing computed twice, nothing half-written.
 
 COLUMNS = ["subject", "lesion", "group", "network", "fill", "distance_mm", "score", "seen", "volume_mm3", "full_score"]
 """Columns of the tidy table; behind them what tells whether a curve can be kept."""

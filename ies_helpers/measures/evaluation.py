@@ -4,23 +4,24 @@ mednet has two commands for it, `interpretability` for where a map lies and `com
 both, in 3D, by lesion, and reads the maps from disk instead of making them anew.
 """
 
+import math
 import warnings
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
-from ies_helpers.measures.faithfulness import Curve, deletion
+from ies_helpers.arrays import Affine, LabelMap, Saliency
 from ies_helpers.measures.maps import measure_map
-from ies_helpers.measures.road import Road, road
-from ies_helpers.segmentation.checkpoints import load_network
-from ies_helpers.segmentation.networks import ARCHITECTURES, Network
-from ies_helpers.subjects.reading import SavedMap, Scans
-from ies_helpers.subjects.records import fingerprint, pixels_of
-from ies_helpers.types import Affine, LabelMap, Saliency
+from ies_helpers.measures.removal import Curve, Road, deletion, road
+from ies_helpers.segmentation.architectures import ARCHITECTURES, load_network
+from ies_helpers.segmentation.lesions import GROUPS
+from ies_helpers.segmentation.network import Network
+from ies_helpers.subjects.folder import SavedMap, Scans, fingerprint, pixels_of, read_maps, write_table
 
 MEASURES = [
     *("subject", "network", "lesion", "group", "voxels", "method", "measure", "value", "unit", "reason"),
@@ -205,3 +206,268 @@ def _points(roaded: Road, deleted: Curve) -> list[dict[str, Any]]:
         for name, columns in curves.items()
         for v, f, s in zip(*columns, strict=True)
     ]
+
+
+# Many maps in few numbers: what methods reach in each group of lesions, and which of them is ahead, how surely.
+#
+# A value that does not exist (NaN) is left out of every number and counted beside it.
+
+RANKED = {
+    "energy": "higher",
+    "relative_focus": "higher",
+    "pointing": "higher",
+    "rank_accuracy": "higher",
+    "gini": "higher",
+    "complexity": "lower",
+    "road": "higher",
+    "deletion": "lower",
+}
+"""Measures without a unit, and which end of each counts as better."""
+
+ALL = "all"
+"""The group of every lesion together."""
+
+RANKING = ["network", "measure", "better", "rank", "method", "mean", "low", "high", "first"]
+"""Columns of a ranking, before `lesions`, `subjects` and `left_out`."""
+
+
+def summarise_measures(measures: pd.DataFrame) -> pd.DataFrame:
+    """One row for each network, method, group of lesions (`all` too) and measure.
+
+    Args:
+        measures: tidy, as `evaluate_maps` gives it.
+
+    Returns:
+        `network, method, group, measure, unit, subjects, n, nan, mean, sd` (ddof 1, NaN from one value)`, q25, median,
+        q75`: `n` maps, of so many subjects, have a value, `nan` have none.
+
+    Raises:
+        ValueError: for a table without measures.
+    """
+    if measures.empty:
+        raise ValueError("There must be a measured map to summarise, the table has none.")
+    every = pd.concat([measures.assign(group=ALL), measures], ignore_index=True)
+    keys, rows = ["network", "method", "group", "measure"], []
+    for key, part in every.groupby(keys, sort=False):
+        names: Any = key
+        values = part["value"].dropna()
+        low, middle, high = values.quantile([0.25, 0.5, 0.75])
+        told = {"unit": part["unit"].iloc[0], "subjects": part.loc[values.index, "subject"].nunique()}
+        told |= {"n": len(values), "nan": len(part) - len(values), "mean": values.mean(), "sd": values.std(ddof=1)}
+        rows.append(dict(zip(keys, names, strict=True)) | told | {"q25": low, "median": middle, "q75": high})
+    order = {group: n for n, group in enumerate((ALL, *GROUPS))}
+    return pd.DataFrame(rows).sort_values("group", key=lambda names: names.map(order), kind="stable")
+
+
+def rank_methods(measures: pd.DataFrame, *, resamples: int = 1000, seed: int = 0) -> pd.DataFrame:
+    """Methods in order, for each network and measure of `RANKED`, with intervals.
+
+    Compared are only lesions for which every method has a value: methods that explained other lesions would be
+    compared on those. Lesions of one subject are alike, so the intervals resample subjects, and within each drawn
+    subject its lesions (a two-stage bootstrap, percentiles 2.5 to 97.5), the same for all methods. With one subject
+    only lesions are resampled, and the interval is about that subject alone. Networks find different lesions, so each
+    has a ranking of its own.
+
+    Args:
+        measures: tidy, as `evaluate_maps` gives it.
+        resamples: of the bootstrap.
+        seed: of the draws.
+
+    Returns:
+        `network, measure, better, rank` (methods of equal mean share the smaller)`, method, mean, low, high, first`
+        (share of resamples in which its mean is the best, or shares it)`, lesions, subjects, left_out`: lesions
+        without a value of every method. Where no lesion is left the numbers are NaN.
+
+    Raises:
+        ValueError: for more than one value of a lesion, method and measure.
+    """
+    chosen: Any = measures[measures["measure"].isin(list(RANKED))]
+    tables = [
+        _ranked(part, measure, resamples, seed).assign(network=network)
+        for (network, measure), part in chosen.groupby(["network", "measure"], sort=False)
+    ]
+    columns = [*RANKING, "lesions", "subjects", "left_out"]
+    return pd.concat(tables, ignore_index=True).reindex(columns=columns) if tables else pd.DataFrame(columns=columns)
+
+
+def _ranked(part: pd.DataFrame, measure: str, resamples: int, seed: int) -> pd.DataFrame:
+    twice = part[part.duplicated(["subject", "lesion_id", "method"])]
+    if len(twice):
+        row: Any = twice.iloc[0]
+        raise ValueError(
+            f"A lesion must have one {measure} of each method, {row['lesion_id']} of {row['subject']} has more of "
+            f"{row['method']}; drop repeated rows."
+        )
+    wide = part.pivot(index=["subject", "lesion_id"], columns="method", values="value")
+    whole = wide.dropna()
+    sign = 1.0 if RANKED[measure] == "higher" else -1.0
+    table = pd.DataFrame({"measure": measure, "better": RANKED[measure], "method": wide.columns})
+    if whole.empty:
+        nothing = dict.fromkeys(["rank", "mean", "low", "high", "first"], np.nan)
+        return table.assign(**nothing, lesions=0, subjects=0, left_out=len(wide))
+    values, subjects = whole.to_numpy(), whole.index.get_level_values("subject")
+    means = np.stack([values[rows].mean(axis=0) for rows in resampled_rows(subjects, resamples, seed)])
+    best = sign * means
+    low, high = np.percentile(means, [2.5, 97.5], axis=0)
+    table = table.assign(
+        mean=values.mean(axis=0),
+        low=low,
+        high=high,
+        first=(best == best.max(axis=1, keepdims=True)).mean(axis=0),
+        lesions=len(whole),
+        subjects=subjects.nunique(),
+        left_out=len(wide) - len(whole),
+    )
+    table["rank"] = (-sign * table["mean"]).rank(method="min").astype(int)
+    return table.sort_values("rank", kind="stable")
+
+
+def resampled_rows(subjects: pd.Index, resamples: int, seed: int) -> Iterator[np.ndarray]:
+    """Rows of each resample: as many subjects as there are, with replacement, and of each as many of its lesions."""
+    rng = np.random.default_rng(seed)
+    of = [np.flatnonzero(subjects == subject) for subject in subjects.unique()]
+    for _ in range(resamples):
+        drawn = [of[n] for n in rng.integers(len(of), size=len(of))]
+        yield np.concatenate([rng.choice(lesions, len(lesions)) for lesions in drawn])
+
+
+# Summaries as people print them: a table of means in Markdown and LaTeX.
+
+TITLES = {
+    "energy": "energy",
+    "relative_focus": "relative focus",
+    "pointing": "pointing",
+    "rank_accuracy": "rank accuracy",
+    "gini": "Gini",
+    "complexity": "complexity",
+    "road": "ROAD",
+    "deletion": "deletion",
+}
+"""How measures are called in print."""
+
+SPECIAL = {
+    **{character: f"\\{character}" for character in "&%$#_{}"},
+    "\\": r"\textbackslash{}",
+    "^": r"\textasciicircum{}",
+    "~": r"\textasciitilde{}",
+    "±": r"$\pm$",
+    "–": "--",
+    "↑": r"$\uparrow$",
+    "↓": r"$\downarrow$",
+}
+"""What LaTeX would read otherwise."""
+
+
+def headline(summary: pd.DataFrame) -> pd.DataFrame:
+    """One row for each network, method and group: how many maps, then `mean ± sd` of each measure of `RANKED`.
+
+    Args:
+        summary: of `summarise_measures`.
+    """
+    shown: Any = summary[summary["measure"].isin(list(RANKED))]
+    rows = []
+    for names, part in shown.groupby(["network", "method", "group"], sort=False):
+        row: dict[str, str] = dict(zip(("network", "method", "group"), names, strict=True))
+        row["maps"] = str(int((part["n"] + part["nan"]).max()))
+        told = part.set_index("measure")
+        for measure in (m for m in RANKED if m in set(shown["measure"])):
+            heading = f"{TITLES[measure]} {'↑' if RANKED[measure] == 'higher' else '↓'}"
+            row[heading] = _spread(told.loc[measure]) if measure in told.index else "–"
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def standings(ranking: pd.DataFrame) -> pd.DataFrame:
+    """A ranking as people print it: one row for each network, measure and method, the best first."""
+    rows = []
+    for row in ranking.to_dict("records"):
+        lost = pd.isna(row["mean"])
+        told = {
+            "network": row["network"],
+            "measure": TITLES[row["measure"]],
+            "rank": "–" if lost else f"{row['rank']:.0f}",
+        }
+        told |= {"method": row["method"], "mean": _number(row["mean"])}
+        told["95 % interval"] = "–" if lost else f"{_number(row['low'])} to {_number(row['high'])}"
+        rows.append(told | {"first": "–" if lost else f"{row['first']:.0%}", "lesions": str(row["lesions"])})
+    return pd.DataFrame(rows)
+
+
+def markdown(table: pd.DataFrame) -> str:
+    """A table of strings in Markdown, its columns aligned."""
+    cells = [[str(c).replace("|", "\\|") for c in row] for row in (list(table.columns), *table.to_numpy().tolist())]
+    widths = [max(3, *(len(row[n]) for row in cells)) for n in range(len(table.columns))]
+    lines = [_joined([c.ljust(w) for c, w in zip(row, widths, strict=True)]) for row in cells]
+    return "\n".join([lines[0], _joined(["-" * w for w in widths]), *lines[1:]]) + "\n"
+
+
+def latex(table: pd.DataFrame) -> str:
+    """A table of strings as a LaTeX `tabular`, which needs no package."""
+    rows = [" & ".join(map(_escaped, row)) + r" \\" for row in (list(table.columns), *table.to_numpy().tolist())]
+    lines = [r"\begin{tabular}{" + "l" * len(table.columns) + "}", r"\hline", rows[0], r"\hline", *rows[1:], r"\hline"]
+    return "\n".join([*lines, r"\end{tabular}"]) + "\n"
+
+
+def _joined(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _escaped(text: object) -> str:
+    return "".join(SPECIAL.get(character, character) for character in str(text))
+
+
+def _spread(row: Any) -> str:
+    spread = "" if pd.isna(row["sd"]) else f" ± {_number(row['sd'])}"
+    lost = f" ({int(row['nan'])} NaN)" if row["nan"] else ""
+    return f"{_number(row['mean'])}{spread}{lost}"
+
+
+def _number(value: float) -> str:
+    """Three decimals, or two digits where these would be zero."""
+    if value is None or math.isnan(value):
+        return "–"
+    return f"{value:.3f}" if value == 0 or abs(value) >= 0.001 else f"{value:.1e}"
+
+
+# The lesion table of a subject, with what its maps say as further columns.
+
+KEPT = ("_max", "_min", "_share", "energy", "balance_inside")
+"""Names of the measures that the table holds end in these; `ies evaluate` has them all."""
+
+
+def add_measures(folder: Path, subject: str) -> pd.DataFrame:
+    """Write `sub-<subject>/lesions.tsv` anew, with columns for every finished map of the subject's lesions.
+
+    A column is called by the map and the measure, `smoothgradmax_flair_max`: the largest value in FLAIR, in the map's
+    unit. A lesion that was not explained by a method has no value there; nor has a measure that does not exist.
+
+    Args:
+        folder: that `ies explain` wrote.
+        subject: whose table.
+
+    Returns:
+        The table.
+
+    Raises:
+        ValueError: for a damaged file.
+    """
+    path = Path(folder) / f"sub-{subject}" / "lesions.tsv"
+    table = pd.read_csv(path, sep="\t").set_index("lesion", drop=False)
+    for saved in read_maps(folder):
+        if saved.record["subject"] != subject:
+            continue
+        saliency, lesion, affine = saved.load()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # the empty cell says it
+            values = measure_map(saliency, lesion, affine, saved.modalities)
+        for name, value in values.items():
+            if name.endswith(KEPT):
+                table.loc[saved.record["lesion"], f"{_method(saved.stem)}_{name}"] = value
+    table = table.reset_index(drop=True)
+    write_table(path, table)
+    return table
+
+
+def _method(stem: str) -> str:
+    """`sub-demo_desc-smoothgradmaxL003` -> `smoothgradmax`."""
+    return stem.rpartition("_desc-")[2].rpartition("L")[0]

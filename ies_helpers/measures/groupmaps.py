@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from scipy import ndimage
 
-from ies_helpers.segmentation.lesions import Lesion, as_voxels
+from ies_helpers.arrays import Affine, LabelMap, Saliency, Voxels, as_voxels
+from ies_helpers.segmentation.lesions import Lesion
 from ies_helpers.subjects.files import replacing
-from ies_helpers.types import Affine, LabelMap, Saliency, Voxels
 
 REACH_MM = 15.0
 """How far around a lesion's centre an aligned map reaches."""

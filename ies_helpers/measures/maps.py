@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from scipy import ndimage
 
-from ies_helpers.segmentation.lesions import Lesion, as_voxels, mask_of
-from ies_helpers.subjects.subject import MODALITIES
-from ies_helpers.types import Affine, Box, LabelMap, Saliency, Voxels
+from ies_helpers.arrays import Affine, Box, LabelMap, Saliency, Voxels, as_voxels
+from ies_helpers.segmentation.lesions import Lesion, mask_of
+from ies_helpers.subjects.subject import SHIPPED
 
 SignPart = Literal["abs", "positive", "negative"]
 Region = Lesion | LabelMap | Voxels | Box
@@ -112,7 +112,7 @@ def peak(saliency: Saliency, modalities: Sequence[str] | None = None) -> dict[st
 
 def _named(saliency: Saliency, modalities: Sequence[str] | None) -> dict[str, torch.Tensor]:
     """The channels of a map by name, checked."""
-    names = modalities or (MODALITIES if len(saliency) > 1 else ("all",))
+    names = modalities or (SHIPPED if len(saliency) > 1 else ("all",))
     if saliency.ndim != 4 or len(saliency) != len(names):
         raise ValueError(
             f"A map must be (C, I, J, K) with a channel for each of {', '.join(names)}, got {tuple(saliency.shape)}; "

@@ -16,17 +16,113 @@ import warnings
 import weakref
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ies_helpers.saliency.unet import Layer, take_apart
+from ies_helpers.arrays import Box, Volume, Voxels
 from ies_helpers.saliency.views import Pairs, Part, corner, cut, forward, inside, together, upload
 from ies_helpers.segmentation.inference import check_finite
-from ies_helpers.segmentation.networks import Network
-from ies_helpers.types import Box, Volume, Voxels
+from ies_helpers.segmentation.network import Network
+
+# The published U-Net taken apart, piece by piece, so that its backward pass can be written down.
+
+KINKED = (nn.PReLU, nn.LeakyReLU, nn.ReLU)
+"""Activations of slope 1 above zero and a constant slope below."""
+
+
+@dataclass(eq=False)
+class Layer:
+    """One convolution, and the slope of what follows it, once a forward pass has been seen.
+
+    Attributes:
+        conv: the convolution, strided or transposed.
+        norm, act: what follows, None behind the last convolution.
+        slope: `(1, F, i, j, k)` derivative of the layer's output by the convolution's, on the crop.
+    """
+
+    conv: nn.Conv3d | nn.ConvTranspose3d
+    norm: nn.BatchNorm3d | None = None
+    act: nn.Module | None = None
+    slope: torch.Tensor = field(default_factory=lambda: torch.empty(0))
+
+    def see(self, _module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        """Forward pre-hook of the activation: note the slope where its input lies."""
+        self.slope = slope_of(self.act, inputs[0])
+        if self.norm is not None and self.norm.running_var is not None:
+            self.slope = self.slope * factor_of(self.norm).view(1, -1, 1, 1, 1)
+
+
+def slope_of(act: nn.Module | None, x: torch.Tensor) -> torch.Tensor:
+    """`(1, F, i, j, k)`: the slope of one of `KINKED` at its input `x`."""
+    below = getattr(act, "weight", getattr(act, "negative_slope", 0.0))
+    below = torch.as_tensor(below, dtype=x.dtype, device=x.device).view(1, -1, 1, 1, 1)
+    return torch.where(x > 0, torch.ones_like(below), below)
+
+
+def factor_of(norm: nn.BatchNorm3d) -> torch.Tensor:
+    """`(F,)`: what a batch norm in evaluation mode multiplies each channel by."""
+    factor = (norm.running_var + norm.eps).rsqrt()  # pyright: ignore[reportOptionalOperand]
+    return factor if norm.weight is None else factor * norm.weight
+
+
+def take_apart(module: nn.Module) -> tuple[list[Layer], Layer, list[Layer]] | None:
+    """The layers downwards, at the bottom and upwards (outermost first); None for any other network.
+
+    Checked piece by piece: one 3^3 convolution of stride 2 (or, upwards, its transpose) a level, one of stride
+    1 at the bottom, batch normalisation, an activation of two slopes, plain concatenating skips.
+    """
+    from monai.networks.blocks.convolutions import Convolution  # MONAI takes seconds
+    from monai.networks.layers.simplelayers import SkipConnection
+    from monai.networks.nets.unet import UNet
+
+    if not isinstance(module, UNet):
+        return None
+    down, up, block = [], [], module.model
+    while isinstance(block, nn.Sequential) and not isinstance(block, Convolution):
+        if len(block) != 3 or not isinstance(block[1], SkipConnection) or block[1].mode != "cat":
+            return None
+        down.append(_layer(block[0], nn.Conv3d, 2))
+        up.append(_layer(block[2], nn.ConvTranspose3d, 2, last=not up))
+        block = block[1].submodule
+    bottom = _layer(block, nn.Conv3d, 1)  # pyright: ignore[reportArgumentType]
+    if not down or bottom is None or None in down or None in up or up[0].conv.out_channels < 2:
+        return None
+    return down, bottom, up  # pyright: ignore[reportReturnType]
+
+
+def _layer(block: nn.Module, kind: type, stride: int, last: bool = False) -> Layer | None:
+    conv, adn = getattr(block, "conv", None), getattr(block, "adn", None)
+    shape = {
+        "kernel_size": (3, 3, 3),
+        "stride": (stride,) * 3,
+        "padding": (1, 1, 1),
+        "dilation": (1, 1, 1),
+        "groups": 1,
+    }
+    if kind is nn.ConvTranspose3d:
+        shape["output_padding"] = (stride - 1,) * 3
+    if type(conv) is not kind or any(getattr(conv, name) != value for name, value in shape.items()):
+        return None
+    if last:
+        return Layer(conv) if adn is None and not _others(block, conv) else None  # pyright: ignore[reportArgumentType]
+    norm, act = getattr(adn, "N", None), getattr(adn, "A", None)
+    dropout = getattr(adn, "D", None)
+    if not isinstance(norm, nn.BatchNorm3d) or not isinstance(act, KINKED) or _others(block, conv, adn):
+        return None
+    if list(adn.children()) != [m for m in (norm, dropout, act) if m is not None]:  # pyright: ignore
+        return None
+    if dropout is not None and not isinstance(dropout, nn.Dropout | nn.Dropout3d):
+        return None
+    return Layer(conv, norm, act)  # pyright: ignore[reportArgumentType]
+
+
+def _others(block: nn.Module, *known: object) -> bool:
+    return any(child not in known for child in block.children())
+
 
 BATCH = 4
 """Voxels taken at once on a CPU: more leave its cache."""
@@ -38,8 +134,11 @@ CLOSE = 1e-3
 class Cone:
     """The backward pass of a U-Net, voxel by voxel; made by `cone_of`."""
 
-    def __init__(self, module: nn.Module, down: list[Layer], bottom: Layer, up: list[Layer]) -> None:
+    def __init__(
+        self, module: nn.Module, down: list[Layer], bottom: Layer, up: list[Layer], lesion_class: int = 1
+    ) -> None:
         self.module, self.down, self.bottom, self.up = module, down, bottom, up
+        self.lesion_class = lesion_class
         self.strides = len(down)
         self.finite = torch.tensor(0.0)
 
@@ -106,7 +205,7 @@ class Cone:
         return 3 * (values + self.down[0].conv.in_channels * width**3)
 
     def gradients(self, cell: np.ndarray, origin: np.ndarray, voxels: Voxels, batch: int) -> Iterator[torch.Tensor]:
-        """Gradients of the class-1 logits at `voxels`, all of one cell, by the crop that `look` saw.
+        """Gradients of the lesion logits at `voxels`, all of one cell, by the crop that `look` saw.
 
         Args:
             cell: `(3,)`, the voxels' cell.
@@ -155,7 +254,7 @@ class Cone:
 
     def _backward(self, seed: torch.Tensor, slopes: dict[int, torch.Tensor]) -> torch.Tensor:
         """From the outputs' cotangents `(B, 1, i, j, k)` to the input's gradient."""
-        g, skipped = F.conv3d(seed, self.up[0].conv.weight[:, 1:2], stride=2), []
+        g, skipped = F.conv3d(seed, self.up[0].conv.weight[:, self.lesion_class, None], stride=2), []
         for layer, below in zip(self.down, [*self.up[1:], self.bottom], strict=True):
             width = layer.conv.out_channels
             skipped.append(g[:, :width])
@@ -174,10 +273,10 @@ class _SeenEnough(Exception):  # noqa: N818 (a signal, not an error)
     """Ends a forward pass of which every slope is known."""
 
 
-def cone_of(module: nn.Module) -> Cone | None:
+def cone_of(module: nn.Module, lesion_class: int = 1) -> Cone | None:
     """The cone of a MONAI U-Net of the published kind, any depth and width; None for anything else."""
     levels = take_apart(module)
-    return None if levels is None else Cone(module, *levels)
+    return None if levels is None else Cone(module, *levels, lesion_class)
 
 
 _TRUSTED: weakref.WeakKeyDictionary[nn.Module, bool] = weakref.WeakKeyDictionary()

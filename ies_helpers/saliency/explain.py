@@ -10,23 +10,28 @@ import pandas as pd
 from torch import nn
 from tqdm.auto import tqdm
 
-from ies_helpers.saliency.comparison import OTHERS, Comparison, settings_of
-from ies_helpers.saliency.convergence import TARGET, Average, Draws
+from ies_helpers.arrays import LabelMap, Saliency, Volume, Voxels, as_voxels
+from ies_helpers.saliency.context import Fill
 from ies_helpers.saliency.frozen import deviation
 from ies_helpers.saliency.gradcam import gradcam, gradcam_pp
 from ies_helpers.saliency.gradients import Aggregate, LesionGradient, Statistics
-from ies_helpers.saliency.noise import NOISE, noise_sigma
-from ies_helpers.saliency.perilesional import Fill
-from ies_helpers.saliency.settings import check_settings
-from ies_helpers.saliency.smoothgrad import smoothgrad_each
-from ies_helpers.saliency.state import RunState
-from ies_helpers.segmentation.lesions import Lesion, as_voxels, lesion_of
-from ies_helpers.segmentation.networks import Network, as_network
-from ies_helpers.subjects.adding import add_lesions
-from ies_helpers.subjects.records import UNITS, MapRecord, fingerprint, pixels_of
-from ies_helpers.subjects.saving import finished, open_derivative, save_map, subject_folder, write_index
+from ies_helpers.saliency.methods import OTHERS, Comparison, check_settings, settings_of
+from ies_helpers.saliency.smoothgrad import NOISE, TARGET, Average, Draws, RunState, noise_sigma, smoothgrad_each
+from ies_helpers.segmentation.lesions import Lesion, lesion_of
+from ies_helpers.segmentation.network import Network, as_network
+from ies_helpers.subjects.folder import (
+    UNITS,
+    MapRecord,
+    add_lesions,
+    fingerprint,
+    finished,
+    open_derivative,
+    pixels_of,
+    save_map,
+    subject_folder,
+    write_index,
+)
 from ies_helpers.subjects.subject import Subject
-from ies_helpers.types import LabelMap, Saliency, Volume, Voxels
 
 EVERY = 30.0
 """Seconds of work that a killed run may lose."""
@@ -136,7 +141,7 @@ def _told(subject: Subject, average: Average) -> dict[str, Any]:
     """For the sidecars: the draws made, the largest value of the map, and its standard error, None from one draw."""
     peak = average.peak
     error = peak.standard_error if np.isfinite(peak.standard_error) else None
-    where = {"modality": subject.modalities[peak.channel], "voxel": list(peak.voxel)}
+    where = {"modality": subject.channels[peak.channel], "voxel": list(peak.voxel)}
     return {"draws": average.draws, "peak": {"value": peak.value, "standard_error": error} | where}
 
 

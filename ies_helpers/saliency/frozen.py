@@ -9,21 +9,273 @@ at hand.
 """
 
 import copy
+import warnings
 import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
+import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import nn
 
-from ies_helpers.saliency.aggregates import Each, by_autograd
-from ies_helpers.saliency.frozen_cone import agrees, frozen_cone_of
-from ies_helpers.saliency.views import Part, View, corner, cut, forward, hull, size, together
-from ies_helpers.saliency.windows import window_parts
-from ies_helpers.segmentation.networks import Network
-from ies_helpers.segmentation.receptive_field import receptive_field
-from ies_helpers.types import Box, Volume, Voxels
+from ies_helpers.arrays import Box, Volume, Voxels
+from ies_helpers.saliency.cone import CLOSE, KINKED, factor_of, slope_of, window
+from ies_helpers.saliency.views import (
+    Each,
+    Part,
+    View,
+    by_autograd,
+    clip,
+    corner,
+    cut,
+    forward,
+    hull,
+    inside,
+    size,
+    together,
+    upload,
+    window_parts,
+)
+from ies_helpers.segmentation.field import receptive_field
+from ies_helpers.segmentation.network import Network
+
+# The published nnU-Net taken apart, block by block; each knows its own backward pass once it was seen forward.
+#
+# The instance norms are held (`frozen`), so every norm is a factor for each channel, and every activation a known
+# slope at each position: gradients are linear, and a window of positions goes to a window of positions.
+
+
+@dataclass(eq=False)
+class Block:
+    """act(norm1(conv1)), norm2(conv2), in a residual block plus norm3(conv3 of the input), and act again.
+
+    Attributes:
+        convs: conv1, conv2, and conv3 of a residual block.
+        norms: what follows each.
+        act: the activation, which a forward pass runs through twice.
+        slopes: `(1, F, i, j, k)` of either time, on the crop.
+        weights: the convolutions' with the factors of their norms.
+    """
+
+    convs: list[nn.Conv3d]
+    norms: list[nn.BatchNorm3d]
+    act: nn.Module
+    slopes: list[torch.Tensor] = field(default_factory=list)
+    weights: list[torch.Tensor] = field(default_factory=list)
+
+    @property
+    def stride(self) -> int:
+        """Of the first convolution, and of the residual one."""
+        return self.convs[0].stride[0]
+
+    def ready(self) -> None:
+        """Before a forward pass: forget the last one's slopes, and read the norms' factors."""
+        self.slopes, self.weights = [], []
+        for conv, norm in zip(self.convs, self.norms, strict=True):
+            self.weights.append(conv.weight * factor_of(norm).view(-1, 1, 1, 1, 1))
+
+    def see(self, _module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        """Forward pre-hook of the activation: note the slope where its input lies."""
+        self.slopes.append(slope_of(self.act, inputs[0]))
+
+    def back(self, g: torch.Tensor, at: np.ndarray) -> tuple[torch.Tensor, np.ndarray]:
+        """Gradients by the block's output -> by its input.
+
+        Args:
+            g: `(V, F, n, n, n)`, one window of positions for each voxel.
+            at: `(V, 3)`, the first position of each on the crop. What lies beyond the crop is dropped.
+
+        Returns:
+            `(V, E, m, m, m)`, m = s (n + 1) + 3 for stride s, and where these windows start.
+        """
+        s, size = self.stride, g.shape[-1]
+        g = g * windows(self.slopes[1], at, size)
+        inner = F.conv_transpose3d(g, self.weights[1]) * windows(self.slopes[0], at - 1, size + 2)
+        found = F.conv_transpose3d(inner, self.weights[0], stride=s)
+        if len(self.weights) == 3:
+            rim = slice(s + 1, s + 1 + s * (size - 1) + 1)
+            found[..., rim, rim, rim] += F.conv_transpose3d(g, self.weights[2], stride=s)
+        return found, s * (at - 1) - 1
+
+
+def windows(volume: torch.Tensor, at: np.ndarray, size: int) -> torch.Tensor:
+    """`volume` `(1, F, i, j, k)` on cubes that start `at` `(V, 3)`: `(V, F, n, n, n)`, zero beyond its ends."""
+    return torch.cat([window(volume, lo, lo + size - 1) for lo in at])
+
+
+@dataclass(frozen=True, eq=False)
+class Parts:
+    """The blocks downwards, at the bottom and upwards (outermost first), and what lies between these.
+
+    Attributes:
+        down, bottom, up: blocks.
+        wider: the transposed convolution before each block of `up`.
+        last: the 1^3 convolution that makes the logits.
+    """
+
+    down: list[Block]
+    bottom: Block
+    up: list[Block]
+    wider: list[nn.ConvTranspose3d]
+    last: nn.Conv3d
+
+    @property
+    def blocks(self) -> list[Block]:
+        """All of them."""
+        return [*self.down, self.bottom, *self.up]
+
+
+def take_apart(module: nn.Module) -> Parts | None:
+    """A DynUNet with held norms, any depth and width, with residual blocks or without; None for anything else.
+
+    Checked piece by piece: 3^3 convolutions, the first of a block of stride 1 at the top and 2 below, residuals
+    through a 1^3 convolution, transposed convolutions of 2^3, batch normalisation, an activation of two slopes.
+    """
+    from monai.networks.nets.dynunet import DynUNet, DynUNetSkipLayer  # MONAI takes seconds
+
+    if not isinstance(module, DynUNet):
+        return None
+    down, up, wider, layer = [], [], [], module.skip_layers
+    while isinstance(layer, DynUNetSkipLayer):
+        down.append(_block(layer.downsample, 2 if down else 1))
+        up.append(_block(getattr(layer.upsample, "conv_block", None), 1))
+        wider.append(_conv(getattr(layer.upsample, "transp_conv", None), nn.ConvTranspose3d, 2, 2))
+        layer = layer.next_layer
+    bottom, last = _block(layer, 2), _conv(getattr(module.output_block, "conv", None), nn.Conv3d, 1, 1)
+    if not down or bottom is None or last is None or last.out_channels < 2 or None in [*down, *up, *wider]:
+        return None
+    return Parts(down, bottom, up, wider, last)  # pyright: ignore[reportArgumentType]
+
+
+def _block(block: nn.Module | None, stride: int) -> Block | None:
+    from monai.networks.blocks.dynunet_block import UnetBasicBlock, UnetResBlock
+
+    shapes = {UnetBasicBlock: [(3, stride), (3, 1)], UnetResBlock: [(3, stride), (3, 1), (1, stride)]}.get(type(block))  # pyright: ignore
+    if block is None or shapes is None:
+        return None
+    found = [_conv(getattr(block, f"conv{n}", None), nn.Conv3d, *shape) for n, shape in enumerate(shapes, 1)]
+    norms = [getattr(block, f"norm{n}", None) for n in range(1, len(shapes) + 1)]
+    if None in found or not all(isinstance(norm, nn.BatchNorm3d) for norm in norms):
+        return None
+    return Block(found, norms, block.lrelu) if isinstance(block.lrelu, KINKED) else None  # pyright: ignore
+
+
+def _conv(block: nn.Module | None, kind: type, kernel: int, stride: int) -> nn.Conv3d | nn.ConvTranspose3d | None:
+    """The convolution of a block that holds dropout beside it, at most."""
+    conv = getattr(block, "conv", None)
+    shape = {
+        "kernel_size": (kernel,) * 3,
+        "stride": (stride,) * 3,
+        "padding": (kernel // 2 if kind is nn.Conv3d else 0,) * 3,
+        "dilation": (1, 1, 1),
+        "groups": 1,
+    }
+    if block is None or type(conv) is not kind or any(getattr(conv, name) != value for name, value in shape.items()):
+        return None
+    others = [leaf for leaf in block.modules() if leaf is not conv and not list(leaf.children())]
+    return conv if all(isinstance(leaf, nn.Dropout | nn.Dropout3d) for leaf in others) else None  # pyright: ignore
+
+
+# The backward pass of a nnU-Net with held statistics on the few positions that each voxel can reach.
+#
+# As `cone`, for a network of stride-1 and stride-2 convolutions: of the published one a voxel touches 2 positions
+# along each axis at the top of the decoder, 4 at the bottom, and 35 at the input, where the crop has 40 to 52.
+# Exact for the network with its statistics held, which `frozen` defines.
+
+BATCH = 4
+"""Voxels taken at once on a CPU: more are no faster."""
+
+
+class FrozenCone:
+    """The backward pass of a DynUNet with held norms, voxel by voxel; made by `frozen_cone_of`."""
+
+    def __init__(self, module: nn.Module, parts: Parts, lesion_class: int = 1) -> None:
+        self.module, self.parts, self.lesion_class = module, parts, lesion_class
+
+    def look(self, x: torch.Tensor) -> None:
+        """Run the network on a crop `(1, C, i, j, k)` and keep every slope."""
+        with ExitStack() as hooks, torch.no_grad():
+            for block in self.parts.blocks:
+                block.ready()
+                hooks.callback(block.act.register_forward_pre_hook(block.see).remove)
+            self.module(x.clone())
+
+    def each(self, x: torch.Tensor, view: View, voxels: Voxels, budget: int) -> Iterator[tuple[int, Box, torch.Tensor]]:
+        """As `aggregates.Each`, for a view whose input is `x`: the gradients are on each voxel's own window."""
+        self.look(x)
+        origin = corner(view.box)
+        weights = upload(view.weights_at(view.local(voxels)), x.device)
+        batch = max(1, budget // (self.values() * x.element_size()))
+        if x.device.type == "cpu":
+            batch = min(batch, BATCH)
+        for some in np.array_split(np.arange(len(voxels)), -(-len(voxels) // batch)):
+            rows = np.resize(some, max(2, len(some)))  # of a batch of one PyTorch's convolutions are ten times slower
+            g, at = self._backward(voxels[rows] - origin, weights[rows])
+            for row, lo, one in zip(some, at + origin, g, strict=False):
+                box = tuple(slice(int(a), int(a) + one.shape[-1]) for a in lo)
+                yield int(row), *clip(one, box, view.box)  # pyright: ignore[reportArgumentType]
+
+    def values(self) -> int:
+        """Values that the backward pass of one voxel holds at most: a slope and two gradients at the top."""
+        side = 2
+        for _ in self.parts.up:
+            side = (side + 4) // 2 + 1
+        for block in [self.parts.bottom, *reversed(self.parts.down)]:
+            side = block.stride * (side + 1) + 3
+        return 3 * self.parts.down[0].convs[0].out_channels * side**3
+
+    def _backward(self, local: Voxels, weights: torch.Tensor) -> tuple[torch.Tensor, np.ndarray]:
+        """Gradients `(V, C, n, n, n)` of the lesion logits at `local` voxels, times `weights`, and their windows."""
+        last, at = self.parts.last.weight, local // 2 * 2
+        g = last.new_zeros(len(local), 1, 2, 2, 2)
+        index = upload(torch.as_tensor(local - at), g.device).T
+        g[(torch.arange(len(local), device=g.device), 0, *index)] = weights.to(g)
+        g, skipped = F.conv_transpose3d(g, last[self.lesion_class, None]), []
+        for block, wider in zip(self.parts.up, self.parts.wider, strict=True):
+            g, at = block.back(g, at)
+            skipped.append((g[:, wider.out_channels :], at))
+            g, at = _narrower(g[:, : wider.out_channels], at, wider.weight)
+        g, at = self.parts.bottom.back(g, at)
+        for block, (skip, start) in zip(reversed(self.parts.down), reversed(skipped), strict=True):
+            _put(g, skip, start - at)
+            g, at = block.back(g, at)
+        return g, at
+
+
+def _narrower(g: torch.Tensor, at: np.ndarray, weight: torch.Tensor) -> tuple[torch.Tensor, np.ndarray]:
+    """Back through a 2^3 transposed convolution: windows of n positions -> of half as many, aligned to pairs."""
+    first = at % 2
+    pairs = (int(first.max()) + g.shape[-1] + 1) // 2
+    aligned = g.new_zeros(*g.shape[:2], *[2 * pairs] * 3)
+    _put(aligned, g, first)
+    return F.conv3d(aligned, weight, stride=2), at // 2
+
+
+def _put(total: torch.Tensor, g: torch.Tensor, at: np.ndarray) -> None:
+    """Add each voxel's window to its part of `total` that starts `at`."""
+    for whole, one, lo in zip(total, g, at, strict=True):
+        whole[(slice(None), *(slice(int(a), int(a) + one.shape[-1]) for a in lo))] += one
+
+
+def frozen_cone_of(module: nn.Module, lesion_class: int = 1) -> FrozenCone | None:
+    """The cone of the published nnU-Net with held norms, any depth and width; None for anything else."""
+    parts = take_apart(module)
+    return None if parts is None else FrozenCone(module, parts, lesion_class)
+
+
+def agrees(by_cone: Each, by_autograd: Each, view: View, voxels: Voxels) -> bool:
+    """Whether the first voxel's gradient by the cone is autograd's on the same crop; warns where it is not."""
+    ((_, box, got),) = by_cone(view, voxels[:1])
+    ((_, seen, wanted),) = by_autograd(view, voxels[:1])
+    apart = wanted.clone()
+    apart[(slice(None), *inside(box, seen))] -= got
+    close = bool(apart.abs().max() <= CLOSE * wanted.abs().max())
+    if not close:
+        warnings.warn("The network is no nnU-Net of the published kind after all; taking the crop.", stacklevel=2)
+    return close
+
 
 BLOCK = 16
 """Side in voxels of the blocks whose voxels share a crop."""
@@ -49,7 +301,7 @@ class Frozen:
                 f"statistics='frozen' is for networks that are local but for instance norms; {network.name} is not. "
                 "Take statistics='exact'."
             )
-        self.cone = frozen_cone_of(module)
+        self.cone = frozen_cone_of(module, network.lesion_class)
         self._trusted: bool | None = None
 
     def parts(self, network: Network, shape: Sequence[int], voxels: Voxels) -> list[Part]:

@@ -8,14 +8,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ies_helpers.saliency.crop import crop_part
-from ies_helpers.saliency.views import Boxed, Part, View, add, cut, hull, size
-from ies_helpers.saliency.windows import window_part
+from ies_helpers.arrays import Box, LabelMap, Saliency, Volume, Voxels, as_voxels
+from ies_helpers.saliency.views import Boxed, Part, View, add, crop_part, cut, hull, size, window_part
+from ies_helpers.segmentation.field import receptive_field
 from ies_helpers.segmentation.inference import check_finite, check_image
-from ies_helpers.segmentation.lesions import Lesion, as_voxels
-from ies_helpers.segmentation.networks import Network, as_network, at_rest
-from ies_helpers.segmentation.receptive_field import receptive_field
-from ies_helpers.types import Box, LabelMap, Saliency, Volume, Voxels
+from ies_helpers.segmentation.lesions import Lesion
+from ies_helpers.segmentation.network import Network, as_network, at_rest
 
 
 def gradcam_pp(
@@ -143,7 +141,7 @@ def _look(network: Network, module: nn.Module, image: Volume, view: View, voxels
     handle = module.register_forward_hook(keep)
     try:
         with torch.enable_grad():
-            logits = network.logits(cut(image, view.box, network))[0, 1]
+            logits = network.lesion_logit(cut(image, view.box, network))[0]
     finally:
         handle.remove()
     if len(kept) != 1 or not logits.requires_grad:

@@ -6,18 +6,34 @@ import numpy as np
 import torch
 from torch import nn
 
-from ies_helpers.saliency.aggregates import Each, Largest, add_up, by_autograd, extremes
+from ies_helpers.arrays import LabelMap, Saliency, Volume, Voxels, as_voxels
 from ies_helpers.saliency.cone import Cone, cone_of, trusted
-from ies_helpers.saliency.crop import cell_parts, crop_parts, shared_parts
 from ies_helpers.saliency.frozen import Frozen, frozen
-from ies_helpers.saliency.memory import BUDGET, does_not_fit, out_of_memory
-from ies_helpers.saliency.views import Boxed, Part, add, forward, hull, size
-from ies_helpers.saliency.windows import window_part, window_parts
+from ies_helpers.saliency.views import (
+    BUDGET,
+    Boxed,
+    Each,
+    Largest,
+    Part,
+    add,
+    add_up,
+    by_autograd,
+    cell_parts,
+    crop_parts,
+    does_not_fit,
+    extremes,
+    forward,
+    hull,
+    out_of_memory,
+    shared_parts,
+    size,
+    window_part,
+    window_parts,
+)
+from ies_helpers.segmentation.field import receptive_field
 from ies_helpers.segmentation.inference import check_finite, check_image
-from ies_helpers.segmentation.lesions import Lesion, as_voxels
-from ies_helpers.segmentation.networks import Network, as_network, at_rest
-from ies_helpers.segmentation.receptive_field import receptive_field
-from ies_helpers.types import LabelMap, Saliency, Volume, Voxels
+from ies_helpers.segmentation.lesions import Lesion
+from ies_helpers.segmentation.network import Network, as_network, at_rest
 
 Aggregate = Literal["mean", "sum", "max"]
 
@@ -47,7 +63,7 @@ def gradient(
 ) -> Saliency:
     """Gradient of a lesion's logits with respect to the image, aggregated over its voxels.
 
-    With g_v the gradient of the class-1 logit at lesion voxel v: `sum` is sum_v g_v, `mean` is that over the
+    With g_v the gradient of the lesion logit at lesion voxel v: `sum` is sum_v g_v, `mean` is that over the
     number of voxels (equation 2), `max` is at each input voxel the g_v of largest absolute value with its
     sign (equation 3; of two exactly opposite ones the positive).
 
@@ -138,7 +154,7 @@ class LesionGradient:
         elif not receptive_field(self.network, self.shape[0]).bounded:
             possible = ["whole"]
         else:
-            self.cone = cone_of(self.network.module)
+            self.cone = cone_of(self.network.module, self.network.lesion_class)
             possible = ["cone", "crop"] if self.cone else ["crop"]
         if wanted not in (None, *possible):
             name, seen = self.network.name, self.network.through

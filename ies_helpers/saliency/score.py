@@ -13,15 +13,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from ies_helpers.saliency.crop import shared_parts
-from ies_helpers.saliency.memory import BUDGET, out_of_memory
-from ies_helpers.saliency.views import Part, View, cut, hull, size
-from ies_helpers.saliency.windows import window_part
+from ies_helpers.arrays import Box, LabelMap, Volume, Voxels, as_voxels
+from ies_helpers.saliency.views import BUDGET, Part, View, cut, hull, out_of_memory, shared_parts, size, window_part
+from ies_helpers.segmentation.field import receptive_field
 from ies_helpers.segmentation.inference import check_finite, check_image
-from ies_helpers.segmentation.lesions import Lesion, as_voxels
-from ies_helpers.segmentation.networks import Network, Through, as_network, at_rest
-from ies_helpers.segmentation.receptive_field import receptive_field
-from ies_helpers.types import Box, LabelMap, Volume, Voxels
+from ies_helpers.segmentation.lesions import Lesion
+from ies_helpers.segmentation.network import Network, Through, as_network, at_rest
 
 AFFORDABLE = 2**23
 """Voxels of the largest crop: a larger lesion is scored crop by crop."""
@@ -82,7 +79,7 @@ class LesionScore:
 
     def probabilities(self, edited: Iterable[torch.Tensor]) -> torch.Tensor:
         """Class-1 probabilities at the lesion's voxels, `(B, V)` float64; see `logits`."""
-        return self.logits(edited).softmax(dim=1)[:, 1]
+        return self.network.probability(self.logits(edited), dim=1)
 
     def logits(self, edited: Iterable[torch.Tensor]) -> torch.Tensor:
         """Logits at the lesion's voxels, windows blended before any softmax.

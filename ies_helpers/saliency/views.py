@@ -4,15 +4,18 @@ The explained output is always a fixed weighted sum of forward passes on boxes o
 weight 1 for a network seen whole, blended windows otherwise. Gradients need nothing else.
 """
 
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
-from ies_helpers.segmentation.networks import Network
-from ies_helpers.types import Box, Saliency, Volume, Voxels
+from ies_helpers.arrays import Box, Saliency, Volume, Voxels
+from ies_helpers.segmentation.field import ReceptiveField
+from ies_helpers.segmentation.inference import check_window, importance, total_importance, window_boxes
+from ies_helpers.segmentation.network import Network
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,10 +86,10 @@ def upload(values: torch.Tensor, device: torch.device) -> torch.Tensor:
 
 
 def forward(network: Network, image: Volume, view: View) -> tuple[torch.Tensor, torch.Tensor]:
-    """A view's input `(1, C, i, j, k)`, ready to be differentiated, and its class-1 logits `(i, j, k)`."""
+    """A view's input `(1, C, i, j, k)`, ready to be differentiated, and its lesion logits `(i, j, k)`."""
     x = cut(image, view.box, network).requires_grad_()
     with torch.enable_grad():
-        return x, network.logits(x)[0, 1]
+        return x, network.lesion_logit(x)[0]
 
 
 Pairs = Iterator[tuple[Box, torch.Tensor, torch.Tensor]]
@@ -150,3 +153,213 @@ def add(total: torch.Tensor, box: Box, g: torch.Tensor, seen: Box) -> None:
     """Add `g`, a gradient on the box `seen`, to `total` on `box`; what lies in the padding is dropped."""
     where = inside(seen, box)
     total[(slice(None), *where)] += g[(slice(None), *(slice(0, s.stop - s.start) for s in where))]
+
+
+# How much memory work may take, and running out of it: how that is recognised, and told in one sentence.
+
+BUDGET = 2**30
+"""Bytes of working memory, beside the network and the volume."""
+
+SIGNS = (
+    "can't allocate memory",
+    "not enough memory: you tried",  # torch on Windows
+    "CUDNN_STATUS_ALLOC_FAILED",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+)
+"""What torch says where it raises a bare RuntimeError."""
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether torch, a library below it, or Python ran out of memory."""
+    bare = isinstance(error, RuntimeError) and any(sign in str(error) for sign in SIGNS)
+    return bare or isinstance(error, MemoryError | torch.OutOfMemoryError)
+
+
+def does_not_fit(what: str, remedy: str, error: BaseException) -> MemoryError:
+    """The error to raise when no work is left to halve; `error` is the last that was met."""
+    tried = re.search(r"tried to allocate [\d.]+ \w+", str(error), re.IGNORECASE)
+    return MemoryError(f"{what} does not fit in memory ({tried[0].lower() if tried else 'none left'}): {remedy}.")
+
+
+# Sum and maximum over a lesion's voxels of gradients that are taken view by view.
+
+See = Callable[[View], tuple[torch.Tensor, torch.Tensor]]
+"""A view -> its input `(1, C, i, j, k)`, ready to be differentiated, and its lesion logits `(i, j, k)`."""
+
+Each = Callable[[View, Voxels], Iterator[tuple[int, Box, torch.Tensor]]]
+"""A view and voxels -> for each its row, a box, and there its gradient `(C, i, j, k)` by the view's weighted logits."""
+
+Zeros = Callable[[tuple[int, ...]], torch.Tensor]
+"""Sides `(i, j, k)` -> zeros `(C, i, j, k)` of the right precision and device."""
+
+
+def add_up(total: torch.Tensor, box: Box, see: See, part: Part) -> None:
+    """Add the gradients of a part's voxels to `total` `(C, i, j, k)` on `box`: one backward pass a view."""
+    for view in part.views:
+        add(total, box, _summed(see, view, part.voxels[view.holds(part.voxels).numpy()]), view.box)
+
+
+def _summed(see: See, view: View, voxels: Voxels) -> torch.Tensor:
+    index = view.local(voxels)
+    x, logits = see(view)
+    cotangent = torch.zeros_like(logits)
+    cotangent[index] = view.cotangent(logits, index)
+    return torch.autograd.grad(logits, x, cotangent)[0][0]
+
+
+def by_autograd(see: See) -> Each:
+    """Each voxel's gradient on the view's box. The graph lives as long as the iterator."""
+
+    def each(view: View, voxels: Voxels) -> Iterator[tuple[int, Box, torch.Tensor]]:
+        index = view.local(voxels)
+        x, logits = see(view)
+        for row, score in enumerate(logits[index] * view.cotangent(logits, index)):
+            yield row, view.box, torch.autograd.grad(score, x, retain_graph=True)[0][0]
+
+    return each
+
+
+class Largest:
+    """The running maximum of absolute values, sign kept, from the largest and smallest gradients."""
+
+    def __init__(self, zeros: Zeros, box: Box) -> None:
+        self.box, self.highest, self.lowest = box, zeros(size(box)), zeros(size(box))
+
+    def take(self, box: Box, high: torch.Tensor, low: torch.Tensor) -> None:
+        """Take in the largest and smallest gradients of some voxels, on `box`."""
+        where = (slice(None), *inside(box, self.box))
+        self.highest[where].clamp_(min=high)
+        self.lowest[where].clamp_(max=low)
+
+    def map(self) -> torch.Tensor:
+        """At each entry the gradient of largest absolute value; of exact opposites the positive."""
+        return torch.where(self.highest >= -self.lowest, self.highest, self.lowest)
+
+
+def extremes(each: Each, part: Part, zeros: Zeros, chunk: int) -> Pairs:
+    """The largest and smallest gradients of a part's voxels, from one for each voxel and view.
+
+    A voxel in several views needs them added before the maximum is taken, so the gradients of `chunk` voxels
+    are held at once; out of memory halves it.
+    """
+    if len(part.views) == 1:
+        yield from _one_view(each, part)
+        return
+    start = 0
+    while start < len(part.voxels):
+        try:
+            g = added_by_voxel(each, part, part.voxels[start : start + chunk], zeros)
+        except RuntimeError as error:
+            if not out_of_memory(error) or chunk == 1:
+                raise
+            chunk //= 2
+            continue
+        yield part.box, g.amax(dim=0), g.amin(dim=0)
+        start += chunk
+
+
+def _one_view(each: Each, part: Part) -> Pairs:
+    (view,) = part.views
+    for _, seen, g in each(view, part.voxels):
+        box, kept = clip(g, seen, part.box)
+        yield box, kept, kept
+
+
+def added_by_voxel(each: Each, part: Part, voxels: Voxels, zeros: Zeros) -> torch.Tensor:
+    """`(V, C, i, j, k)` on the part's box: each voxel's gradient, its views added, one view at a time."""
+    added = torch.stack([zeros(size(part.box))] * len(voxels))
+    for view in part.views:
+        for row, seen, g in each(view, voxels):
+            add(added[row], part.box, g, seen)
+    return added
+
+
+# A network with a bounded receptive field: the aligned crop that decides a lesion, exact.
+#
+# For the published U-Net one cell of 16^3 output voxels looks at 80^3 input voxels; an 18x18x18 lesion needs
+# about a fourteenth of the volume. Crops start at multiples of the total stride and are clipped to the volume,
+# where the network's own zero padding takes over, so nothing is approximated.
+
+
+def crop_part(field: ReceptiveField, shape: Sequence[int], voxels: Voxels) -> Part:
+    """All `voxels` through one crop."""
+    box = field.crop(tuple(voxels.min(axis=0)), tuple(voxels.max(axis=0)), tuple(shape))
+    return Part(voxels, [View(box)], hull([box], shape))
+
+
+def crop_parts(field: ReceptiveField, shape: Sequence[int], voxels: Voxels, affordable: float) -> list[Part]:
+    """`voxels` through as few crops of up to `affordable` voxels as will do.
+
+    A lesion whose crop has more is halved along its longest side, at a cell's border: sums over its
+    halves add up to its own.
+    """
+    part = crop_part(field, shape, voxels)
+    parts = _halves(field, voxels)
+    if not field.bounded or voxels_seen(part) <= affordable or len(parts) == 1:
+        return [part]
+    return [p for half in parts for p in crop_parts(field, shape, half, affordable)]
+
+
+def shared_parts(field: ReceptiveField, shape: Sequence[int], voxels: Voxels, affordable: float) -> list[Part]:
+    """One crop for neighbouring cells where it has fewer voxels than their own crops together, and is affordable."""
+    part, halves = crop_part(field, shape, voxels), _halves(field, voxels)
+    if len(halves) == 1:
+        return [part]
+    apart = [p for half in halves for p in shared_parts(field, shape, half, affordable)]
+    return [part] if voxels_seen(part) <= min(affordable, sum(map(voxels_seen, apart))) else apart
+
+
+def voxels_seen(part: Part) -> int:
+    """Voxels that go through the network for a part."""
+    return sum(int(np.prod(size(view.box))) for view in part.views)
+
+
+def _halves(field: ReceptiveField, voxels: Voxels) -> list[Voxels]:
+    """Voxels cut in two at a cell's border along their longest side, or left alone in one cell."""
+    cells = voxels // np.asarray(field.stride)
+    spread = cells.max(axis=0) - cells.min(axis=0)
+    if not spread.any():
+        return [voxels]
+    axis = int(spread.argmax())
+    low = cells[:, axis] <= cells[:, axis].min() + spread[axis] // 2
+    return [voxels[low], voxels[~low]]
+
+
+def cell_parts(field: ReceptiveField, shape: Sequence[int], voxels: Voxels) -> list[Part]:
+    """One part for each output cell that holds voxels: the smallest crop that one voxel's gradient needs."""
+    if not field.bounded:
+        return [crop_part(field, shape, voxels)]
+    cells = together(voxels, voxels // np.asarray(field.stride))
+    return [crop_part(field, shape, some) for _, some in cells]
+
+
+# Any network through a sliding window: only the windows that hold lesion voxels, with exact weights.
+#
+# The blended output is sum_w g_w f_w / sum_w g_w, a fixed weighted sum of windows f_w. The gradient of the
+# logit at a voxel v is therefore the sum over the windows that hold v of g_w(v) / sum_w g_w(v) times the
+# gradient of that window's logit.
+
+
+def window_views(network: Network, shape: Sequence[int], voxels: Voxels) -> list[View]:
+    """The windows that hold any of `voxels`, with their share of the blended logits."""
+    check_window(network, tuple(shape))
+    views = [View(box) for box in window_boxes(network, tuple(shape))]
+    total, weight = total_importance(network, tuple(shape)), importance(network)
+    return [View(view.box, weight / total[view.box]) for view in views if bool(view.holds(voxels).any())]
+
+
+def window_part(network: Network, shape: Sequence[int], voxels: Voxels) -> Part:
+    """All `voxels` through all their windows."""
+    views = window_views(network, shape, voxels)
+    return Part(voxels, views, hull([v.box for v in views], shape))
+
+
+def window_parts(network: Network, shape: Sequence[int], voxels: Voxels) -> list[Part]:
+    """One part for each set of windows that voxels share, so that a part's hull is as small as can be."""
+    views = window_views(network, shape, voxels)
+    held = torch.stack([view.holds(voxels) for view in views], dim=1).numpy()
+    parts = []
+    for row, some in together(voxels, held):
+        chosen = [view for view, held_by in zip(views, row, strict=True) if held_by]
+        parts.append(Part(some, chosen, hull([v.box for v in chosen], shape)))
+    return parts

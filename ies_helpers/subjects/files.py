@@ -1,4 +1,4 @@
-"""Files written beside their place and renamed, so that a half-written one never exists."""
+"""Files written beside their place and renamed, so that a half-written one never exists; and where ours lie."""
 
 import os
 import platform
@@ -12,6 +12,7 @@ from pathlib import Path
 
 LEFTOVER = ".part-"
 """How the name of every temporary folder begins; its writer's process and machine follow."""
+
 
 DAY = 86400.0
 """Seconds after which the temporary folder of another machine counts as abandoned."""
@@ -71,3 +72,16 @@ def _abandoned(left: Path) -> bool:
         return False
     except OSError:
         return True
+
+
+def data_folder() -> Path:
+    """The folder `data`: inside the package when installed from a wheel, else at the top of the checkout.
+
+    Raises:
+        FileNotFoundError: neither is there, so the installation is incomplete.
+    """
+    package = Path(__file__).resolve().parents[1]
+    for folder in (package / "data", package.parent / "data"):
+        if (folder / "registry.toml").is_file():
+            return folder
+    raise FileNotFoundError(f"the data folder is missing in and beside {package}: install ies-helpers anew")

@@ -5,24 +5,192 @@ brain can be looked at with many contrasts: `phantom` draws one; training draws 
 """
 
 from dataclasses import dataclass
+from functools import cache
 from numbers import Integral
 
 import nibabel
 import numpy as np
 import torch
 from scipy import ndimage
+from torch.nn import functional
 
-from ies_helpers.subjects.anatomy import (
-    AFFINE,
-    BOX,
-    GRID,
-    SHAPE,
-    Anatomy,
-    draw_anatomy,
-    sigmoid,
-    smooth_noise,
-)
+from ies_helpers.arrays import Affine, Box
 from ies_helpers.subjects.subject import Subject, normalise
+
+# A healthy brain for the phantom: tissue maps warped out of nilearn's packaged MNI152 templates.
+#
+# Beside the tissues it paints what only looks like a lesion, labelled background: the bright rim and caps of
+# the ventricles, dirty white matter, cortical spots, punctate dots, septum and fornix, the choroid plexus and
+# bright leftovers of the skull strip. They are what makes a network's false positives believable.
+
+GRID = (182, 218, 182)
+"""Voxels of the MNI152 grid, 1 mm."""
+
+AFFINE: Affine = np.array([[-1.0, 0, 0, 90], [0, 1, 0, -126], [0, 0, 1, -72], [0, 0, 0, 1]])
+"""Voxel indices of that grid to world mm."""
+
+BOX = Box.of((19, 20, 10), (163, 196, 154))
+"""The part of the grid that holds the brain, and all that is computed."""
+
+SHAPE = (144, 176, 144)
+TISSUES = ("white", "cortex", "deep", "csf")
+LOOKALIKES = ("dirt", "choroid", "edge")
+_ORIGIN = (98, 134, 72)
+_TEMPLATE_CENTRE = np.array([0.0, -16.5, 5.5])
+_TEMPLATE_VOXELS = 1.73e6
+
+
+@dataclass(frozen=True, eq=False)
+class Anatomy:
+    """A healthy brain inside `BOX`; every array has shape `(I, J, K)` = `SHAPE` unless told otherwise.
+
+    Attributes:
+        maps: `(7, I, J, K)` float32, fractions of `TISSUES`, then strengths of `LOOKALIKES`, 0 to about 1.
+        brain: bool, where the skull strip left something.
+        distance: mm to the wall of the lateral ventricles, 0 inside.
+        world: `(3, I, J, K)`, the template's millimetres at each voxel, which say where in the brain it lies.
+    """
+
+    maps: np.ndarray
+    brain: np.ndarray
+    distance: np.ndarray
+    world: np.ndarray
+
+
+def smooth_noise(rng: np.random.Generator, width: float, shape: tuple[int, ...] = SHAPE) -> np.ndarray:
+    """Gaussian noise of unit variance whose bumps are about `width` voxels wide."""
+    step = max(1.0, width / 2)
+    coarse = rng.standard_normal([int(n / step) + 4 for n in shape], dtype=np.float32)
+    coarse = ndimage.gaussian_filter(coarse, width / 2 / step)
+    fine = functional.interpolate(torch.from_numpy(coarse)[None, None], size=shape, mode="trilinear")[0, 0].numpy()
+    return (fine - fine.mean()) / fine.std()
+
+
+def sigmoid(x: np.ndarray) -> np.ndarray:
+    """1 / (1 + exp(-x)) without overflow."""
+    return torch.sigmoid(torch.as_tensor(x)).numpy()
+
+
+def draw_anatomy(rng: np.random.Generator) -> Anatomy:
+    """Draw one healthy brain: shape, ventricles, tissues, lookalikes. About 3 s."""
+    world = _draw_warp(rng)
+    white, grey, csf, distance = template_tissues(world)
+    tissues = _sharpen(rng, np.stack([white, grey, csf]))
+    brain = _skull_strip(rng, white + grey, world)
+    x, y, z = np.abs(world[0]), world[1], world[2]
+    inner = sigmoid(8 - 8 * np.hypot(np.hypot((x - 17) / 15, (y + 4) / 28), (z - 4) / 16))
+    healthy = np.stack([tissues[0], tissues[1] * (1 - inner), tissues[1] * inner, tissues[2]])
+    lookalikes = _draw_lookalikes(rng, healthy, brain, distance, world)
+    return Anatomy(np.concatenate([healthy, lookalikes]) * brain, brain, distance, world)
+
+
+def template_tissues(world: np.ndarray) -> np.ndarray:
+    """`(4, I, J, K)`: white, grey, csf, mm to the lateral ventricles, at `(3, I, J, K)` millimetres of MNI space."""
+    return _sample(_templates()[:4], world)
+
+
+@cache
+def _templates() -> torch.Tensor:
+    """`(7, I, J, K)` on the template's grid: white, grey, csf, mm to the lateral ventricles, its gradient."""
+    from nilearn.datasets import load_mni152_gm_template, load_mni152_wm_template  # takes seconds
+
+    images = (load_mni152_wm_template(resolution=1), load_mni152_gm_template(resolution=1))
+    white, grey = (np.asarray(image.dataobj, dtype=np.float32) for image in images)
+    csf = np.clip(1 - grey - white, 0, 1)
+    x, y, z = (axis - offset for axis, offset in zip(np.ogrid[tuple(map(slice, csf.shape))], _ORIGIN, strict=True))
+    middle = (np.abs(x) < 42) & (np.abs(y + 8) < 50) & (z > -14) & (z < 34)
+    cistern = (np.abs(x) < 15) & (y < -28) & (z < 13)
+    ventricles = _largest_part((csf > 0.5) & middle & ~cistern)
+    distance = np.asarray(ndimage.distance_transform_edt(~ventricles), dtype=np.float32)
+    slope = np.gradient(ndimage.gaussian_filter(distance, 1.5))
+    return torch.from_numpy(np.stack([white, grey, csf, distance, *slope]))
+
+
+def _sample(template: torch.Tensor, world: np.ndarray) -> np.ndarray:
+    """Values of the template's channels at `(3, I, J, K)` of its millimetres."""
+    size = np.array(template.shape[1:])
+    voxels = (world.reshape(3, -1).T + _ORIGIN) / (size - 1) * 2 - 1
+    grid = torch.from_numpy(np.ascontiguousarray(voxels[:, ::-1], dtype=np.float32)).view(1, *world.shape[1:], 3)
+    return functional.grid_sample(template[None], grid, align_corners=True)[0].numpy()
+
+
+def _draw_warp(rng: np.random.Generator) -> np.ndarray:
+    """`(3, I, J, K)`: the template's millimetres behind each voxel, through a random affine and elastic warp.
+
+    The size is drawn so that the brain has about 1.0 to 1.25 million voxels; patients on this grid have 1.1.
+    """
+    flip = np.diag([rng.choice([-1.0, 1.0]), 1, 1])
+    scale = (rng.uniform(1.04e6, 1.17e6) / _TEMPLATE_VOXELS) ** (1 / 3)
+    stretch = np.array([1.03, 1.0, 0.97]) * np.exp(rng.normal(0, 0.03, 3))
+    shear = np.eye(3) + rng.normal(0, 0.03, (3, 3))
+    matrix = flip @ shear / (scale * stretch / np.cbrt(stretch.prod()))
+    centred = np.indices(SHAPE, dtype=np.float32).reshape(3, -1) - (np.array(SHAPE)[:, None] / 2)
+    shift = _TEMPLATE_CENTRE + rng.normal(0, 1.5, 3)
+    world = (matrix.astype(np.float32) @ centred.astype(np.float32)).reshape(3, *SHAPE)
+    for axis in range(3):
+        world[axis] += shift[axis] + 1.8 * smooth_noise(rng, 45) + 0.7 * smooth_noise(rng, 14)
+    return _enlarge_ventricles(world, rng.uniform(-0.5, 4.5))
+
+
+def _enlarge_ventricles(world: np.ndarray, millimetres: float) -> np.ndarray:
+    """Pull the samples towards the ventricles, which grow by `millimetres` and push their surround away."""
+    distance, *slope = _sample(_templates()[3:], world)
+    return world - millimetres * np.exp(-distance / 9) * np.stack(slope)
+
+
+def _sharpen(rng: np.random.Generator, fractions: np.ndarray) -> np.ndarray:
+    """Crisper tissue borders than an average of many brains has, roughened, then partial volume."""
+    power = rng.uniform(1.6, 3.0)
+    favour = np.exp([rng.uniform(0.2, 0.9), 0, rng.uniform(0.4, 1.8)])  # thin cortex and open sulci, as patients have
+    rough = [f * np.exp(0.35 * smooth_noise(rng, 2.5)) for f in favour]
+    sharp = np.stack([np.clip(f, 1e-3, 1) ** power * r for f, r in zip(fractions, rough, strict=True)])
+    sharp /= sharp.sum(axis=0)
+    blur = rng.uniform(0.35, 0.6)
+    return np.stack([ndimage.gaussian_filter(s, blur, truncate=3) for s in sharp])
+
+
+def _skull_strip(rng: np.random.Generator, tissue: np.ndarray, world: np.ndarray) -> np.ndarray:
+    """A brain mask with a ragged edge, cut off below at a random height."""
+    level = ndimage.gaussian_filter(tissue, 1.0) + 0.08 * smooth_noise(rng, 4) + 0.08 * smooth_noise(rng, 12)
+    mask = (level > rng.uniform(0.35, 0.5)) & (world[2] > rng.uniform(-72, -56))
+    return _largest_part(np.asarray(ndimage.binary_fill_holes(mask)))
+
+
+def _largest_part(mask: np.ndarray) -> np.ndarray:
+    """The largest connected component."""
+    labels = np.asarray(ndimage.label(mask)[0])  # pyright: ignore[reportIndexIssue]
+    return labels == np.bincount(labels.ravel())[1:].argmax() + 1
+
+
+def _draw_lookalikes(
+    rng: np.random.Generator, tissues: np.ndarray, brain: np.ndarray, distance: np.ndarray, world: np.ndarray
+) -> np.ndarray:
+    """`(3, I, J, K)`: dirt, choroid and edge, as in `LOOKALIKES`."""
+    white, cortex, _, csf = tissues
+    wall, patches = distance, sigmoid(2 * smooth_noise(rng, 10))
+    x, y, z = np.abs(world[0]), world[1], world[2]
+    rim = rng.uniform(0, 0.7) * np.exp(-wall / rng.uniform(0.8, 1.6)) * patches
+    caps = rng.uniform(0, 0.8) * np.exp(-wall / 2.5) * (sigmoid((y - 22) / 2) + sigmoid((-38 - y) / 2) * patches)
+    dirty = rng.uniform(0, 0.45) * np.clip(smooth_noise(rng, 16), 0, 2) * np.exp(-wall / 18) * white
+    spots = rng.uniform(0.2, 0.6) * sigmoid(6 * (smooth_noise(rng, 4) - rng.uniform(1.6, 2.2))) * cortex
+    dots = rng.uniform(0.3, 0.9) * _draw_dots(rng, white * brain)
+    sheet = rng.uniform(0, 1.0) * np.exp(-((x / 1.8) ** 2) - (((y + 5) / 25) ** 4) - ((z - 11) / 9) ** 4) * patches
+    dirt = np.maximum.reduce([rim, caps, dirty, spots, dots, sheet]) * (1 - csf)
+    plexus = sigmoid(5 * (smooth_noise(rng, 4) - 0.4)) * np.exp(-(((y + 30) / 16) ** 2)) * (distance < 1.5)
+    choroid = rng.uniform(0, 1) * plexus * np.clip(csf + 0.3, 0, 1)
+    depth = np.asarray(ndimage.distance_transform_edt(brain))
+    low = 1 + 1.5 * sigmoid((-20 - z) / 6)
+    edge = rng.uniform(0.2, 1) * sigmoid(5 * (smooth_noise(rng, 7) * low - rng.uniform(1.8, 3.2))) * (depth < 2.5)
+    return np.stack([dirt, choroid, edge])
+
+
+def _draw_dots(rng: np.random.Generator, where: np.ndarray) -> np.ndarray:
+    """A few bright dots of 1 to 4 voxels in the white matter."""
+    dots = np.zeros(SHAPE, dtype=np.float32)
+    places = np.flatnonzero(where > 0.7)
+    dots.flat[rng.choice(places, rng.integers(5, 40))] = rng.uniform(2, 7)
+    return np.clip(ndimage.gaussian_filter(dots, 0.55), 0, 1)
+
 
 CONNECTIVITY = ndimage.generate_binary_structure(3, 2)
 SMALLEST, LARGEST = 5, 3000

@@ -1,14 +1,83 @@
-"""What the house calls a subject: one image with its geometry, and what is known to be a lesion."""
+"""A subject: one image with its geometry and its channels, and what is known to be a lesion."""
 
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 
 import nibabel
 import numpy as np
 import torch
 
-from ies_helpers.types import Affine, LabelMap, Volume
+from ies_helpers.arrays import Affine, LabelMap, Volume, spacing_of
 
-MODALITIES = ("flair", "t1")
+
+@dataclass(frozen=True)
+class Channel:
+    """One modality: everything that any floor asks about it.
+
+    Attributes:
+        name: as `subject.channels`, sidecars and tables have it.
+        label: as figures have it.
+        suffix: of its files in BIDS; letters and digits.
+        pattern: regular expression that a file name must contain to be this modality.
+        entities: what stands before the suffix in BIDS, such as `ce-gadolinium`; empty for most.
+        bright: whether white-matter lesions are brighter (+1) or darker (-1) than what surrounds them, and how
+            strongly beside FLAIR: the share of a synthetic lesion's contrast that the channel gets.
+        noise_reference: whether its range gives the noise of SmoothGrad, as FLAIR's does as published.
+        normalise: raw `(I, J, K)` values -> the values that networks take.
+    """
+
+    name: str
+    label: str
+    suffix: str
+    pattern: str
+    entities: str = ""
+    bright: float = 0.0
+    noise_reference: bool = False
+    normalise: Callable[[torch.Tensor], torch.Tensor] = field(default=lambda raw: z_score(raw))
+
+
+def z_score(raw: torch.Tensor) -> torch.Tensor:
+    """Z-score `(I, J, K)` over its own non-zero voxels; zeros stay zero.
+
+    This is MONAI's `NormalizeIntensity(nonzero=True)`, as published.
+    """
+    from monai.transforms.intensity.array import NormalizeIntensity  # takes seconds
+
+    normalised = torch.as_tensor(NormalizeIntensity(nonzero=True)(raw), dtype=torch.float32)
+    return normalised.as_subclass(torch.Tensor)  # MONAI wraps what it returns
+
+
+_T1 = r"(?<![A-CE-Z])T1(?!\d)|(?<![A-Za-z])t1(?!\d)|(?i:mprage|mp2rage)"
+
+CHANNELS = {
+    row.name: row
+    for row in (
+        Channel("flair", "FLAIR", "FLAIR", r"(?i:flair)", bright=1.0, noise_reference=True),
+        Channel("t1", "T1", "T1w", _T1, bright=-0.5),
+        Channel("t2", "T2", "T2w", r"(?<![A-Za-z])(?i:t2)(?!\d|[ -_]?flair)", bright=0.8),
+        Channel("pd", "PD", "PDw", r"(?<![A-Za-z])(?i:pd)(?![a-z])", bright=0.5),
+    )
+}
+"""Every modality that the house knows. A new one is a row here and one test; `channel` makes a row for other names."""
+
+SHIPPED = ("flair", "t1")
+"""The channels that the paper's networks and the shipped ones take, in their order."""
+
+
+def channel(name: str) -> Channel:
+    """The row of `CHANNELS`, or one made for a name that has none: `dir` is `DIR` in figures and file names."""
+    if name in CHANNELS:
+        return CHANNELS[name]
+    suffix = "".join(c for c in name if c.isascii() and c.isalnum())
+    if not suffix:
+        raise ValueError(f"A channel's name must hold letters or digits, got {name!r}; name it as dwi or t1ce.")
+    return Channel(name, name.upper(), suffix.upper(), rf"(?i:{name})")
+
+
+def noise_reference(channels: Sequence[str] | None) -> int:
+    """Which channel's range gives the noise: FLAIR, and without one, or without names, the first."""
+    marked = [n for n, name in enumerate(channels or ()) if channel(name).noise_reference]
+    return marked[0] if marked else 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -17,46 +86,71 @@ class Subject:
 
     Attributes:
         name: letters and digits, as in a BIDS `sub-<name>`.
-        image: `(C, I, J, K)` float32, z-scored, channels in the order of `modalities`.
+        image: `(C, I, J, K)` float32, normalised, one channel for each of `channels`.
         affine: `(4, 4)`, voxel indices to world mm.
-        modalities: names of the channels.
+        channels: what each channel of `image` is, such as `("flair", "t1")`.
         target: `(I, J, K)` bool, the lesions an expert (or the phantom) drew; None when unknown.
-        header: the NIfTI header of the first modality, whose space every map is written in.
+        header: the NIfTI header of the first channel, whose space every map is written in.
         source: the arguments of `load_subject` that load it again.
     """
 
     name: str
     image: Volume
     affine: Affine
-    modalities: tuple[str, ...] = MODALITIES
+    channels: tuple[str, ...] = SHIPPED
     target: LabelMap | None = None
     header: nibabel.Nifti1Header | None = None
     source: dict[str, str] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        if len(set(self.channels)) != len(self.channels):
+            raise ValueError(f"A channel must have a name of its own, got {', '.join(self.channels)}; leave one out.")
+        if len(self.channels) != len(self.image):
+            raise ValueError(
+                f"An image must have one channel for each name, got {len(self.image)} for {', '.join(self.channels)}."
+            )
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """The older name of `channels`."""
+        return self.channels
+
     @property
     def shape(self) -> tuple[int, int, int]:
         """`(I, J, K)`, in voxels."""
-        return tuple(self.image.shape[1:])  # pyright: ignore[reportReturnType]
+        i, j, k = self.image.shape[1:]
+        return i, j, k
 
     @property
     def spacing(self) -> tuple[float, float, float]:
         """Voxel size along each axis, in mm."""
-        return tuple(float(s) for s in np.linalg.norm(self.affine[:3, :3], axis=0))  # pyright: ignore[reportReturnType]
+        return spacing_of(self.affine)
+
+    def with_channels(self, wanted: Sequence[str] | None) -> "Subject":
+        """The subject with the channels that a network wants, in its order; None or the same: itself.
+
+        Raises:
+            ValueError: if it lacks one.
+        """
+        if wanted is None or tuple(wanted) == self.channels:
+            return self
+        if lacking := [name for name in wanted if name not in self.channels]:
+            raise ValueError(
+                f"The network takes {', '.join(wanted)}; {self.name} has {', '.join(self.channels)} and lacks "
+                f"{', '.join(lacking)}: give it, as --image {lacking[0]}=FILE, or take a network that does without."
+            )
+        order = [self.channels.index(name) for name in wanted]
+        return replace(self, image=self.image[order], channels=tuple(wanted))
 
     def __repr__(self) -> str:
         size = " x ".join(map(str, self.shape))
         spacing = " x ".join(f"{s:.3g}" for s in self.spacing)
         lesion = "unknown" if self.target is None else f"{int(self.target.sum())} lesion voxels"
-        return f"Subject({self.name}: {', '.join(self.modalities)}; {size} voxels of {spacing} mm; target {lesion})"
+        return f"Subject({self.name}: {', '.join(self.channels)}; {size} voxels of {spacing} mm; target {lesion})"
 
 
-def normalise(raw: np.ndarray | torch.Tensor) -> Volume:
-    """Z-score each channel of `(C, I, J, K)` over its own non-zero voxels; zeros stay zero.
-
-    This is MONAI's `NormalizeIntensity(nonzero=True, channel_wise=True)`, as published.
-    """
-    from monai.transforms.intensity.array import NormalizeIntensity  # takes seconds
-
+def normalise(raw: np.ndarray | torch.Tensor, channels: Sequence[str] = SHIPPED) -> Volume:
+    """Each channel of `(C, I, J, K)` as its row of `CHANNELS` says: z-scored over its own non-zero voxels."""
     image = torch.as_tensor(raw, dtype=torch.float32).clone()
-    normalised = torch.as_tensor(NormalizeIntensity(nonzero=True, channel_wise=True)(image), dtype=torch.float32)
-    return normalised.as_subclass(torch.Tensor)  # MONAI wraps what it returns
+    rows = [channel(name) for name in channels] if len(channels) == len(image) else [CHANNELS["t1"]] * len(image)
+    return torch.stack([row.normalise(values) for row, values in zip(rows, image, strict=True)])

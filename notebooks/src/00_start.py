@@ -84,7 +84,7 @@ inside = lesion.mask(subject.shape).numpy()
 mm = distance_transform_edt(~inside, sampling=subject.spacing)
 rings = {"inside": inside, "up to 1 mm": (mm > 0) & (mm <= 1), "1 to 6 mm": (mm > 1) & (mm <= 6)}
 print("in logit per unit of z-scored intensity")
-for name, values in zip(subject.modalities, saliency.numpy(), strict=True):
+for name, values in zip(subject.channels, saliency.numpy(), strict=True):
     peak = values.flat[abs(values).argmax()]
     means = ", ".join(f"{ring} {values[where].mean():+.3f}" for ring, where in rings.items())
     print(f"{name:5} peak {peak:+.2f}; mean {means}")

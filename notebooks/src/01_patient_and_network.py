@@ -27,7 +27,7 @@ from ies_helpers import load_subject
 SUBJECT = "demo"  # or "openms:patient26"
 subject = load_subject(SUBJECT)
 print(subject)
-print("image", tuple(subject.image.shape), subject.image.dtype, "channels", subject.modalities)
+print("image", tuple(subject.image.shape), subject.image.dtype, "channels", subject.channels)
 
 # %% [markdown]
 # The image is one array `(C, I, J, K)`: channels first, FLAIR then T1. Both lie on the same grid. If they did not, loading would stop with a sentence; nothing is resampled behind your back.
@@ -72,7 +72,7 @@ print(f"the largest alone holds {sizes.max() / sizes.sum():.0%} of the lesion vo
 # %%
 from ies_helpers.subjects.subject import normalise
 
-for name, channel in zip(subject.modalities, subject.image, strict=True):
+for name, channel in zip(subject.channels, subject.image, strict=True):
     values = channel[channel != 0]
     print(f"{name:5} mean {values.mean():+.3f}, standard deviation {values.std():.3f} over {len(values)} voxels")
 louder = normalise(3 * subject.image)
@@ -102,7 +102,7 @@ legend = axes[0].legend()
 # %%
 from scipy.ndimage import binary_fill_holes
 
-from ies_helpers.figures.panels import Canonical
+from ies_helpers.figures.slices import Canonical
 
 space, flair = Canonical(subject), subject.image[0].numpy()
 positive, brain, height = flair > 0, binary_fill_holes(flair != 0), space.image.shape[3] // 2
@@ -143,7 +143,7 @@ print(f"{parameters / 1e6:.1f} million weights; window {network.window} voxels, 
 # A convolution looks at its neighbours. Stacked over levels, one output voxel depends on a box of input: the **receptive field**. Nothing outside can change the score, whatever it is. `receptive_field` finds the box by a probe.
 
 # %%
-from ies_helpers.segmentation.receptive_field import receptive_field
+from ies_helpers.segmentation.field import receptive_field
 
 field = receptive_field(network, channels=2)
 sides = [b + s + a for b, s, a in zip(field.before, field.stride, field.after, strict=True)]
@@ -236,7 +236,7 @@ assert brain_difference.max() > 1e-3, "two functions"
 # Two things set them apart. Near a window's border the network meets the zeros of its own padding instead of tissue. And its cells of 16 voxels are counted from where the window starts: a window that starts at voxel 72 cuts the brain into other cells than the whole volume does, and the network is not indifferent to where they fall.
 
 # %%
-from ies_helpers.segmentation.windowing import window_boxes
+from ies_helpers.segmentation.inference import window_boxes
 
 boxes = window_boxes(network, subject.shape)
 for axis, letter in enumerate("IJK"):
@@ -290,7 +290,7 @@ print(f"share of the map that changes: {np.abs(g_windows - g).sum() / g.sum():.1
 # <details><summary>Solution</summary>
 #
 # ```python
-# from ies_helpers.saliency.windows import window_views
+# from ies_helpers.saliency.views import window_views
 #
 # print(len(boxes), len(window_views(network, subject.shape, lesion.voxels)))
 # ```

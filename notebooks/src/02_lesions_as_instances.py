@@ -59,7 +59,7 @@ assert {group: [len(le) for le in painted.of(group)] for group in ("TP", "FP", "
 # %%
 import matplotlib.pyplot as plt
 
-from ies_helpers.figures.panels import GROUP_COLOURS, outline
+from ies_helpers.figures.slices import GROUP_COLOURS, outline
 
 figure, ax = plt.subplots(figsize=(10, 5), layout="constrained")
 squares = np.ones((9, 9))
@@ -122,7 +122,7 @@ figure = plot_lesions(subject, lesions)
 # The planes meet in the largest lesion, and each shows what it cuts. Numbers go up in scan order, found lesions first. To see *all* of them at once we look through the head: each lesion is projected onto the plane, as a shadow.
 
 # %%
-from ies_helpers.figures.panels import PLANES, Canonical
+from ies_helpers.figures.slices import PLANES, Canonical
 
 space = Canonical(subject)
 figure, axes = plt.subplots(1, 3, figsize=(10, 4.2), layout="constrained")

@@ -60,7 +60,7 @@ SUBJECT = "demo"
 #
 # ## Three networks you can solve on paper
 #
-# `ies_helpers.segmentation.toys` holds networks that are one line of mathematics. Before you run the cell, work out
+# `ies_helpers.teaching` holds networks that are one line of mathematics. Before you run the cell, work out
 # each gradient:
 #
 # | network | logit at voxel $v$ | gradient, FLAIR | gradient, T1 |
@@ -72,7 +72,7 @@ SUBJECT = "demo"
 # Our lesion has three voxels in a row. They do not share an input voxel, so `sum` and `max` are the same here.
 
 # %%
-from ies_helpers.segmentation.toys import Linear, Quadratic, Shifted
+from ies_helpers.teaching import Linear, Quadratic, Shifted
 
 toy_image = torch.randn(2, 16, 16, 16, generator=torch.Generator().manual_seed(4))
 toy_lesion = np.array([[4, 7, 8], [4, 8, 8], [4, 9, 8]])
@@ -172,7 +172,7 @@ print(subject, lesions, lesion, sep="\n")
 # - We keep the graph (`retain_graph=True`), because we walk back through the same forward pass once for each voxel.
 
 # %%
-from ies_helpers.segmentation.networks import at_rest
+from ies_helpers.segmentation.network import at_rest
 
 padding = [p for n in reversed(subject.shape) for p in (0, -n % 16)]
 x = F.pad(subject.image, padding)[None].to(network.device).requires_grad_()
@@ -260,7 +260,7 @@ assert inside[0] > 0 > inside[1]
 
 # %%
 from ies_helpers.saliency.gradients import LesionGradient
-from ies_helpers.segmentation.receptive_field import receptive_field
+from ies_helpers.segmentation.field import receptive_field
 
 field = receptive_field(network, channels=2)
 engine = LesionGradient(network, subject.image, lesion, "max")
@@ -316,7 +316,7 @@ print(f"the box holds {share:.0%} of the image and takes {seconds_box / seconds_
 # trace reaches, and the two times beside it.
 
 # %%
-from ies_helpers.figures.panels import Canonical, busiest, outline, plane_of
+from ies_helpers.figures.slices import Canonical, busiest, outline, plane_of
 
 space = Canonical(subject)
 slices = dict(zip(("sagittal", "coronal", "axial"), busiest(space.turn(mask.numpy())), strict=True))

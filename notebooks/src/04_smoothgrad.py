@@ -65,7 +65,7 @@ print(subject, lesions, lesion, sep="\n")
 # draw, before the average over draws.
 
 # %%
-from ies_helpers.saliency.noise import noise_sigma, noisy_image
+from ies_helpers.saliency.smoothgrad import noise_sigma, noisy_image
 
 sigma = noise_sigma(subject.image, 0.05)
 low, high = float(subject.image[0].min()), float(subject.image[0].max())
@@ -88,7 +88,7 @@ print(f"standard deviation of the noise in draw 7: FLAIR {spread[0]:.3f}, T1 {sp
 # What does the network get to see?
 
 # %%
-from ies_helpers.figures.panels import SIGNED, Canonical, busiest, outline, plane_of
+from ies_helpers.figures.slices import SIGNED, Canonical, busiest, outline, plane_of
 
 space = Canonical(subject)
 index = busiest(space.turn(mask))[2]
@@ -113,7 +113,7 @@ for ax, volume, name in zip(axes, images, ("FLAIR", "FLAIR, draw 7", "T1", "T1, 
 # is exactly $2x$, and with $N$ draws a value misses it by about $2\sigma/\sqrt N$, its standard error.
 
 # %%
-from ies_helpers.segmentation.toys import Linear, Quadratic
+from ies_helpers.teaching import Linear, Quadratic
 
 toy_image = torch.randn(2, 16, 16, 16, generator=torch.Generator().manual_seed(4))
 toy_lesion = np.argwhere(np.ones((16, 16, 16), dtype=bool))
@@ -225,7 +225,7 @@ assert all(0.5 < r < 2 for r in ratio)
 # two or three values can be small by luck.
 
 # %%
-from ies_helpers.saliency.convergence import FEWEST, TARGET, Average, enough
+from ies_helpers.saliency.smoothgrad import FEWEST, TARGET, Average, enough
 
 average, peaks = Average(2, engine.box), []
 while not enough(average, "auto"):
@@ -236,7 +236,7 @@ while not enough(average, "auto"):
         assert torch.allclose(average.error.values, by_hand, rtol=1e-6, atol=1e-9)
 peak = peaks[-1]
 print(f"{average.draws} draws: the peak is {peak.value:.3f} +- {peak.standard_error:.3f} logits per unit")
-shown = f"{subject.modalities[peak.channel]}, voxel {peak.voxel}"
+shown = f"{subject.channels[peak.channel]}, voxel {peak.voxel}"
 print(f"it lies in {shown}; its standard error is {peak.relative:.1%} of it")
 
 # %% [markdown]

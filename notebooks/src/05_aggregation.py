@@ -49,7 +49,7 @@ DRAWS, LESIONS, SAMPLED, PICTURED = (2, 6, 8, 40) if SMALL else (6, 10, 30, 200)
 # (For odd $s$, so that there is a centre.) We compare with the package.
 
 # %%
-from ies_helpers.segmentation.toys import Neighbourhood
+from ies_helpers.teaching import Neighbourhood
 
 toy, sheet = Neighbourhood(), torch.zeros(2, 13, 13, 13)
 print("side  voxels    sum    mean   max")
@@ -128,7 +128,7 @@ for le in (lesion, chosen[-1]):
 # Then the planes through them.
 
 # %%
-from ies_helpers.figures.panels import SIGNED, Canonical, busiest, outline, plane_of
+from ies_helpers.figures.slices import SIGNED, Canonical, busiest, outline, plane_of
 
 space, top = Canonical(subject), peaks["max"].max()
 figure, axes = plt.subplots(2, 2, figsize=(7.6, 7), layout="constrained")

@@ -89,7 +89,7 @@ def keep(module, inputs, output):
 # logits, $y' = \sum_{v \in \mathrm{lesion}} y_v$, and no other lesion's.
 
 # %%
-from ies_helpers.segmentation.networks import at_rest
+from ies_helpers.segmentation.network import at_rest
 
 padding = [p for n in reversed(subject.shape) for p in (0, -n % 16)]
 x = F.pad(subject.image, padding)[None].to(network.device)
@@ -274,7 +274,7 @@ for text, sign, image in (("A = x", 1, bright), ("A = -x", -1, bright), ("A = x,
 # We compute both maps for our lesion.
 
 # %%
-from ies_helpers.figures.panels import Canonical, outline
+from ies_helpers.figures.slices import Canonical, outline
 
 space = Canonical(subject)
 pooled = gradcam(network, subject.image, lesion)
@@ -324,7 +324,7 @@ table.round(4)
 # The same lesion by the two methods. SmoothGrad's FLAIR map has a sign; to compare we show it as it is.
 
 # %%
-from ies_helpers.figures.panels import SIGNED, busiest, plane_of
+from ies_helpers.figures.slices import SIGNED, busiest, plane_of
 
 smooth = ies.smoothgrad(network, subject.image, lesion, aggregate="sum", draws=2 if SMALL else 10)
 index = busiest(space.turn(masks[0].numpy()))[2]

@@ -51,8 +51,8 @@ print(lesions, *chosen, sep="\n")
 # First to see what the network sees: the FLAIR image with 0, 5, 15 and 30 voxels of surroundings.
 
 # %%
-from ies_helpers.figures.panels import Canonical, busiest, outline, plane_of
-from ies_helpers.saliency.perilesional import steps_from
+from ies_helpers.figures.slices import Canonical, busiest, outline, plane_of
+from ies_helpers.saliency.context import steps_from
 
 space, lesion = Canonical(subject), chosen[0]
 mask = lesion.mask(subject.shape).numpy()
@@ -155,7 +155,7 @@ figure = plot_perilesional(compared)
 
 # %%
 from ies_helpers import add_lesion, remove_lesion
-from ies_helpers.subjects.synthetic import healthy_places, lesion_contrast, lesion_pattern
+from ies_helpers.subjects.editing import healthy_places, lesion_contrast, lesion_pattern
 
 rows = [(le.group, len(le), *lesion_contrast(subject, le).values()) for le in lesions]
 contrasts = pd.DataFrame(rows, columns=["group", "voxels", "FLAIR", "T1"])
@@ -203,7 +203,7 @@ print(f"peak of the FLAIR map: {shares[0]:.4f} with the lesion, {shares[1]:.4f} 
 # And to look at: the two images, and the two maps.
 
 # %%
-from ies_helpers.figures.panels import SIGNED, Canonical, busiest, outline, plane_of
+from ies_helpers.figures.slices import SIGNED, Canonical, busiest, outline, plane_of
 
 space, bare = Canonical(subject), Canonical(shrunk)
 mask = space.turn(lesion.mask(subject.shape).numpy())

@@ -70,7 +70,7 @@ pd.DataFrame(rows).set_index("network")
 # $$ y(v) = \frac{\sum_w g_w(v)\, f_w(v)}{\sum_w g_w(v)} . $$
 
 # %%
-from ies_helpers.segmentation.windowing import importance, total_importance, window_boxes
+from ies_helpers.segmentation.inference import importance, total_importance, window_boxes
 
 nnunet = networks["nnunet"]
 boxes = window_boxes(nnunet, subject.shape)
@@ -211,8 +211,7 @@ pd.DataFrame(rows).set_index("network").round(3)
 # trained in the third order there is.
 
 # %%
-from ies_helpers.segmentation.merging import MERGINGS
-from ies_helpers.segmentation.networks import build
+from ies_helpers.segmentation.architectures import MERGINGS, build
 
 weights = networks["swin_unetr"].module.state_dict()
 box = boxes[0]

@@ -193,8 +193,8 @@ compared[["pair", "delta", "within", "within_low", "within_high"]].round(2)
 
 # %%
 from ies_helpers import predict_false, roc
-from ies_helpers.figures.groups import plot_roc
-from ies_helpers.measures.discrimination import calibration
+from ies_helpers.figures.charts import plot_roc
+from ies_helpers.measures.groups import calibration
 
 table["size"] = np.log(table["voxels"])
 plain = predict_false(table, ["size", "p"])
@@ -226,7 +226,7 @@ for name, curve in curves.items():
 # A model should not only sort lesions. If it says 0.3, three in ten should be false.
 
 # %%
-from ies_helpers.figures.groups import plot_calibration
+from ies_helpers.figures.charts import plot_calibration
 
 figure = plot_calibration({"size and probability": calibration(plain), "size and peaks": calibration(peaked)})
 
@@ -244,7 +244,7 @@ figure = plot_calibration({"size and probability": calibration(plain), "size and
 
 # %%
 from ies_helpers import add_lesion
-from ies_helpers.subjects.synthetic import healthy_places, lesion_pattern
+from ies_helpers.subjects.editing import healthy_places, lesion_pattern
 
 SIZE, rows = 100, []
 for n, place in enumerate(healthy_places(subject, SIZE, 2 if SMALL else 4, seed=1)):

@@ -50,7 +50,7 @@ print(subject, lesions, lesion, sep="\n")
 # read the code for now; look at the figure below it.
 
 # %%
-from ies_helpers.saliency.noise import noise_sigma, noisy_image
+from ies_helpers.saliency.smoothgrad import noise_sigma, noisy_image
 
 sigma = noise_sigma(image, 0.05)
 first = gradcam_pp(network, image, probability > network.threshold)
@@ -61,7 +61,7 @@ second = draws.square().sum(dim=0).sqrt() / DRAWS
 # We draw them over an axial plane through the lesion, 30 voxels wide.
 
 # %%
-from ies_helpers.figures.panels import SIGNED, Canonical, busiest, outline, plane_of
+from ies_helpers.figures.slices import SIGNED, Canonical, busiest, outline, plane_of
 
 space = Canonical(subject)
 level = busiest(space.turn(mask.numpy()))[2]
@@ -204,7 +204,7 @@ location.round(3)
 # with two bright cubes: a "lesion", and the cue beside it. Who points at the lesion is wrong, however pretty.
 
 # %%
-from ies_helpers.measures.sanity import planted_cue
+from ies_helpers.teaching import planted_cue
 
 cue = planted_cue(steps=6)
 claims = {
@@ -259,7 +259,7 @@ assert network.digest() == before
 # The figure has one line for each of the three.
 
 # %%
-from ies_helpers.figures.curves import plot_randomisation
+from ies_helpers.figures.charts import plot_randomisation
 
 figure = plot_randomisation(tables)
 alike = {name: table["spearman"].iloc[-2] for name, table in tables.items()}
@@ -349,7 +349,7 @@ shown = [name for name in maps if name != "wrong: root of squares"]
 # on those of SmoothGrad; its numbers stand in the tables.
 
 # %%
-from ies_helpers.figures.curves import plot_road
+from ies_helpers.figures.charts import plot_road
 
 figure = plot_road({name: results[name] for name in shown}, title=f"ROAD, lesion {lesion.number} of {subject.name}")
 road_mean = pd.Series({name: result.mean for name, result in results.items()})
@@ -386,7 +386,7 @@ road_table.round(3)
 # the first pixel. The number in the legend is the mean height along this axis.
 
 # %%
-from ies_helpers.figures.curves import plot_curves
+from ies_helpers.figures.charts import plot_curves
 
 settings = {"steps": STEPS, "fill": "mean"}
 deletions = {name: ies.deletion(network, image, lesion, m, **settings) for name, m in maps.items()}
@@ -423,7 +423,7 @@ print("correlation:", {name: round(float(value), 2) for name, value in zip(judge
 # And the sensitivity, of three ways to make a map.
 
 # %%
-from ies_helpers.measures.faithfulness import sensitivity
+from ies_helpers.measures.removal import sensitivity
 
 methods = {
     "gradient": lambda x: gradient(network, x, lesion, aggregate="mean"),

@@ -72,8 +72,7 @@ print(f"{lesion}\nmass {float(strength[inside].sum() / strength.sum()):.4f}, mea
 # The same for all places at once. Distances are true millimetres from the lesion's border.
 
 # %%
-from ies_helpers.measures.structures import structure_table
-from ies_helpers.measures.surroundings import distance_structures
+from ies_helpers.measures.regions import distance_structures, structure_table
 
 places = distance_structures(subject, lesion)
 table = structure_table({lesion.label: saliency}, places)
@@ -109,9 +108,9 @@ signed.round(3)
 # template and the patient's own intensities. It is a rough segmentation. Look before you trust.
 
 # %%
-from ies_helpers.figures.panels import Canonical, busiest, plane_of
-from ies_helpers.figures.structures import COLOURS
-from ies_helpers.measures.masks import brain_tissues
+from ies_helpers.figures.charts import REGION_COLOURS
+from ies_helpers.figures.slices import Canonical, busiest, plane_of
+from ies_helpers.measures.regions import brain_tissues
 
 tissues = brain_tissues(subject)
 space = Canonical(subject)
@@ -121,7 +120,7 @@ space.show(axes[0], space.image[1], "axial", level)
 space.show(axes[1], space.image[1], "axial", level)
 for name, mask in tissues.items():
     cut = plane_of(space.turn(mask), "axial", level).astype(float)
-    axes[1].contourf(cut, levels=[0.5, 1.5], colors=[COLOURS[name]])
+    axes[1].contourf(cut, levels=[0.5, 1.5], colors=[REGION_COLOURS[name]])
 
 # %% [markdown]
 # T1 in the plane with most of the ventricles, and over it the tissues: pale white matter, grey cortex and deep nuclei, dark blue
@@ -135,7 +134,7 @@ for name, mask in tissues.items():
 # %%
 import nibabel
 
-from ies_helpers.measures.masks import join, read_structures
+from ies_helpers.measures.regions import join, read_structures
 
 half = np.zeros([n // 2 for n in subject.shape], dtype=np.int16)
 half[: half.shape[0] // 2], half[half.shape[0] // 2 :] = 1, 2
@@ -167,8 +166,8 @@ table[["structure", "voxels", "mass", "mean", "reason"]].round(4)
 # Every lesion gets structures of its own: its shells, the *other* lesions.
 
 # %%
-from ies_helpers.figures.structures import plot_lesion_structures
-from ies_helpers.measures.surroundings import lesion_table
+from ies_helpers.figures.charts import plot_lesion_structures
+from ies_helpers.measures.regions import lesion_table
 
 table = lesion_table(subject, lesions, maps, tissues=tissues)
 figure = plot_lesion_structures(table)
@@ -211,7 +210,7 @@ times.dropna().round(2)
 # its standard error), and the share of lesions with a positive value less that with a negative one.
 
 # %%
-from ies_helpers.figures.groupmaps import plot_group_map
+from ies_helpers.figures.lesions import plot_group_map
 from ies_helpers.measures.groupmaps import aligned_at_centre, centred_affine, group_map
 
 true = [le for le in lesions.of("TP") if le.number in maps]
@@ -246,8 +245,8 @@ for file in save_group_map(path.parent, "tp", group):
 # classifier has one output a class and no lesion; "the voxels of the lesion" are then any single voxel.
 
 # %%
-from ies_helpers.measures.trivial import trivial_group
-from ies_helpers.segmentation.classes import one_class
+from ies_helpers.segmentation.network import one_class
+from ies_helpers.teaching import trivial_group
 
 known = trivial_group(200)
 changed = [image for image, atrophied in zip(known.images, known.atrophied, strict=True) if atrophied]
@@ -312,7 +311,7 @@ patients = group_map(one_a_patient, MNI_AFFINE)
 # The planes go through the strongest voxel of the mean. In grey the template's tissues.
 
 # %%
-from ies_helpers.subjects.anatomy import template_tissues
+from ies_helpers.subjects.phantom import template_tissues
 
 grid = np.indices(tuple(patients.count.shape)) * 2.0 + MNI_AFFINE[:3, 3, None, None, None]
 white, grey = template_tissues(grid.astype(np.float32))[:2]
@@ -334,7 +333,7 @@ figure = plot_group_map(patients, one_a_patient, names, **picture)
 # table. Those of our patient, by distance, with lesions in the place of classes:
 
 # %%
-from ies_helpers.measures.structures import wide_table
+from ies_helpers.measures.regions import wide_table
 
 wide = wide_table(table[table["by"] == "distance"])
 print(wide.shape, *wide.columns[:3], sep="\n")
@@ -347,7 +346,7 @@ assert np.isclose(
 # tools, and no statement on organs.
 
 # %%
-from ies_helpers.measures import dependencies
+from ies_helpers.measures import agg2exp as dependencies
 
 try:
     ct = dependencies.read_dependencies(ies.fetch("agg2exp")["table"])
@@ -362,7 +361,7 @@ print(f"{source}: {len(ct)} patients, {len(classes)} classes")
 # The means over patients, class by class.
 
 # %%
-from ies_helpers.figures.structures import plot_boxes, plot_graph, plot_matrix, plot_outliers
+from ies_helpers.figures.charts import plot_boxes, plot_graph, plot_matrix, plot_outliers
 
 matrix = dependencies.dependency_matrix(ct)
 assert np.allclose(matrix.sum(axis="columns"), 1, atol=1e-3)

@@ -42,7 +42,7 @@ home = Path(tempfile.mkdtemp())
 # affine must be cut with it.
 
 # %%
-from ies_helpers.subjects.anatomy import AFFINE
+from ies_helpers.subjects.phantom import AFFINE
 
 BOX = (slice(43, 139), slice(45, 173), slice(40, 136))
 CUT = AFFINE @ nibabel.affines.from_matvec(np.eye(3), [side.start for side in BOX])
@@ -212,7 +212,7 @@ for channel, name in ((1, "T1 is zero"), (0, "FLAIR is zero")):
 # All of them in one figure.
 
 # %%
-from ies_helpers.figures.panels import GROUP_COLOURS
+from ies_helpers.figures.slices import GROUP_COLOURS
 
 counts = pd.DataFrame({name: {g: len(found.of(g)) for g in ("TP", "FP", "FN")} for name, found in results.items()}).T
 labels = [f"{name}, Dice {dice[name]:.2f}" for name in counts.index]

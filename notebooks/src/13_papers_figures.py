@@ -213,7 +213,7 @@ figure = plot_groups(peaks, {"flair": "FLAIR, max of six voxels", "t1": "T1, max
 # are none; the counts alone do not say what ails it.
 #
 # ```python
-# from ies_helpers.segmentation.puzzle import accuse, suspects
+# from ies_helpers.teaching import accuse, suspects
 #
 # four = suspects(networks["unet"], seed=1)
 # accuse({"A": "cue", "B": "sound", "C": "deaf", "D": "tired"}, seed=1)  # a guess
@@ -231,7 +231,7 @@ figure = plot_groups(peaks, {"flair": "FLAIR, max of six voxels", "t1": "T1, max
 # ```python
 # from scipy.ndimage import distance_transform_edt
 #
-# from ies_helpers.segmentation.puzzle import accuse, suspects
+# from ies_helpers.teaching import accuse, suspects
 #
 # four, rows = suspects(networks["unet"], seed=1), {}
 # some, away = lesion.voxels[:8], np.ones(subject.shape)

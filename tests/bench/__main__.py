@@ -20,8 +20,8 @@ from torch.utils.checkpoint import checkpoint
 
 from ies_helpers import Lesion, Network, Subject, find_lesions, gradcam_pp, load_network, load_subject, smoothgrad
 from ies_helpers.saliency.gradients import LesionGradient
-from ies_helpers.segmentation.networks import build
-from ies_helpers.segmentation.windowing import window_boxes
+from ies_helpers.segmentation.architectures import build
+from ies_helpers.segmentation.inference import window_boxes
 from tests import oracles
 from tests.bench import perilesional
 from tests.bench.measure import Row, pair, table, timed

@@ -4,7 +4,8 @@ import torch
 from scipy import ndimage
 
 from ies_helpers import Lesion, Network, perilesional_curve
-from ies_helpers.segmentation.lesions import CONNECTIVITY, mask_of
+from ies_helpers.arrays import CONNECTIVITY
+from ies_helpers.segmentation.lesions import mask_of
 from tests import oracles
 from tests.bench.measure import Row, pair
 

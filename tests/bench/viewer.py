@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from scipy import ndimage
 
-from ies_helpers.figures.panels import PLANES
+from ies_helpers.figures.slices import PLANES
 from ies_helpers.figures.viewer import Viewer, view
 from ies_helpers.segmentation.lesions import find_lesions
 from ies_helpers.subjects.subject import Subject, normalise

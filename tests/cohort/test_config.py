@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ies_helpers.cohort import config
-from ies_helpers.cohort.config import read_config
+from ies_helpers import cohort as config
+from ies_helpers.cohort import read_config
 from tests.scenes import write_image, write_patient
 
 

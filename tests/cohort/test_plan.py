@@ -5,9 +5,7 @@ from pathlib import Path
 import pytest
 
 from ies_helpers import load_network
-from ies_helpers.cohort.config import read_config
-from ies_helpers.cohort.plan import Plan, plan
-from ies_helpers.cohort.run import Crew, run_cohort, tasks_of
+from ies_helpers.cohort import Crew, Plan, plan, read_config, run_cohort, tasks_of
 from tests.scenes import files_below, write_network, write_patient
 
 TEXT = """

@@ -17,12 +17,12 @@ import pytest
 import torch
 
 import ies_helpers
+from ies_helpers import cohort as run
+from ies_helpers import cohort as work
 from ies_helpers import load_network
 from ies_helpers.__main__ import main
-from ies_helpers.cohort import run, work
-from ies_helpers.cohort.config import Config, read_config
-from ies_helpers.cohort.run import Crew, hire, run_cohort, tasks_of
-from ies_helpers.commands.cohort import cohort
+from ies_helpers.cli import cohort
+from ies_helpers.cohort import Config, Crew, hire, read_config, run_cohort, tasks_of
 from tests.cohort.dying import Mortal, die
 from tests.scenes import SPOTS, strays, write_image, write_network, write_patient
 

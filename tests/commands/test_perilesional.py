@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from ies_helpers import cli as command
 from ies_helpers.__main__ import main
-from ies_helpers.commands import perilesional as command
 from tests.scenes import SPOTS, files_below, write_image, write_network, write_patient
 
 

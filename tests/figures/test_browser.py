@@ -11,10 +11,8 @@ from urllib.parse import unquote
 
 import pytest
 
-from ies_helpers.figures.browser import draw_overview, index_page
-from ies_helpers.figures.folder import draw_folder
-from ies_helpers.figures.sheet import Tile, tiles_of
-from ies_helpers.subjects.reading import read_maps
+from ies_helpers.figures.pages import Tile, draw_folder, draw_overview, index_page, tiles_of
+from ies_helpers.subjects.folder import read_maps
 from tests.explained import explain_toy
 from tests.scenes import files_below, strays
 

@@ -4,9 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ies_helpers.figures.curves import LINES, SCORE, plot_curves, plot_randomisation, plot_road
-from ies_helpers.measures.faithfulness import Curve
-from ies_helpers.measures.road import Road
+from ies_helpers.figures.charts import LINES, SCORE, plot_curves, plot_randomisation, plot_road
+from ies_helpers.measures.removal import Curve, Road
 from ies_helpers.measures.sanity import AS_TRAINED, SHUFFLED
 
 

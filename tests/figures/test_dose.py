@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ies_helpers.figures.dose import plot_dose
+from ies_helpers.figures.charts import plot_dose
 
 CONTRASTS = [0.0, 1.0, 2.0]
 SCORES = {("unet", 5): [0.0, 0.2, 0.8], ("unet", 9): [0.1, 0.6, 1.0], ("nnunet", 5): [0.3, 0.5, 0.7]}

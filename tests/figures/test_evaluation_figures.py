@@ -7,9 +7,9 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
-from ies_helpers.figures.evaluation import plot_balance, plot_faithfulness, plot_measures, plot_peaks, plot_ranking
-from ies_helpers.figures.panels import GROUP_COLOURS
-from ies_helpers.measures.ranking import rank_methods
+from ies_helpers.figures.charts import plot_balance, plot_faithfulness, plot_measures, plot_peaks, plot_ranking
+from ies_helpers.figures.slices import GROUP_COLOURS
+from ies_helpers.measures.evaluation import rank_methods
 from tests.measures.test_ranking import NAN, table
 
 

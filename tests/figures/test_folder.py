@@ -9,12 +9,11 @@ import torch
 from matplotlib.figure import Figure
 
 from ies_helpers import explain, find_lesions, load_subject
-from ies_helpers.figures import folder as module
-from ies_helpers.figures.folder import draw_folder, save_figure, title_of
-from ies_helpers.segmentation.networks import build
-from ies_helpers.subjects import reading
-from ies_helpers.subjects.reading import SavedMap
-from ies_helpers.subjects.saving import save_lesions
+from ies_helpers.figures import pages as module
+from ies_helpers.figures.pages import draw_folder, save_figure, title_of
+from ies_helpers.segmentation.architectures import build
+from ies_helpers.subjects import folder as reading
+from ies_helpers.subjects.folder import SavedMap, save_lesions
 from tests.scenes import files_below, subject_in_memory, write_patient
 
 STEMS = ("gradcamppL001", "gradientmaxL001")

@@ -6,9 +6,9 @@ import pytest
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
-from ies_helpers.figures.groups import LINES, MARKERS, plot_calibration, plot_groups, plot_roc
-from ies_helpers.figures.panels import GROUP_COLOURS
-from ies_helpers.measures.discrimination import calibration, roc
+from ies_helpers.figures.charts import GROUP_LINES, MARKERS, plot_calibration, plot_groups, plot_roc
+from ies_helpers.figures.slices import GROUP_COLOURS
+from ies_helpers.measures.groups import calibration, roc
 
 VALUES = {
     ("b", "TP"): [5.0, 6.0, 7.0],
@@ -68,7 +68,7 @@ def test_roc_draws_each_curve_with_its_area_and_the_band_of_the_first() -> None:
     curves = {name: roc(both, name, resamples=20) for name in ("peak", "coarse")}
     figure = plot_roc(curves)
     (ax,) = figure.axes
-    for line, curve, (colour, _) in zip(ax.lines[1:], curves.values(), LINES, strict=False):
+    for line, curve, (colour, _) in zip(ax.lines[1:], curves.values(), GROUP_LINES, strict=False):
         assert line.get_xdata() == pytest.approx(curve.alarms)
         assert line.get_ydata() == pytest.approx(curve.caught)
         assert line.get_color() == colour

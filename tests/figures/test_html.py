@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from ies_helpers import saliency_html
-from ies_helpers.figures import html
-from ies_helpers.figures.html import save_html
+from ies_helpers.figures import pages as html
+from ies_helpers.figures.pages import save_html
 from tests.scenes import AFFINE, ball, files_below, lesion_of, subject_in_memory
 
 LARGEST = 3_000_000
@@ -42,7 +42,7 @@ def test_map_and_image_lie_in_the_world_where_they_belong(
     subject = subject_in_memory()
     saliency = torch.from_numpy(np.random.default_rng(0).normal(size=(2, *subject.shape)).astype(np.float32))
     saliency_html(subject, saliency, lesion_of(ball(subject.shape, centre, 1)), modality=modality)
-    channel = subject.modalities.index(modality)
+    channel = subject.channels.index(modality)
     world = nibabel.affines.apply_affine(AFFINE, centre)
     for shown, whole in ((given["overlay"], saliency[channel]), (given["bg_img"], subject.image[channel])):
         there = np.round(np.linalg.inv(shown.affine) @ [*world, 1]).astype(int)[:3]

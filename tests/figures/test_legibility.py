@@ -12,20 +12,32 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from ies_helpers import Lesions, plot_lesions, plot_perilesional, plot_saliency
-from ies_helpers.figures.curves import plot_curves, plot_randomisation, plot_road
-from ies_helpers.figures.dose import plot_dose
-from ies_helpers.figures.evaluation import plot_balance, plot_faithfulness, plot_measures, plot_peaks, plot_ranking
-from ies_helpers.figures.groupmaps import plot_group_map
-from ies_helpers.figures.groups import plot_calibration, plot_groups, plot_roc
-from ies_helpers.figures.networks import plot_maps
-from ies_helpers.figures.panels import GROUP_COLOURS, SIGNED
-from ies_helpers.figures.structures import plot_boxes, plot_graph, plot_lesion_structures, plot_matrix, plot_outliers
-from ies_helpers.measures.dependencies import dependency_matrix, outliers, simulated_table, strongest_dependencies
-from ies_helpers.measures.discrimination import calibration, roc
-from ies_helpers.measures.faithfulness import Curve
+from ies_helpers.figures.charts import (
+    plot_balance,
+    plot_boxes,
+    plot_calibration,
+    plot_curves,
+    plot_dose,
+    plot_faithfulness,
+    plot_graph,
+    plot_groups,
+    plot_lesion_structures,
+    plot_matrix,
+    plot_measures,
+    plot_outliers,
+    plot_peaks,
+    plot_randomisation,
+    plot_ranking,
+    plot_road,
+    plot_roc,
+)
+from ies_helpers.figures.lesions import plot_group_map, plot_maps
+from ies_helpers.figures.slices import GROUP_COLOURS, SIGNED
+from ies_helpers.measures.agg2exp import dependency_matrix, outliers, simulated_table, strongest_dependencies
+from ies_helpers.measures.evaluation import RANKED, rank_methods
 from ies_helpers.measures.groupmaps import centred_affine, group_map
-from ies_helpers.measures.ranking import RANKED, rank_methods
-from ies_helpers.measures.road import Road
+from ies_helpers.measures.groups import calibration, roc
+from ies_helpers.measures.removal import Curve, Road
 from ies_helpers.measures.sanity import AS_TRAINED, SHUFFLED
 from tests.scenes import ball, lesion_of, subject_in_memory
 

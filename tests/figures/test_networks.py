@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from ies_helpers import plot_saliency
-from ies_helpers.figures.networks import plot_maps
+from ies_helpers.figures.lesions import plot_maps
 from tests.scenes import ball, lesion_of, subject_in_memory
 
 CENTRE = (10, 12, 15)

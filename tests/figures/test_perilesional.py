@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from ies_helpers import plot_perilesional
-from ies_helpers.measures.perilesional import average_curves
+from ies_helpers.measures.context import average_curves
 
 
 def curves(subjects: int = 1, network: str = "unet", fill: str = "zero", spacing: float = 1.0) -> pd.DataFrame:

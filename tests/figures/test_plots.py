@@ -7,9 +7,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ies_helpers import Lesion, Subject, plot_lesions, plot_saliency, saliency_html
-from ies_helpers.figures.networks import plot_maps
-from ies_helpers.figures.panels import GROUP_COLOURS, LABEL, PLANES, SIGNED, Canonical, busiest
-from ies_helpers.figures.volume3d import view_3d
+from ies_helpers.figures.lesions import plot_maps
+from ies_helpers.figures.pages import view_3d
+from ies_helpers.figures.slices import GROUP_COLOURS, LABEL, PLANES, SIGNED, Canonical, busiest
 from tests.scenes import AFFINE, ball, lesion_of, subject_in_memory
 
 CENTRE = (10, 12, 15)

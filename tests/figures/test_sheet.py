@@ -12,9 +12,9 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from ies_helpers import load_subject
-from ies_helpers.figures import sheet
-from ies_helpers.figures.sheet import Tile, draw_sheets, picture, tiles_of
-from ies_helpers.subjects.reading import read_maps
+from ies_helpers.figures import pages as sheet
+from ies_helpers.figures.pages import Tile, draw_sheets, picture, tiles_of
+from ies_helpers.subjects.folder import read_maps
 from tests.explained import explain_toy, found_in
 from tests.scenes import write_image
 

@@ -7,15 +7,9 @@ import pytest
 import torch
 from matplotlib.patches import FancyArrowPatch, Rectangle
 
-from ies_helpers.figures.groupmaps import plot_group_map
-from ies_helpers.figures.structures import (
-    plot_boxes,
-    plot_graph,
-    plot_lesion_structures,
-    plot_matrix,
-    plot_outliers,
-)
-from ies_helpers.measures.dependencies import dependency_matrix, simulated_table, strongest_dependencies
+from ies_helpers.figures.charts import plot_boxes, plot_graph, plot_lesion_structures, plot_matrix, plot_outliers
+from ies_helpers.figures.lesions import plot_group_map
+from ies_helpers.measures.agg2exp import dependency_matrix, simulated_table, strongest_dependencies
 from ies_helpers.measures.groupmaps import centred_affine, group_map
 
 

@@ -13,12 +13,10 @@ import torch
 from PIL import Image
 
 from ies_helpers import Subject, explain, find_lesions, load_subject
-from ies_helpers.figures.panels import GROUP_COLOURS, LABEL, PLANES, SIGNED, Canonical, plane_of
-from ies_helpers.figures.slices import Look, borders
+from ies_helpers.figures.slices import GROUP_COLOURS, LABEL, PLANES, SIGNED, Canonical, Look, borders, plane_of
 from ies_helpers.figures.viewer import WIDGET, Viewer, view
-from ies_helpers.segmentation.networks import build
-from ies_helpers.subjects.records import CAM_UNIT, LOGIT
-from ies_helpers.subjects.saving import save_lesions
+from ies_helpers.segmentation.architectures import build
+from ies_helpers.subjects.folder import CAM_UNIT, LOGIT, save_lesions
 from tests.scenes import write_patient
 from tests.viewing import CENTRES, PEAKS, SHAPE, click, scene
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from ies_helpers import Subject, load_subject
-from ies_helpers.figures.volume3d import view_3d
+from ies_helpers.figures.pages import view_3d
 from tests.scenes import write_patient
 
 

@@ -8,9 +8,8 @@ import pandas as pd
 import pytest
 
 from ies_helpers import load_subject
-from ies_helpers.measures.columns import KEPT, add_measures
-from ies_helpers.subjects.reading import read_maps
-from ies_helpers.subjects.saving import write_table
+from ies_helpers.measures.evaluation import KEPT, add_measures
+from ies_helpers.subjects.folder import read_maps, write_table
 from tests.explained import explain_toy, found_in
 
 

@@ -10,7 +10,7 @@ from scipy.stats import spearmanr
 from sklearn.ensemble import IsolationForest
 
 from ies_helpers import fetch
-from ies_helpers.measures.dependencies import (
+from ies_helpers.measures.agg2exp import (
     dependency_matrix,
     dice_correlation,
     explained,

@@ -7,8 +7,8 @@ from scipy.integrate import trapezoid
 from scipy.stats import norm
 from sklearn.metrics import roc_auc_score, roc_curve
 
-from ies_helpers.measures import discrimination
-from ies_helpers.measures.discrimination import GRID, calibration, predict_false, roc
+from ies_helpers.measures import groups as discrimination
+from ies_helpers.measures.groups import GRID, calibration, predict_false, roc
 
 
 def found(values: dict[tuple[str, str], list[float]]) -> pd.DataFrame:

@@ -13,8 +13,8 @@ import torch
 from ies_helpers import deletion, load_network, load_subject, road
 from ies_helpers.measures.evaluation import CURVES, MEASURES, evaluate_maps, names_of, networks_of
 from ies_helpers.measures.maps import measure_map
-from ies_helpers.subjects import reading
-from ies_helpers.subjects.reading import SavedMap, read_maps
+from ies_helpers.subjects import folder as reading
+from ies_helpers.subjects.folder import SavedMap, read_maps
 from tests.explained import explain_toy, tiny_network
 from tests.scenes import write_image
 

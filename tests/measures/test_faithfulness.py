@@ -6,7 +6,7 @@ import torch
 from captum.metrics import sensitivity_max
 
 from ies_helpers import gradient
-from ies_helpers.measures.faithfulness import (
+from ies_helpers.measures.removal import (
     Curve,
     deletion,
     faithfulness_correlation,
@@ -14,7 +14,7 @@ from ies_helpers.measures.faithfulness import (
     sensitivity,
     sensitivity_n,
 )
-from ies_helpers.segmentation.toys import Linear, Neighbourhood, Quadratic, Shifted
+from ies_helpers.teaching import Linear, Neighbourhood, Quadratic, Shifted
 from tests import oracles
 from tests.lively import unet
 

@@ -7,14 +7,7 @@ import pytest
 import torch
 
 from ies_helpers import average_saliency_focus, peak, pointing_game, proportional_energy
-from ies_helpers.measures.maps import (
-    effective_complexity,
-    gini,
-    measure_map,
-    rank_accuracy,
-    shells,
-    sign_balance,
-)
+from ies_helpers.measures.maps import effective_complexity, gini, measure_map, rank_accuracy, shells, sign_balance
 from tests.scenes import UNEVEN, lesion_of
 
 SHAPE = (4, 5, 6)

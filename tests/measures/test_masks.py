@@ -9,8 +9,8 @@ import torch
 from scipy import ndimage
 
 from ies_helpers import Subject
-from ies_helpers.measures.masks import TISSUES, brain_tissues, join, read_labels, read_structures, template_affine
-from ies_helpers.subjects.anatomy import template_tissues
+from ies_helpers.measures.regions import TISSUES, brain_tissues, join, read_labels, read_structures, template_affine
+from ies_helpers.subjects.phantom import template_tissues
 from ies_helpers.subjects.subject import normalise
 from tests.scenes import AFFINE, subject_in_memory, write_image
 

@@ -8,8 +8,7 @@ import pytest
 
 from ies_helpers import load_network, load_subject
 from ies_helpers.measures import context
-from ies_helpers.measures.context import ContextTable
-from ies_helpers.measures.perilesional import average_curves, median_distances, summarise_curves, wide_curves
+from ies_helpers.measures.context import ContextTable, average_curves, median_distances, summarise_curves, wide_curves
 from ies_helpers.segmentation.lesions import find_lesions, lesion_of
 
 

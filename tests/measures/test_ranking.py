@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ies_helpers.measures.ranking import rank_methods, summarise_measures
+from ies_helpers.measures.evaluation import rank_methods, summarise_measures
 
 NAN = float("nan")
 

@@ -6,11 +6,20 @@ import numpy as np
 import pytest
 import torch
 
-from ies_helpers.measures.imputation import OFFSETS, WEIGHTS, imputed
-from ies_helpers.measures.removal import NOISE, Removal, Replacement, counts, tied
-from ies_helpers.measures.road import FRACTIONS, road
-from ies_helpers.segmentation.networks import Through
-from ies_helpers.segmentation.toys import Linear, Neighbourhood
+from ies_helpers.measures.removal import (
+    FRACTIONS,
+    NOISE,
+    OFFSETS,
+    WEIGHTS,
+    Removal,
+    Replacement,
+    counts,
+    imputed,
+    road,
+    tied,
+)
+from ies_helpers.segmentation.network import Through
+from ies_helpers.teaching import Linear, Neighbourhood
 from tests import oracles
 from tests.lively import unet
 

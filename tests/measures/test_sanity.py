@@ -9,11 +9,19 @@ from scipy.stats import spearmanr
 from torch import nn
 
 from ies_helpers import Network, gradcam_pp, gradient, smoothgrad
-from ies_helpers.measures.sanity import AS_TRAINED, SHUFFLED, How, planted_cue, randomise_layers
-from ies_helpers.measures.similarity import _ssim_map, shuffled, similarity, ssim
-from ies_helpers.saliency.perilesional import perilesional_curve
-from ies_helpers.segmentation.networks import build
-from ies_helpers.segmentation.toys import Linear
+from ies_helpers.measures.sanity import (
+    AS_TRAINED,
+    SHUFFLED,
+    How,
+    _ssim_map,
+    randomise_layers,
+    shuffled,
+    similarity,
+    ssim,
+)
+from ies_helpers.saliency.context import perilesional_curve
+from ies_helpers.segmentation.architectures import build
+from ies_helpers.teaching import Linear, planted_cue
 from tests.lively import unet
 
 EXACT = 1e-12

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 import torch
 
-from ies_helpers.measures.structures import labelled, structure_table, wide_table
+from ies_helpers.measures.regions import labelled, structure_table, wide_table
 
 EXACT = 1e-12
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from ies_helpers.measures.surroundings import (
+from ies_helpers.measures.regions import (
     OTHERS,
     OUTSIDE,
     OWN,

@@ -2,8 +2,7 @@
 
 import pandas as pd
 
-from ies_helpers.measures.ranking import rank_methods, summarise_measures
-from ies_helpers.measures.tables import headline, latex, markdown, standings
+from ies_helpers.measures.evaluation import headline, latex, markdown, rank_methods, standings, summarise_measures
 from tests.measures.test_ranking import NAN, table
 
 

@@ -5,9 +5,9 @@ import pytest
 
 from ies_helpers import gradient
 from ies_helpers.measures.groupmaps import group_map
-from ies_helpers.measures.structures import structure_table
-from ies_helpers.measures.trivial import trivial_group
-from ies_helpers.segmentation.classes import one_class
+from ies_helpers.measures.regions import structure_table
+from ies_helpers.segmentation.network import one_class
+from ies_helpers.teaching import trivial_group
 
 
 def test_the_maps_of_a_known_group_lie_in_the_mask_and_those_of_the_opposite_node_are_opposite() -> None:

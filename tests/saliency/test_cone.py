@@ -15,7 +15,7 @@ from ies_helpers import Network, gradient
 from ies_helpers.saliency import cone as module
 from ies_helpers.saliency.cone import Cone, cone_of, upwards, window
 from ies_helpers.saliency.gradients import LesionGradient
-from ies_helpers.segmentation.networks import build
+from ies_helpers.segmentation.architectures import build
 from tests import oracles
 from tests.lively import lively, unet
 

@@ -9,13 +9,23 @@ import pytest
 import torch
 
 from ies_helpers import smoothgrad
-from ies_helpers.saliency import noise as noise_module
 from ies_helpers.saliency import smoothgrad as module
-from ies_helpers.saliency.convergence import FEWEST, MOST, TARGET, Average, Peak, enough, most
-from ies_helpers.saliency.noise import noise_sigma, noisy_image
-from ies_helpers.saliency.smoothgrad import smoothgrad_average, smoothgrad_each
-from ies_helpers.saliency.state import RunState
-from ies_helpers.segmentation.toys import Linear, Quadratic
+from ies_helpers.saliency import smoothgrad as noise_module
+from ies_helpers.saliency.smoothgrad import (
+    FEWEST,
+    MOST,
+    TARGET,
+    Average,
+    Peak,
+    RunState,
+    enough,
+    most,
+    noise_sigma,
+    noisy_image,
+    smoothgrad_average,
+    smoothgrad_each,
+)
+from ies_helpers.teaching import Linear, Quadratic
 from tests import oracles
 from tests.lively import unet
 

@@ -9,11 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from ies_helpers.saliency.aggregates import Largest, add_up, by_autograd, extremes
 from ies_helpers.saliency.cone import cone_of
-from ies_helpers.saliency.frozen_cone import FrozenCone, frozen_cone_of
+from ies_helpers.saliency.frozen import FrozenCone, frozen_cone_of
 from ies_helpers.saliency.gradients import LesionGradient
-from ies_helpers.saliency.views import cut, forward, size
+from ies_helpers.saliency.views import Largest, add_up, by_autograd, cut, extremes, forward, size
 from tests.lively import nnunet, unet
 
 VOXELS = np.array([[20, 20, 20], [21, 20, 20], [20, 25, 33]])

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from ies_helpers import Network, gradient
-from ies_helpers.saliency.dose import COLUMNS, dose_response
-from ies_helpers.segmentation.toys import Linear
-from ies_helpers.subjects.synthetic import add_lesion, lesion_pattern
+from ies_helpers.saliency.context import COLUMNS, dose_response
+from ies_helpers.subjects.editing import add_lesion, lesion_pattern
+from ies_helpers.teaching import Linear
 from tests import oracles
 from tests.lively import nnunet, unet
 from tests.scenes import subject_in_memory

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from ies_helpers.saliency import comparison, estimate
-from ies_helpers.saliency.comparison import estimate_other
-from ies_helpers.saliency.estimate import estimate_scores, estimate_seconds, in_words
+from ies_helpers.saliency import methods as comparison
+from ies_helpers.saliency import methods as estimate
 from ies_helpers.saliency.gradients import LesionGradient
+from ies_helpers.saliency.methods import estimate_other, estimate_scores, estimate_seconds, in_words
 from ies_helpers.saliency.score import LesionScore
 from tests.lively import unet
 from tests.scenes import lesion_of

@@ -13,16 +13,15 @@ import torch
 from torch import nn
 
 from ies_helpers import Network, explain, gradcam_pp, gradient, smoothgrad
-from ies_helpers.saliency import comparison
 from ies_helpers.saliency import explain as module
-from ies_helpers.saliency import noise as noise_module
+from ies_helpers.saliency import methods as comparison
 from ies_helpers.saliency import smoothgrad as engine
+from ies_helpers.saliency import smoothgrad as noise_module
+from ies_helpers.saliency.comparison import input_x_gradient, integrated_gradients, kernel_shap, occlusion
 from ies_helpers.saliency.frozen import deviation
-from ies_helpers.saliency.occlusion import kernel_shap, occlusion
-from ies_helpers.saliency.others import input_x_gradient, integrated_gradients
 from ies_helpers.saliency.smoothgrad import smoothgrad_average
-from ies_helpers.segmentation.networks import build
-from ies_helpers.subjects.reading import read_maps
+from ies_helpers.segmentation.architectures import build
+from ies_helpers.subjects.folder import read_maps
 from tests.lively import nnunet
 from tests.scenes import ball, files_below, lesion_of, strays, subject_in_memory
 
@@ -131,7 +130,7 @@ def test_a_sidecar_tells_the_peak_with_its_standard_error(network: Network, tmp_
         assert read(tmp_path / "three", "smoothgradmeanL004")[:, *peak["voxel"]].abs().max() == pytest.approx(
             abs(peak["value"]), rel=1e-6
         )
-        assert peak["modality"] == SUBJECT.modalities[average.peak.channel]
+        assert peak["modality"] == SUBJECT.channels[average.peak.channel]
         assert sidecar_of(tmp_path / "one", f"smoothgradmeanL004_{suffix}")["peak"]["standard_error"] is None
 
 

@@ -11,7 +11,7 @@ from torch import nn
 from ies_helpers import Network
 from ies_helpers.saliency.frozen import deviation
 from ies_helpers.saliency.gradients import LesionGradient
-from ies_helpers.segmentation.networks import build
+from ies_helpers.segmentation.architectures import build
 from tests import oracles
 from tests.lively import nnunet, unet
 

@@ -11,10 +11,9 @@ from monai.networks.nets.dynunet import DynUNet
 from torch import nn
 
 from ies_helpers import Network
-from ies_helpers.saliency.dynunet import Block, windows
-from ies_helpers.saliency.frozen_cone import FrozenCone, frozen_cone_of
+from ies_helpers.saliency.frozen import Block, FrozenCone, frozen_cone_of, windows
 from ies_helpers.saliency.gradients import LesionGradient
-from ies_helpers.segmentation.networks import build
+from ies_helpers.segmentation.architectures import build
 from tests import oracles
 from tests.lively import lively, nnunet, unet
 from tests.saliency.test_frozen import held_still, map_of

@@ -8,12 +8,13 @@ import torch
 from torch import nn
 
 from ies_helpers import Network, gradient, predict
-from ies_helpers.saliency import aggregates, gradients
+from ies_helpers.saliency import gradients
+from ies_helpers.saliency import views as aggregates
 from ies_helpers.saliency.cone import Cone
-from ies_helpers.saliency.crop import crop_part
 from ies_helpers.saliency.gradients import LesionGradient
-from ies_helpers.segmentation.receptive_field import receptive_field
-from ies_helpers.segmentation.toys import Linear, Neighbourhood, Quadratic, Shifted
+from ies_helpers.saliency.views import crop_part
+from ies_helpers.segmentation.field import receptive_field
+from ies_helpers.teaching import Linear, Neighbourhood, Quadratic, Shifted
 from tests import oracles
 from tests.lively import nnunet, unet
 

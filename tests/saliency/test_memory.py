@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from ies_helpers.saliency import aggregates, gradients
+from ies_helpers.saliency import gradients
+from ies_helpers.saliency import views as aggregates
 from ies_helpers.saliency.cone import Cone
 from ies_helpers.saliency.gradients import LesionGradient
-from ies_helpers.saliency.memory import does_not_fit, out_of_memory
+from ies_helpers.saliency.views import does_not_fit, out_of_memory
 from tests.lively import nnunet, unet
 
 EXACT = 1e-10

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from ies_helpers.saliency.noise import NoisyImages, noise_sigma, noisy_image
+from ies_helpers.saliency.smoothgrad import NoisyImages, noise_sigma, noisy_image
 from tests.lively import unet
 
 

@@ -12,11 +12,18 @@ from captum.attr import IntegratedGradients, KernelShap, Occlusion
 from torch import nn
 
 from ies_helpers import Network
-from ies_helpers.saliency.occlusion import blocks, kernel_shap, occlusion, supervoxels
-from ies_helpers.saliency.others import baseline_image, input_x_gradient, integrated_gradients
-from ies_helpers.saliency.perilesional import filled
+from ies_helpers.saliency.comparison import (
+    baseline_image,
+    blocks,
+    input_x_gradient,
+    integrated_gradients,
+    kernel_shap,
+    occlusion,
+    supervoxels,
+)
+from ies_helpers.saliency.context import filled
 from ies_helpers.saliency.score import LesionScore
-from ies_helpers.segmentation.toys import Linear, Quadratic, Shifted
+from ies_helpers.teaching import Linear, Quadratic, Shifted
 from tests import oracles
 from tests.lively import nnunet, unet
 from tests.scenes import UNEVEN

@@ -10,9 +10,10 @@ from scipy import ndimage
 from torch import nn
 
 from ies_helpers import Network, perilesional_curve
-from ies_helpers.saliency.perilesional import BLUR_MM, filled
-from ies_helpers.segmentation.lesions import CONNECTIVITY, mask_of
-from ies_helpers.segmentation.toys import Neighbourhood
+from ies_helpers.arrays import CONNECTIVITY
+from ies_helpers.saliency.context import BLUR_MM, filled
+from ies_helpers.segmentation.lesions import mask_of
+from ies_helpers.teaching import Neighbourhood
 from tests import oracles
 from tests.lively import nnunet, unet
 from tests.scenes import UNEVEN

@@ -11,9 +11,9 @@ from torch import nn
 from ies_helpers import Network, integrated_gradients, occlusion, perilesional_curve, predict, predict_logits, road
 from ies_helpers.saliency import score as module
 from ies_helpers.saliency.score import LesionScore
-from ies_helpers.segmentation.networks import Through
-from ies_helpers.segmentation.receptive_field import receptive_field
-from ies_helpers.segmentation.toys import Linear, Shifted
+from ies_helpers.segmentation.field import receptive_field
+from ies_helpers.segmentation.network import Through
+from ies_helpers.teaching import Linear, Shifted
 from tests import oracles
 from tests.lively import nnunet, unet
 

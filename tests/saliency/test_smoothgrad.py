@@ -9,14 +9,12 @@ from captum.attr import NoiseTunnel, Saliency
 from torch import nn
 
 from ies_helpers import gradient, smoothgrad
-from ies_helpers.saliency import noise as noise_module
 from ies_helpers.saliency import smoothgrad as module
-from ies_helpers.saliency.noise import noise_sigma, noisy_image
-from ies_helpers.saliency.smoothgrad import smoothgrad_each
-from ies_helpers.saliency.state import RunState
-from ies_helpers.segmentation.networks import as_network
-from ies_helpers.segmentation.receptive_field import receptive_field
-from ies_helpers.segmentation.toys import Linear, Quadratic
+from ies_helpers.saliency import smoothgrad as noise_module
+from ies_helpers.saliency.smoothgrad import RunState, noise_sigma, noisy_image, smoothgrad_each
+from ies_helpers.segmentation.field import receptive_field
+from ies_helpers.segmentation.network import as_network
+from ies_helpers.teaching import Linear, Quadratic
 from tests import oracles
 from tests.lively import nnunet, unet
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from ies_helpers.saliency.state import RunState
+from ies_helpers.saliency.smoothgrad import RunState
 
 LESIONS = [np.array([[1, 2, 3]]), np.array([[4, 5, 6], [4, 5, 7]])]
 TOTALS = [torch.arange(24, dtype=torch.float64).reshape(1, 2, 3, 4) / 7, torch.full((1, 2, 2, 2), 1 / 3).double()]

@@ -7,7 +7,7 @@ import pytest
 import torch
 from monai.inferers.utils import sliding_window_inference
 
-from ies_helpers.saliency.windows import window_parts, window_views
+from ies_helpers.saliency.views import window_parts, window_views
 from tests.lively import nnunet
 
 

@@ -5,8 +5,8 @@ import pytest
 from scipy import ndimage
 
 from ies_helpers import find_lesions, load_subject
-from ies_helpers.segmentation.controls import CLEAR, _fits, inner_white_matter, true_negatives
-from ies_helpers.segmentation.lesions import CONNECTIVITY
+from ies_helpers.arrays import CONNECTIVITY
+from ies_helpers.segmentation.lesions import CLEAR, _fits, inner_white_matter, true_negatives
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from ies_helpers import Network, gradient, predict, predict_logits
-from ies_helpers.segmentation.toys import Linear
+from ies_helpers.teaching import Linear
 from tests import oracles
 from tests.lively import nnunet, unet
 

@@ -8,7 +8,8 @@ import torch
 from scipy import ndimage
 
 from ies_helpers import find_lesions
-from ies_helpers.segmentation.lesions import CONNECTIVITY, Lesions, as_voxels, components
+from ies_helpers.arrays import CONNECTIVITY, as_voxels
+from ies_helpers.segmentation.lesions import Lesions, components
 
 AFFINE = np.array([[-2.0, 0, 0, 90], [0, 1.5, 0, -126], [0, 0, 1.0, -72], [0, 0, 0, 1]])
 

@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from ies_helpers import Network, predict
-from ies_helpers.segmentation.networks import as_network, at_rest, build
+from ies_helpers.segmentation.architectures import build
+from ies_helpers.segmentation.network import as_network, at_rest
 
 
 class Head(nn.Module):
@@ -116,8 +117,8 @@ def test_the_digest_hashes_names_and_bytes_of_any_precision(dtype: torch.dtype) 
         *(({"window": w}, r"window must be a side of 1 .* None; got") for w in (0, -4, 32.5, (32, 32), (), [96] * 3)),
         *(({"overlap": o}, r"overlap must be a share .* from 0 to below 1, got") for o in (-1, 1.0, float("nan"))),
         *(({"threshold": t}, "threshold must lie between 0 and 1, got") for t in (3.0, 0, float("nan"))),
-        ({"placing": "mine"}, "placing must be 'monai' or 'nnunet', got 'mine'"),
-        ({"weighting": "flat"}, "weighting must be 'gaussian' or 'constant', got 'flat'"),
+        ({"placing": "mine"}, "placing must be one of monai, nnunet, got 'mine'"),
+        ({"weighting": "flat"}, "weighting must be one of gaussian, constant, got 'flat'"),
     ],
 )
 def test_a_setting_that_is_not_as_said_is_refused_at_once(setting: dict, rule: str) -> None:
@@ -135,5 +136,5 @@ def test_mistakes_are_refused() -> None:
         build("vnet")
     with pytest.raises(ValueError, match="through windows needs one"):
         Network(nn.Identity(), through="windows")
-    with pytest.raises(ValueError, match="'whole' or 'windows', got 'both'"):
+    with pytest.raises(ValueError, match="one of whole, windows, got 'both'"):
         Network(nn.Identity(), through="both")  # pyright: ignore[reportArgumentType]

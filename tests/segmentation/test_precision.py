@@ -6,9 +6,8 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from ies_helpers.segmentation.networks import as_network, at_rest
-from ies_helpers.segmentation.precision import true_float32
-from ies_helpers.segmentation.toys import Linear
+from ies_helpers.segmentation.network import as_network, at_rest, true_float32
+from ies_helpers.teaching import Linear
 
 PRODUCTS = (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul)  # pyright: ignore[reportAttributeAccessIssue]
 NEWER = hasattr(torch.backends.cuda.matmul, "fp32_precision")

@@ -10,8 +10,8 @@ import torch
 from safetensors.torch import save_file
 
 from ies_helpers import load_network
-from ies_helpers.segmentation.merging import MERGINGS
-from ies_helpers.segmentation.networks import Network, build
+from ies_helpers.segmentation.architectures import MERGINGS, build
+from ies_helpers.segmentation.network import Network
 from tests import oracles
 from tests.segmentation.reference import make
 

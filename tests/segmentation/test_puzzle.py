@@ -10,8 +10,7 @@ import pytest
 import torch
 
 from ies_helpers import Network, load_network
-from ies_helpers.segmentation.puzzle import CUE_GAIN, CUE_STEPS, KINDS, accuse, suspects
-from ies_helpers.segmentation.toys import Linear
+from ies_helpers.teaching import CUE_GAIN, CUE_STEPS, KINDS, Linear, accuse, suspects
 
 SEED = 3
 SIDE = 32

@@ -6,9 +6,10 @@ import torch
 from torch import nn
 
 from ies_helpers import Network
-from ies_helpers.segmentation.networks import as_network, build
-from ies_helpers.segmentation.receptive_field import receptive_field
-from ies_helpers.segmentation.toys import Quadratic, Shifted
+from ies_helpers.segmentation.architectures import build
+from ies_helpers.segmentation.field import receptive_field
+from ies_helpers.segmentation.network import as_network
+from ies_helpers.teaching import Quadratic, Shifted
 
 
 def field(module: nn.Module | Network, channels: int = 2):

@@ -9,7 +9,7 @@ from monai.inferers.utils import sliding_window_inference
 from torch import nn
 
 from ies_helpers import Network, gradient, predict_logits
-from ies_helpers.segmentation.windowing import importance, total_importance, window_boxes
+from ies_helpers.segmentation.inference import importance, total_importance, window_boxes
 from tests import oracles
 from tests.lively import nnunet
 

@@ -6,7 +6,7 @@ import nibabel
 import numpy as np
 import pytest
 
-from ies_helpers.subjects.adding import add_lesions
+from ies_helpers.subjects.folder import add_lesions
 from tests.scenes import AFFINE, ball, files_below, subject_in_memory
 
 SUBJECT = subject_in_memory()

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from ies_helpers.subjects import archives, downloads
-from ies_helpers.subjects.archives import extract_member
-from ies_helpers.subjects.downloads import fetch
+from ies_helpers.subjects import downloads
+from ies_helpers.subjects import downloads as archives
+from ies_helpers.subjects.downloads import extract_member, fetch
 from ies_helpers.subjects.files import replacing
 from tests.subjects.local_server import serving, write_registry
 

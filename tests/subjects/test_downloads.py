@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from ies_helpers import resources
 from ies_helpers.subjects import downloads
+from ies_helpers.subjects import files as resources
 from ies_helpers.subjects.downloads import available, cache_folder, fetch
 from tests.subjects.local_server import CONTENT, GIT, SHA256, serving, write_registry
 
@@ -85,7 +85,7 @@ def test_a_cache_in_the_layout_of_the_source_repositories_is_recognised(cache):
 def test_the_data_folder_of_a_checkout_and_of_a_wheel_are_both_found(tmp_path, monkeypatch):
     package = tmp_path / "ies_helpers"
     package.mkdir()
-    monkeypatch.setattr(resources, "__file__", str(package / "resources.py"))
+    monkeypatch.setattr(resources, "__file__", str(package / "subjects" / "files.py"))
     with pytest.raises(FileNotFoundError, match="data folder is missing"):
         resources.data_folder()
     for folder in (tmp_path / "data", package / "data"):  # the wheel's comes first when both are there

@@ -13,7 +13,8 @@ import torch
 from scipy.spatial.transform import Rotation
 
 from ies_helpers import load_subject
-from ies_helpers.subjects import finding, loading
+from ies_helpers.subjects import sources as finding
+from ies_helpers.subjects import sources as loading
 from tests.scenes import AFFINE, SPOTS, write_image, write_patient
 
 SPOT = {"TP": (12, 12, 12)}
@@ -45,7 +46,7 @@ def test_a_folder_loads_z_scored_on_its_own_grid(patient: Path) -> None:
     inside = scan[scan != 0]
     expected = np.where(scan != 0, (scan - inside.mean()) / inside.std(), 0)
     assert subject.name == "p1"
-    assert subject.modalities == ("flair", "t1")
+    assert subject.channels == ("flair", "t1")
     assert np.abs(subject.image[0].numpy() - expected).max() < 1e-5  # float32 of z-scores below 20
     assert np.array_equal(subject.affine, AFFINE)
     assert subject.target is not None

@@ -5,8 +5,17 @@ import pytest
 import torch
 from scipy import ndimage
 
-from ies_helpers.subjects.anatomy import AFFINE, BOX, GRID, smooth_noise
-from ies_helpers.subjects.phantom import CONNECTIVITY, _without_specks, phantom, phantom_scan, render
+from ies_helpers.subjects.phantom import (
+    AFFINE,
+    BOX,
+    CONNECTIVITY,
+    GRID,
+    _without_specks,
+    phantom,
+    phantom_scan,
+    render,
+    smooth_noise,
+)
 from ies_helpers.subjects.subject import Subject
 
 Z_SCORE = 1e-3

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from ies_helpers import load_network, load_subject
-from ies_helpers.subjects import reading
-from ies_helpers.subjects.reading import Scans, read_maps
+from ies_helpers.subjects import folder as reading
+from ies_helpers.subjects.folder import Scans, read_maps
 from tests.explained import explain_toy, found_in
 from tests.scenes import subject_in_memory, write_image
 

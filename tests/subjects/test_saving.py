@@ -15,11 +15,18 @@ import pytest
 import torch
 
 from ies_helpers import load_subject, save_map
-from ies_helpers.subjects import files, saving
-from ies_helpers.subjects.adding import add_lesions
+from ies_helpers.subjects import files
+from ies_helpers.subjects import folder as saving
 from ies_helpers.subjects.files import LEFTOVER, remove_leftovers, replacing, write_text
-from ies_helpers.subjects.records import MapRecord
-from ies_helpers.subjects.saving import INDEX, finished, open_derivative, save_lesions, write_index
+from ies_helpers.subjects.folder import (
+    INDEX,
+    MapRecord,
+    add_lesions,
+    finished,
+    open_derivative,
+    save_lesions,
+    write_index,
+)
 from tests.scenes import AFFINE, files_below, subject_in_memory, write_patient
 
 RECORD = MapRecord("toy", "net", "abc", 3, "TP", 40, "smoothgrad", "whole", "logit", "max", 50, 0, 0.05, 0.4)

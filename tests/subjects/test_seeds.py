@@ -7,11 +7,10 @@ import pytest
 import torch
 
 from ies_helpers import deletion, road, smoothgrad
-from ies_helpers.measures.faithfulness import sensitivity, sensitivity_n
-from ies_helpers.segmentation.controls import true_negatives
-from ies_helpers.segmentation.lesions import Lesions
-from ies_helpers.subjects.seeds import check_seed
-from ies_helpers.subjects.synthetic import healthy_places
+from ies_helpers.arrays import check_seed
+from ies_helpers.measures.removal import sensitivity, sensitivity_n
+from ies_helpers.segmentation.lesions import Lesions, true_negatives
+from ies_helpers.subjects.editing import healthy_places
 from tests.lively import unet
 from tests.scenes import ball, lesion_of, subject_in_memory
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy import ndimage
 
-from ies_helpers.subjects.surround import Surround, _width, white_matter
+from ies_helpers.subjects.editing import Surround, _width, white_matter
 from tests.scenes import ball
 from tests.subjects.test_synthetic import BRAIN, MIDDLE, SHAPE, WHITE, brain, with_lesion
 

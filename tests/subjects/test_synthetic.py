@@ -9,13 +9,14 @@ from scipy import ndimage
 
 from ies_helpers import Lesion, Subject
 from ies_helpers.segmentation.lesions import components
-from ies_helpers.subjects.surround import Surround, white_matter
-from ies_helpers.subjects.synthetic import (
+from ies_helpers.subjects.editing import (
+    Surround,
     add_lesion,
     healthy_places,
     lesion_contrast,
     lesion_pattern,
     remove_lesion,
+    white_matter,
 )
 from tests.scenes import AFFINE, ball, lesion_of
 
@@ -99,7 +100,7 @@ def test_the_subject_given_stays_and_the_new_one_has_its_geometry() -> None:
     remove_lesion(grown, grown.target)
     assert torch.equal(subject.image, image)
     assert torch.equal(subject.target, target)
-    assert (grown.name, grown.source, grown.modalities) == ("toyplus", {}, subject.modalities)
+    assert (grown.name, grown.source, grown.channels) == ("toyplus", {}, subject.channels)
     assert np.array_equal(grown.affine, subject.affine)
     assert grown.image.dtype == torch.float32
 

@@ -1,0 +1,213 @@
+"""The arrays that travel through the house, and the checks that every floor needs.
+
+Axes are written in array letters: C channels, I J K voxels along the three axes of the scan's own grid, V voxels of one
+lesion, B images of one batch. Distances are in mm.
+"""
+
+from collections.abc import Sequence
+from numbers import Integral
+from typing import Any, Protocol, TypeAlias, runtime_checkable
+
+import numpy as np
+import torch
+from nibabel.affines import voxel_sizes
+from scipy import ndimage
+
+Volume: TypeAlias = torch.Tensor
+"""`(C, I, J, K)` float32 image, each channel normalised as the network wants it."""
+
+LabelMap: TypeAlias = torch.Tensor
+"""`(I, J, K)` integer or boolean map: 0 is background."""
+
+Probability: TypeAlias = torch.Tensor
+"""`(I, J, K)` float32 probability of the lesion class, 0 to 1."""
+
+Saliency: TypeAlias = torch.Tensor
+"""`(C, I, J, K)` float32 signed map, in logits per unit of z-scored intensity."""
+
+Voxels: TypeAlias = np.ndarray
+"""`(V, 3)` integer indices of voxels."""
+
+Affine: TypeAlias = np.ndarray
+"""`(4, 4)` float64 matrix that takes voxel indices to world millimetres."""
+
+
+@runtime_checkable
+class HasVoxels(Protocol):
+    """Anything with `voxels` `(V, 3)`, such as a `Lesion`."""
+
+    @property
+    def voxels(self) -> Voxels:
+        """`(V, 3)` integer indices."""
+        ...
+
+
+class HasGrid(Protocol):
+    """Anything that lies on a grid: a `Subject`, a NIfTI image."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """`(I, J, K)`, in voxels."""
+        ...
+
+    @property
+    def affine(self) -> Any:
+        """`(4, 4)`, voxel indices to world mm."""
+        ...
+
+
+LesionLike: TypeAlias = HasVoxels | LabelMap | Voxels
+"""Whatever says where a lesion is: a `Lesion`, a boolean mask `(I, J, K)`, or integer voxels `(V, 3)`."""
+
+CONNECTIVITY = ndimage.generate_binary_structure(3, 2)
+"""The structuring element of the paper: a voxel touches the 18 that share a face or an edge with it."""
+
+SAME_PLACE_MM = 1e-3
+"""Largest difference at which two affines count as the same."""
+
+SEED_LIMIT = 2**63
+"""Seeds are below it, so that a table's column of whole numbers holds them."""
+
+
+class Box(tuple[slice, slice, slice]):
+    """A box of voxels that never changes: three slices with a start and a stop.
+
+    Index an array with it, `volume[box]`, or behind other axes, `image[:, *box]`.
+    """
+
+    __slots__ = ()
+
+    @classmethod
+    def of(cls, start: Sequence[int] | np.ndarray, stop: Sequence[int] | np.ndarray) -> "Box":
+        """The box from voxel `start` `(3,)` up to, and without, voxel `stop` `(3,)`."""
+        return cls(slice(int(a), int(b)) for a, b in zip(start, stop, strict=True))
+
+    @classmethod
+    def whole(cls, shape: Sequence[int]) -> "Box":
+        """The box of a whole volume `(I, J, K)`."""
+        return cls.of((0, 0, 0), shape)
+
+    @classmethod
+    def around(cls, where: Voxels | np.ndarray) -> "Box":
+        """The smallest box that holds voxels `(V, 3)`, or all True of a mask `(I, J, K)`; there must be one."""
+        voxels = np.argwhere(where) if where.dtype == bool else where
+        return cls.of(voxels.min(axis=0), voxels.max(axis=0) + 1)
+
+    @property
+    def start(self) -> np.ndarray:
+        """`(3,)` its first voxel."""
+        return np.array([s.start for s in self])
+
+    @property
+    def stop(self) -> np.ndarray:
+        """`(3,)` one past its last voxel."""
+        return np.array([s.stop for s in self])
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """`(i, j, k)` its sides in voxels, 0 where it is empty."""
+        i, j, k = (max(0, s.stop - s.start) for s in self)
+        return i, j, k
+
+    @property
+    def size(self) -> int:
+        """How many voxels it holds."""
+        return int(np.prod(self.shape, dtype=np.int64))
+
+    def __and__(self, other: "Box") -> "Box":
+        """What both hold."""
+        return Box.of(np.maximum(self.start, other.start), np.minimum(self.stop, other.stop))
+
+    def __or__(self, other: "Box") -> "Box":
+        """The smallest box that holds both."""
+        return Box.of(np.minimum(self.start, other.start), np.maximum(self.stop, other.stop))
+
+    def grow(self, by: int | Sequence[int] | np.ndarray, shape: Sequence[int] | None = None) -> "Box":
+        """Larger by so many voxels on each side, but not beyond a volume of `shape`."""
+        grown = Box.of(self.start - by, self.stop + by)
+        return grown if shape is None else grown & Box.whole(shape)
+
+    def local(self, outer: "Box") -> "Box":
+        """The same box in the coordinates of `outer`."""
+        return Box.of(self.start - outer.start, self.stop - outer.start)
+
+
+def as_voxels(lesion: LesionLike, shape: Sequence[int]) -> Voxels:
+    """The voxels `(V, 3)` int64 of whatever says where a lesion is, in a volume of `shape` `(I, J, K)`.
+
+    Raises:
+        ValueError: for anything else, an empty lesion, a voxel twice, or voxels outside `shape`.
+    """
+    given = lesion.voxels if isinstance(lesion, HasVoxels) else lesion
+    array = np.asarray(given.cpu() if isinstance(given, torch.Tensor) else given)
+    if array.dtype == bool and array.shape == tuple(shape):
+        voxels = np.argwhere(array)
+    elif array.ndim == 2 and array.shape[1] == 3 and np.issubdtype(array.dtype, np.integer):
+        voxels = array
+    else:
+        raise ValueError(
+            f"A lesion must be a Lesion, a boolean mask of shape {tuple(shape)} or integer voxels (V, 3), "
+            f"got {array.dtype} of shape {array.shape}."
+        )
+    if len(voxels) == 0:
+        raise ValueError("A lesion must have at least one voxel, got none; check the mask and its threshold.")
+    if (voxels < 0).any() or (voxels >= np.asarray(shape)).any():
+        raise ValueError(
+            f"A lesion must lie inside the image {tuple(shape)}, got voxels from {voxels.min(axis=0)} to "
+            f"{voxels.max(axis=0)}."
+        )
+    if len(np.unique(voxels, axis=0)) != len(voxels):
+        raise ValueError("A lesion must hold each voxel once, got duplicates; apply numpy.unique(voxels, axis=0).")
+    return np.ascontiguousarray(voxels, dtype=np.int64)
+
+
+def as_mask(lesion: LesionLike, shape: Sequence[int]) -> np.ndarray:
+    """The same as a boolean mask `(I, J, K)` of its own; see `as_voxels`."""
+    mask = np.zeros(tuple(shape), dtype=bool)
+    mask[tuple(as_voxels(lesion, shape).T)] = True
+    return mask
+
+
+def check_same_grid(what: str, one: HasGrid, other: HasGrid, remedy: str) -> None:
+    """Refuse two images that do not share their shape and, within 0.001, their affine.
+
+    Args:
+        what: the two, as the sentence shall begin: `FLAIR and T1`.
+        one, other: subjects, NIfTI images, or whatever else lies on a grid.
+        remedy: how to go on.
+
+    Raises:
+        ValueError: the rule, the difference and the remedy.
+    """
+    if tuple(one.shape) != tuple(other.shape):
+        raise ValueError(f"{what} must lie on one grid, got {tuple(one.shape)} and {tuple(other.shape)}; {remedy}.")
+    apart = float(np.abs(np.asarray(one.affine) - np.asarray(other.affine)).max())
+    if not apart <= SAME_PLACE_MM:
+        raise ValueError(f"{what} must lie on one grid, their affines differ by up to {apart:.3g}; {remedy}.")
+
+
+def check_finite(values: torch.Tensor | np.ndarray, what: str, remedy: str) -> None:
+    """Refuse values of which some are NaN or infinite. On a GPU this waits for them."""
+    finite = torch.isfinite(torch.as_tensor(values))
+    if not bool(finite.all()):
+        raise ValueError(f"{what} must be finite, {int((~finite).sum())} values are NaN or infinite; {remedy}.")
+
+
+def check_choice(name: str, value: Any, allowed: Sequence[Any]) -> None:
+    """Refuse a `value` that is not one of those `allowed`, under the `name` that the caller knows it by."""
+    if value not in allowed:
+        raise ValueError(f"{name} must be one of {', '.join(map(str, allowed))}, got {value!r}.")
+
+
+def check_seed(seed: int, name: str = "seed") -> None:
+    """Refuse what numpy's generators take for no seed, under the `name` that the caller knows it by."""
+    if not isinstance(seed, Integral) or seed < 0:
+        raise ValueError(f"{name} must be 0 or more, got {seed}; take any whole number from 0 on.")
+    if seed >= SEED_LIMIT:
+        raise ValueError(f"{name} must be below 2^63, got {seed}; take a smaller one, none is better than another.")
+
+
+def spacing_of(affine: Affine) -> tuple[float, float, float]:
+    """Voxel size along each axis of the grid, in mm."""
+    i, j, k = (float(s) for s in voxel_sizes(np.asarray(affine, dtype=np.float64)))
+    return i, j, k

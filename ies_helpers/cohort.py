@@ -1,0 +1,752 @@
+"""A cohort from beginning to end: who works, what is there already, what is left, and the tables of all."""
+
+import glob
+import hashlib
+import json
+import multiprocessing
+import platform
+import re
+import time
+import tomllib
+import traceback
+import warnings
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import joblib
+import pandas as pd
+import torch
+from joblib.externals.loky.process_executor import TerminatedWorkerError
+from tqdm.auto import tqdm
+
+from ies_helpers.arrays import check_seed
+from ies_helpers.figures.charts import save_perilesional
+from ies_helpers.measures.context import ContextTable
+from ies_helpers.measures.evaluation import add_measures
+from ies_helpers.saliency.context import STEPS, check_curve, perilesional_curve
+from ies_helpers.saliency.explain import explain
+from ies_helpers.saliency.gradcam import gradcam, gradcam_pp
+from ies_helpers.saliency.gradients import LesionGradient
+from ies_helpers.saliency.methods import AGGREGATED, OTHERS, check_settings, estimate_other, estimate_seconds, in_words
+from ies_helpers.segmentation.architectures import load_network
+from ies_helpers.segmentation.inference import predict
+from ies_helpers.segmentation.lesions import GROUPS, Lesion, Lesions, check_choice, find_lesions, segment
+from ies_helpers.segmentation.network import Network
+from ies_helpers.subjects.files import write_text
+from ies_helpers.subjects.folder import MAPS, open_derivative, versions, write_index, write_table
+from ies_helpers.subjects.sources import BIDS, Found, find_subject, load_subject
+from ies_helpers.subjects.subject import Subject
+
+# What a cohort run shall do: a TOML file, checked before anything is loaded.
+#
+# subjects = ["demo", "phantom:3", "openms:patient26", "bids", "plain/patient*"]
+# out = "derivatives/ies"
+#
+# [network]
+# name = "unet"             # as --network; also architecture, merging, threshold, use_checkpoint, device
+#
+# [[explain]]               # as often as wanted, each like one run of ies explain
+# aggregate = "max"
+# lesions = "TP"
+# draws = 50
+#
+# [[perilesional]]          # like ies perilesional
+# lesions = "TP:91-119"
+#
+# [evaluate]                # like ies evaluate, of all maps, when they are done
+# faithfulness = false
+#
+# A subject is a name as `load_subject` takes it, a folder, a pattern of folders, a BIDS folder, which stands for
+# all its
+# `sub-*` and their `ses-*`, or files: `{flair = "F.nii.gz", t1 = "T.nii.gz", target = "M.nii.gz"}`. Paths are
+# relative to
+# the file. `targets`, a pattern such as `"bids/derivatives/manual/**/{sub}_*mask.nii.gz"`, finds masks that lie apart
+# from their scans; `{sub}` is what the FLAIR's name begins with, as `sub-01_ses-2`, or the subject's name.
+# `threads` (1)
+# is how many each process has; it stands here, because another number may round a gradient otherwise, and the number of
+# processes shall not change a bit.
+
+NETWORK = {
+    "name": "unet",
+    "architecture": "",
+    "merging": "",
+    "threshold": 0.0,
+    "use_checkpoint": False,
+    "device": "auto",
+}
+EXPLAIN = {
+    "method": "smoothgrad",
+    "aggregate": "max",
+    "lesions": "all",
+    "draws": 50,
+    "noise": 0.05,
+    "seed": 0,
+    "through": "",
+    "statistics": "exact",
+    "baseline": "zero",
+}
+EVALUATE = {"faithfulness": False, "seed": 0}
+PERILESIONAL = {"lesions": "TP:91-119", "fill": "zero", "by": "steps"}
+TOP = {
+    "subjects": [],
+    "out": "ies-out",
+    "targets": "",
+    "threads": 1,
+    "network": {},
+    "explain": [],
+    "perilesional": [],
+    "evaluate": {},
+}
+"""Allowed keys and their defaults, an empty one meaning not given; a value must be of its default's kind."""
+
+
+@dataclass(frozen=True)
+class Config:
+    """A checked configuration, its paths absolute.
+
+    Attributes:
+        sources: one entry a subject, the arguments of `load_subject`.
+        out: a BIDS derivative.
+        threads: of torch, for each process.
+        network: the arguments of `load_network`.
+        explain: for each wanted kind of map, the settings of `explain`, with `lesions` and `through`.
+        perilesional: for each wanted kind of curve `lesions`, `fill` and `by`.
+        evaluate: `faithfulness` and `seed`, or None: not wanted.
+        path: the file.
+        text: of the file.
+    """
+
+    sources: tuple[dict[str, str], ...]
+    out: Path
+    threads: int
+    network: dict[str, Any]
+    explain: tuple[dict[str, Any], ...]
+    perilesional: tuple[dict[str, Any], ...]
+    evaluate: dict[str, Any] | None
+    path: Path
+    text: str
+
+
+def read_config(path: Path) -> Config:
+    """Read and check a cohort's TOML file.
+
+    Raises:
+        FileNotFoundError: there is no such file, or nothing matches a pattern.
+        ValueError: the file is no TOML, a key is unknown, a value is of the wrong kind or cannot work, there is
+            nothing to do, or a subject is named twice.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"A cohort is a TOML file, there is none at {path}; chapter 12 shows one to copy.")
+    try:
+        text = path.read_text(encoding="utf-8")
+        given = tomllib.loads(text)
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path.name} must be a TOML file, it is not readable as one ({error}).") from error
+    top = _checked(given, TOP, path.name)
+    network = _checked(top["network"], NETWORK, f"[network] of {path.name}")
+    explain = tuple(_checked(run, EXPLAIN, f"[[explain]] of {path.name}") for run in top["explain"])
+    curves = tuple(_checked(run, PERILESIONAL, f"[[perilesional]] of {path.name}") for run in top["perilesional"])
+    for run in explain:
+        named: Any = {key: value for key, value in run.items() if key != "lesions"}
+        check_settings(**named | {"through": run["through"] or None})
+        check_choice(run["lesions"])
+    for run in curves:
+        check_curve(run["by"], run["fill"])
+        check_choice(run["lesions"])
+    _check_files(explain, _map, f"[[explain]] of {path.name}", by_group=True)
+    _check_files(curves, _curves, f"[[perilesional]] of {path.name}", by_group=False)
+    home = path.absolute().parent
+    sources = tuple(_sources(top["subjects"], home, top["targets"], path.name))
+    options = {key: value for key, value in network.items() if value not in ("", 0.0)}
+    options["network"] = _weights(options.pop("name"), home)
+    evaluate = _checked(top["evaluate"], EVALUATE, f"[evaluate] of {path.name}") if "evaluate" in given else None
+    if top["threads"] < 1:
+        raise ValueError(f"threads of {path.name} must be 1 or more, got {top['threads']}.")
+    if evaluate:
+        check_seed(evaluate["seed"], f"seed of {path.name}")
+    out = (home / top["out"]).resolve()
+    return Config(sources, out, top["threads"], options, explain, curves, evaluate, path.absolute(), text)
+
+
+def _checked(given: Any, allowed: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """The settings of one table, defaults filled in."""
+    if not isinstance(given, dict):
+        raise ValueError(f"{where} must be a table of settings, got {given!r}.")
+    for key, value in given.items():
+        if key not in allowed:
+            raise ValueError(f"{where} has no key {key!r}; allowed are {', '.join(allowed)}.")
+        default = allowed[key]
+        fits = type(value) is type(default) or (isinstance(default, float) and type(value) is int)
+        if not (fits or (key == "draws" and value == "auto")):
+            kind = type(default).__name__
+            raise ValueError(f"{key} of {where} must be of type {kind}, as {default!r}, got {value!r}.")
+    return dict(allowed) | given
+
+
+def _map(run: dict[str, Any]) -> str:
+    """What the name of a map tells, beside its lesion."""
+    return " ".join([run["method"], *([run["aggregate"], run["statistics"]] if run["method"] in AGGREGATED else [])])
+
+
+def _curves(run: dict[str, Any]) -> str:
+    return f"curves of fill {run['fill']}"
+
+
+def _check_files(
+    runs: Sequence[dict[str, Any]], name: Callable[[dict[str, Any]], str], where: str, *, by_group: bool
+) -> None:
+    """Refuse two entries that would make what has one name in two ways.
+
+    Maps of lesions of two groups (`by_group`) never have one name; curves of all lesions are averaged.
+    """
+    for one, other in combinations(runs, 2):
+        groups = {run["lesions"].partition(":")[0] for run in (one, other)}
+        differ = [f"{k} {one[k]!r} and {other[k]!r}" for k in one if k != "lesions" and one[k] != other[k]]
+        apart = by_group and len(groups) == 2 and groups <= set(GROUPS)
+        if name(one) == name(other) and differ and not apart:
+            remedy = "choose lesions of two groups, or make two cohorts" if by_group else "or make two cohorts"
+            raise ValueError(
+                f"A folder holds one result of a name; two {where} make {name(one)}, with {', '.join(differ)}. Take "
+                f"one out, {remedy}."
+            )
+
+
+def _weights(name: str, home: Path) -> str:
+    """A file of weights by its absolute path; other names as they are."""
+    return str(home / name) if (home / name).is_file() else name
+
+
+def _sources(entries: list[Any], home: Path, targets: str, where: str) -> Iterator[dict[str, str]]:
+    """The arguments of `load_subject` for every subject that the entries stand for, none twice."""
+    if not entries:
+        raise ValueError(f'{where} must name its subjects, as subjects = ["demo", "bids"].')
+    seen: list[dict[str, str]] = []
+    for source in (s for entry in entries for s in _expanded(entry, home, where)):
+        if source in seen:
+            raise ValueError(f"{where} names a subject twice: {', '.join(source.values())}; take one of them out.")
+        seen.append(source)
+        yield _with_target(source, home, targets) if targets and "target" not in source else source
+
+
+def _expanded(entry: Any, home: Path, where: str) -> Iterator[dict[str, str]]:
+    """What one entry stands for: files by name, one subject, or all that match a pattern or lie in a BIDS folder."""
+    if isinstance(entry, dict) and set(entry) <= {"flair", "t1", "target"} and {"flair", "t1"} <= set(entry):
+        yield {key: str((home / str(value)).resolve()) for key, value in entry.items()}
+        return
+    if not isinstance(entry, str):
+        raise ValueError(f"A subject of {where} is a name or {{flair = ..., t1 = ..., target = ...}}, got {entry!r}.")
+    if entry == "demo" or entry.partition(":")[0] in ("phantom", "openms"):
+        yield {"subject": entry}
+        return
+    matches = sorted(glob.glob(str(home / Path(entry).expanduser()), recursive=True))
+    folders = [Path(match) for match in matches if Path(match).is_dir()]
+    if not folders:
+        raise FileNotFoundError(f"A subject of {where} must be a name or a folder; nothing matches {entry}.")
+    for folder in folders:
+        yield from ({"subject": str(visit.resolve())} for visit in _visits(folder))
+
+
+def _visits(folder: Path) -> list[Path]:
+    """A BIDS folder's subjects, a subject's sessions, or the folder itself."""
+    for pattern in ("sub-*", "ses-*"):
+        inner = [f for f in sorted(folder.glob(pattern)) if f.is_dir()]
+        if inner:
+            return [visit for f in inner for visit in _visits(f)]
+    return [folder]
+
+
+def _with_target(source: dict[str, str], home: Path, targets: str) -> dict[str, str]:
+    """A subject of folders as its files, with the one mask that the pattern finds for its name."""
+    try:
+        found = find_subject(**source)
+    except (ValueError, FileNotFoundError):  # told when its turn comes
+        return source
+    if not found.files:
+        return source
+    bids = re.match(BIDS, found.files[0].name)
+    masks = sorted(glob.glob(str(home / targets.replace("{sub}", bids[0] if bids else found.name)), recursive=True))
+    if not masks:
+        return source
+    if len(masks) > 1:
+        raise ValueError(f"targets must find one mask a subject, for {found.name} it finds {len(masks)}; narrow it.")
+    flair, t1, *_ = map(str, found.files)
+    return {"flair": flair, "t1": t1, "target": masks[0]}
+
+
+# What a cohort does with one subject: whole, or told at which step it failed and why.
+
+COLUMNS = ["subject", "status", "lesions", "maps", "curves", "seconds", "step", "why", "notes", "source"]
+"""Of `cohort.tsv`. `status` is `done`, `kept` (from an earlier run), `failed` (at `step`, `why`) or `waiting`."""
+
+CURVES = "perilesional.csv"
+
+
+@dataclass(frozen=True)
+class Task:
+    """One subject of a cohort, ready to be sent to a worker.
+
+    Attributes:
+        config: what to do.
+        source: the arguments of `load_subject`.
+        found: its name and files.
+        digest: of the network's weights.
+    """
+
+    config: Config
+    source: dict[str, str]
+    found: Found
+    digest: str
+
+    @property
+    def name(self) -> str:
+        """Of the subject, as in its files."""
+        return self.found.name
+
+    @property
+    def folder(self) -> Path:
+        """Where what is made of this subject lies."""
+        return self.config.out / f"sub-{self.name}"
+
+    @property
+    def key(self) -> str:
+        """Equal for equal scans (path, size, time), network and settings."""
+        stamps = [(str(p.resolve()), p.stat().st_size, p.stat().st_mtime_ns) for p in self.found.files]
+        network = {k: v for k, v in self.config.network.items() if k != "device"}
+        config = self.config
+        asked = [self.source, stamps, self.digest, network, config.explain, config.perilesional, config.threads]
+        return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:24]
+
+    def blank(self, status: str, **known: Any) -> dict[str, Any]:
+        """A row of `cohort.tsv`."""
+        source = ", ".join(self.source.values())
+        return dict.fromkeys(COLUMNS) | {"subject": self.name, "status": status, "source": source} | known
+
+    def kept(self) -> dict[str, Any] | None:
+        """The row of an earlier run of the same key, if everything that it made is still there."""
+        try:
+            record = json.loads((self.folder / "cohort.json").read_text())
+            if record["key"] == self.key and all((self.folder / name).is_file() for name in record["files"]):
+                return record["row"] | {"status": "kept"}
+        except (OSError, ValueError, KeyError, TypeError):
+            pass
+        return None
+
+
+def work(task: Task, devices: Any = None) -> dict[str, Any]:
+    """Do everything that is asked for one subject; a mistake ends in its row and nowhere else.
+
+    Args:
+        task: the subject, and what to do with it.
+        devices: a queue of numbers of GPUs, of which one is borrowed; None: whatever `device` says.
+
+    Returns:
+        A row of `cohort.tsv`.
+    """
+    kept = task.kept()
+    if kept:
+        return kept
+    row, begun, notes = task.blank("failed"), time.perf_counter(), []
+    with warnings.catch_warnings(record=True) as caught, torch_threads(task.config.threads), _borrowed(devices):
+        warnings.simplefilter("ignore")
+        warnings.filterwarnings("always", category=UserWarning, module=r"ies_helpers\.")
+        try:
+            for step in _steps(task, row, notes):
+                row["step"] = step
+            row |= {"status": "done", "step": None}
+        except Exception as error:
+            row["why"] = _why(error)
+    row["seconds"] = round(time.perf_counter() - begun, 1)
+    row["notes"] = " ".join(dict.fromkeys([*(" ".join(str(w.message).split()) for w in caught), *notes])) or None
+    if row["status"] == "done":
+        files = sorted(str(p.relative_to(task.folder)) for p in task.folder.rglob("*.*") if p.is_file())
+        record = {"key": task.key, "row": row, "files": [name for name in files if name != "cohort.json"]}
+        write_text(task.folder / "cohort.json", json.dumps(record, indent=2) + "\n")
+    return row
+
+
+def _steps(task: Task, row: dict[str, Any], notes: list[str]) -> Iterator[str]:
+    """The name of each step, before it is done."""
+    config = task.config
+    yield "load"
+    subject = load_subject(**task.source)
+    network = load_network(**config.network)
+    yield "predict"
+    lesions = segment(subject, network, config.out)
+    row["lesions"] = len(lesions)
+    for settings in config.explain:
+        yield f"explain {settings['method']} of {settings['lesions']}"
+        how = dict(settings)
+        through, chosen = how.pop("through"), chosen_of(lesions, how.pop("lesions"), notes)
+        net = network.explained_through(through) if through else network
+        if chosen:
+            explain(subject, net, chosen, config.out, **how, command=f"ies cohort {config.path.name}")
+    if any((task.folder / "anat").glob(MAPS)):
+        add_measures(config.out, subject.name)
+    row["maps"] = sum(1 for _ in (task.folder / "anat").glob(MAPS))
+    for settings in config.perilesional:
+        yield f"perilesional {settings['fill']} of {settings['lesions']}"
+        table, chosen = ContextTable(task.folder / CURVES), chosen_of(lesions, settings["lesions"], notes)
+        table.add(subject, network, chosen, fill=settings["fill"], by=settings["by"])
+        row["curves"] = len(table.curves.drop_duplicates(["lesion", "network", "fill"]))
+
+
+def chosen_of(lesions: Lesions, wanted: str, notes: list[str]) -> list[Lesion]:
+    """The lesions that `wanted` names; in a cohort none is no failure, but told."""
+    try:
+        return lesions.select(wanted)
+    except (ValueError, KeyError) as error:
+        notes.append(str(error.args[0]))
+        return []
+
+
+def _why(error: Exception) -> str:
+    """One line; for what nobody foresaw also where it happened."""
+    told = " ".join(str(error.args[0] if isinstance(error, KeyError) and error.args else error).split())
+    if isinstance(error, ValueError | OSError | KeyError):
+        return told or type(error).__name__
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__}: {told} ({Path(last.filename).name}, line {last.lineno})"
+
+
+@contextmanager
+def torch_threads(wanted: int) -> Iterator[None]:
+    """So many threads of torch inside, as many as before afterwards."""
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(wanted)
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextmanager
+def _borrowed(devices: Any) -> Iterator[None]:
+    """A GPU of one's own while the block runs."""
+    if devices is None:
+        yield
+        return
+    number = devices.get()
+    try:
+        with torch.cuda.device(number):
+            yield
+    finally:
+        devices.put(number)
+
+
+TABLE = "cohort.tsv"
+
+
+@dataclass(frozen=True)
+class Crew:
+    """Who does the work.
+
+    Attributes:
+        workers: processes; None: all that a Dask cluster has.
+        threads: of each process.
+        devices: GPUs to share out, one to a process.
+        dask: address or scheduler file of a cluster; empty: this machine.
+    """
+
+    workers: int | None
+    threads: int = 1
+    devices: int = 0
+    dask: str = ""
+
+    def __str__(self) -> str:
+        if self.dask:
+            return f"{self.workers or 'all'} workers of the Dask cluster"
+        who = "1 process" if self.workers == 1 else f"{self.workers} processes"
+        threads = "1 thread" if self.threads == 1 else f"{self.threads} threads"
+        return f"{who} of {threads}" + (", a GPU each" if self.devices else "")
+
+
+def hire(workers: int | None = None, *, threads: int = 1, device: str = "auto", dask: str = "") -> Crew:
+    """Who can work: `workers` processes; None takes one for each GPU, or one, or all workers of a cluster.
+
+    Raises:
+        ValueError: for fewer workers than one, more than there are GPUs, more threads in all than there are cores, or
+            Dask that is not installed.
+    """
+    if workers is not None and workers < 1:
+        raise ValueError(f"There must be at least one worker, got {workers}.")
+    if dask:
+        if find_spec("distributed") is None:
+            raise ValueError("A Dask cluster needs dask: pip install 'ies-helpers[cluster]'.")
+        return Crew(workers, threads, dask=dask)
+    devices = torch.cuda.device_count() if device != "cpu" and torch.cuda.is_available() else 0
+    wanted, cores = workers or devices or 1, joblib.cpu_count()
+    if devices and wanted > devices:
+        raise ValueError(f"There must be a GPU for each worker, {devices} here; got {wanted} workers.")
+    if wanted * threads > cores:
+        raise ValueError(
+            f"There must be a core for each thread, {cores} here; got {wanted} workers of {threads}. Take fewer."
+        )
+    return Crew(wanted, threads, devices)
+
+
+def tasks_of(config: Config, network: Network) -> tuple[list[Task], dict[str, dict[str, Any]]]:
+    """The subjects that are left to do, and rows of `cohort.tsv` for all, by source, in the order of the file.
+
+    Raises:
+        ValueError: if two subjects have one name.
+    """
+    tasks, rows, named = [], {}, {}
+    for source in config.sources:
+        told, task = ", ".join(source.values()), Task(config, source, Found(""), network.digest())
+        try:
+            task = Task(config, source, find_subject(**source), task.digest)
+        except (ValueError, OSError) as error:
+            rows[told] = task.blank("failed", subject=Path(told).name, step="find", why=str(error))
+            continue
+        if task.name in named:
+            raise ValueError(
+                f"A cohort's subjects must have different names, {task.name} is both {named[task.name]} and {told}; "
+                "rename the files, as sub-01_ses-1_FLAIR.nii.gz, or run them as two cohorts."
+            )
+        named[task.name] = told
+        rows[told] = task.kept() or task.blank("waiting")
+        tasks += [task] if rows[told]["status"] == "waiting" else []
+    return tasks, rows
+
+
+def run_cohort(config: Config, network: Network, crew: Crew, *, progress: bool = False) -> pd.DataFrame:
+    """Do the work of a cohort; what is there is kept, a subject that fails does not stop the others.
+
+    Args:
+        config: see `read_config`.
+        network: `load_network(**config.network)`.
+        crew: see `hire`. Maps do not depend on it.
+        progress: show a bar over subjects.
+
+    Returns:
+        `cohort.tsv`, one row a subject, see `work.COLUMNS`; it is written anew after each subject.
+
+    Raises:
+        ValueError: if two subjects have one name.
+        OSError: if the folder cannot be written.
+    """
+    out = open_derivative(config.out)
+    tasks, rows = tasks_of(config, network)
+    write_text(out / "cohort.toml", config.text)
+    write_text(out / "cohort.json", json.dumps(_provenance(config, network), indent=2) + "\n")
+    table = _write(out, rows)
+    for row in tqdm(_rows(tasks, crew), desc="Subjects", total=len(tasks), unit="subject", disable=not progress):
+        rows[row["source"]] = row
+        table = _write(out, rows)
+    write_index(out)
+    _gather(out, [row["subject"] for row in rows.values() if row["curves"]])
+    return table
+
+
+def _write(out: Path, rows: dict[str, dict[str, Any]]) -> pd.DataFrame:
+    table = pd.DataFrame(list(rows.values()), columns=COLUMNS)
+    table = table.astype(dict.fromkeys(["lesions", "maps", "curves"], "Int64"))
+    write_table(out / TABLE, table)
+    return table
+
+
+def _provenance(config: Config, network: Network) -> dict[str, Any]:
+    """What the maps depend on, beside the subjects."""
+    found: dict[str, Any] = versions() | {"python": platform.python_version()}
+    for package in ("joblib", "scipy", "pandas", "distributed"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = None
+    asked = {"network": config.network, "explain": config.explain, "perilesional": config.perilesional}
+    asked["threads"] = config.threads
+    return {"config": str(config.path), **asked, "digest": network.digest(), "versions": found}
+
+
+def _rows(tasks: list[Task], crew: Crew) -> Iterator[dict[str, Any]]:
+    """Rows as they come. If a process dies, half as many go on; one that dies alone is told as failed."""
+    waiting, workers = {task.name: task for task in tasks}, crew.workers
+    with _devices(crew) as devices, _backend(crew) as deaths:
+        while waiting:
+            try:
+                for row in _parallel(list(waiting.values()), workers, devices):
+                    waiting.pop(row["subject"])
+                    yield row
+            except deaths:
+                workers = max(1, (workers or joblib.effective_n_jobs(-1)) // 2)
+                if workers == 1:
+                    break
+        for task in waiting.values():
+            try:
+                yield from _parallel([task], 2, devices)  # of two, so that it is not this process
+            except deaths:
+                yield task.blank("failed", step="any", why="Its process died; the usual reason is too little memory.")
+
+
+def _parallel(tasks: list[Task], workers: int | None, devices: Any) -> Iterator[dict[str, Any]]:
+    pool: Any = joblib.Parallel(n_jobs=workers or -1, return_as="generator_unordered", batch_size=1)  # pyright: ignore
+    return pool(joblib.delayed(work)(task, devices) for task in tasks)
+
+
+@contextmanager
+def _devices(crew: Crew) -> Iterator[Any]:
+    """A queue of the numbers of GPUs that all processes can reach; None where there is at most one."""
+    if crew.devices < 2:
+        yield None
+        return
+    with multiprocessing.get_context("spawn").Manager() as manager:
+        queue = manager.Queue()
+        for number in range(crew.workers or crew.devices):
+            queue.put(number)
+        yield queue
+
+
+@contextmanager
+def _backend(crew: Crew) -> Iterator[tuple[type[Exception], ...]]:
+    """Joblib's processes on this machine, or those of the cluster; yields what is raised when one of them dies."""
+    with ExitStack() as stack:
+        if not crew.dask:
+            stack.enter_context(joblib.parallel_config(backend="loky", inner_max_num_threads=crew.threads))
+            yield (TerminatedWorkerError,)
+            return
+        from dask.distributed import Client, KilledWorker
+
+        where: Any = {"scheduler_file": crew.dask} if Path(crew.dask).is_file() else {"address": crew.dask}
+        client = stack.enter_context(Client(**where))
+        stack.enter_context(joblib.parallel_config(backend="dask", client=client, wait_for_workers_timeout=600))
+        yield (KilledWorker,)
+
+
+def _gather(out: Path, names: list[str]) -> None:
+    """The perilesional curves of all subjects in one table, and what it says, as `ies perilesional` leaves them."""
+    if not names:
+        return
+    texts = [(out / f"sub-{name}" / CURVES).read_text().splitlines(keepends=True) for name in names]
+    write_text(out / CURVES, "".join([texts[0][0], *(line for lines in texts for line in lines[1:])]))
+    save_perilesional(out, ContextTable(out / CURVES).curves)
+
+
+# What a cohort run will make and take, judged by one of its subjects, before it begins.
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is left to do for the subjects that are `waiting`, if all are like the pilot.
+
+    Attributes:
+        waiting, kept, failed: subjects left to do, done by an earlier run, and not to be found.
+        crew: who does it.
+        pilot: the subject that was looked at; empty if none could be.
+        maps: files, one for each lesion, setting and modality.
+        curves: perilesional ones.
+        seconds: of one process.
+        gigabytes: of the maps on disk.
+        why: for each that cannot be found, or could not be a pilot, a sentence.
+    """
+
+    waiting: int
+    kept: int
+    failed: int
+    crew: Crew
+    pilot: str = ""
+    maps: int = 0
+    curves: int = 0
+    seconds: float = 0.0
+    gigabytes: float = 0.0
+    why: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        subjects = "1 subject" if self.waiting == 1 else f"{self.waiting} subjects"
+        lines = [f"{subjects} to do, {self.kept} done before, {self.failed} not to be found."]
+        if self.pilot:
+            made = f"{self.maps} maps" + (f" and {self.curves} perilesional curves" if self.curves else "")
+            lines.append(
+                f"If all are like {self.pilot}: {made}, {self.gigabytes:.2g} GB on disk, "
+                f"about {in_words(self.seconds / (self.crew.workers or 1))} with {self.crew}."
+            )
+        return "\n".join([*lines, *(f"  {sentence}" for sentence in self.why)])
+
+    def as_json(self) -> dict[str, Any]:
+        """For `--json`."""
+        return asdict(self) | {"crew": str(self.crew)}
+
+
+def plan(config: Config, network: Network, tasks: Sequence[Task], rows: dict[str, dict[str, Any]], crew: Crew) -> Plan:
+    """Load and predict the first subject that can be, time a little of its work, and count for all; writes nothing."""
+    status = [row["status"] for row in rows.values()]
+    why = [f"{row['subject']}: {row['why']}" for row in rows.values() if row["status"] == "failed"]
+    count = {"waiting": len(tasks), "kept": status.count("kept"), "failed": len(why), "crew": crew}
+    for task in tasks[:3]:
+        try:
+            with torch_threads(config.threads):
+                found = _piloted(config, network, task)
+        except (ValueError, OSError) as error:
+            why.append(f"{task.name}: {error}")  # it will be told again when its turn comes
+            continue
+        scaled = {key: value * len(tasks) for key, value in found.items()}
+        return Plan(**count, pilot=task.name, why=tuple(why), **scaled)
+    return Plan(**count, why=tuple(why))
+
+
+def _piloted(config: Config, network: Network, task: Task) -> dict[str, Any]:
+    """Maps, curves, seconds and gigabytes of one subject."""
+    begun = time.perf_counter()
+    subject = load_subject(**task.source)
+    probability = predict(network, subject.image)
+    lesions = find_lesions(probability, subject.target, threshold=network.threshold, affine=subject.affine)
+    found = {"maps": 0, "curves": 0, "seconds": time.perf_counter() - begun, "gigabytes": 0.0}
+    for settings in config.explain:
+        chosen = chosen_of(lesions, settings["lesions"], [])
+        net = network.explained_through(settings["through"]) if settings["through"] else network
+        if chosen:
+            files, seconds, size = _maps(subject, net, chosen, settings)
+            found["maps"] += files
+            found["seconds"] += seconds
+            found["gigabytes"] += size / 1e9
+    for settings in config.perilesional:
+        found["curves"] += len(chosen_of(lesions, settings["lesions"], []))
+    found["seconds"] += found["curves"] * _seconds_of_a_curve(subject, network, lesions)
+    return found
+
+
+def _maps(
+    subject: Subject, network: Network, lesions: Sequence[Lesion], settings: dict[str, Any]
+) -> tuple[int, float, float]:
+    """Files, seconds and bytes of the maps of one setting; the size is that of the middle lesion's map."""
+    middle = sorted(lesions, key=len)[len(lesions) // 2]
+    method, cams = settings["method"], {"gradcam": gradcam, "gradcam++": gradcam_pp}
+    if method in cams:
+        saliency, once = _timed(lambda: cams[method](network, subject.image, middle))
+        seconds = once * len(lesions)
+    else:
+        engine = LesionGradient(network, subject.image, middle, "mean")
+        saliency = engine.place(engine(subject.image))
+        seconds = _seconds(subject, network, lesions, settings)
+    size = sum(len(zlib.compress(channel.numpy().tobytes(), 1)) for channel in saliency)
+    return len(lesions) * len(saliency), seconds, len(lesions) * float(size)
+
+
+def _seconds(subject: Subject, network: Network, lesions: Sequence[Lesion], settings: dict[str, Any]) -> float:
+    """Of all draws, or edited images, of all lesions."""
+    method = settings["method"]
+    if method in OTHERS:
+        return estimate_other(network, subject.image, lesions, method)[0]
+    draws = settings["draws"] if method == "smoothgrad" else 1
+    how = {"aggregate": settings["aggregate"], "draws": draws, "statistics": settings["statistics"]}
+    return estimate_seconds(network, subject.image, lesions, **how)[0]
+
+
+def _seconds_of_a_curve(subject: Subject, network: Network, lesions: Lesions) -> float:
+    """From one distance of the first lesion, which with the full score is two passes."""
+    if not len(lesions):
+        return 0.0
+    _, seconds = _timed(lambda: perilesional_curve(network, subject.image, lesions[1], distances=[STEPS[-1]]))
+    return seconds * (len(STEPS) + 1) / 2
+
+
+def _timed(run: Callable[[], Any]) -> tuple[Any, float]:
+    begun = time.perf_counter()
+    made = run()
+    return made, time.perf_counter() - begun

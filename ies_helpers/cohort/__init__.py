@@ -1,1 +1,0 @@
-"""The same work for many subjects: joblib here, a Dask cluster elsewhere."""

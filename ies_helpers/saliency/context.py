@@ -1,0 +1,174 @@
+"""How much surrounding tissue a network needs: a lesion's score while all but it and a growing rim is hidden.
+
+Source: the contextual-information experiment of Spagnolo et al. (arXiv 2406.09335, Figure 3): dilations of the
+lesion by 1 to 34 voxels, both channels zero outside. The published plot stretches its axis by `linspace(1, 35, 34)`,
+so that its last dilation of 34 voxels stands at 35; here a dilation stands where it is.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal, get_args
+
+import numpy as np
+import pandas as pd
+import torch
+from scipy import ndimage
+from torch import nn
+
+from ies_helpers.arrays import CONNECTIVITY, Affine, LabelMap, Volume, Voxels, as_voxels
+from ies_helpers.saliency.score import LesionScore
+from ies_helpers.segmentation.lesions import Lesion, mask_of
+from ies_helpers.segmentation.network import Network, Through, as_network
+from ies_helpers.subjects.editing import lesion_pattern
+from ies_helpers.subjects.subject import Subject
+
+Fill = Literal["zero", "mean", "blurred"]
+
+STEPS = tuple(range(35))
+"""0 is the lesion alone; 1 to 34 dilations as published."""
+
+BLUR_MM = 4.0
+"""Standard deviation of the gaussian that makes the `blurred` fill."""
+
+
+def perilesional_curve(
+    network: Network | nn.Module,
+    image: Volume,
+    lesion: Lesion | LabelMap | Voxels,
+    *,
+    distances: Sequence[float] = STEPS,
+    by: Literal["steps", "mm"] = "steps",
+    fill: Fill = "zero",
+    affine: Affine | None = None,
+    through: Through | None = None,
+) -> pd.DataFrame:
+    """A lesion's score when the network sees it and its surroundings up to each distance, and nothing else.
+
+    Only the windows (or the crop) that can change the score are run, so a curve equals what the whole volume gives.
+
+    Args:
+        network: as it predicts, through its windows if it has some; see `through`.
+        image: `(C, I, J, K)`, z-scored.
+        lesion: a `Lesion`, a boolean mask `(I, J, K)` or integer voxels `(V, 3)`.
+        distances: dilations by the 18-neighbourhood (`steps`), or mm from the nearest lesion voxel's centre (`mm`).
+        by: `steps` as published, or `mm`, which is right for any voxel size.
+        fill: what stands in place of hidden tissue: `zero` as published, each channel's `mean` over its non-zero
+            voxels (in a z-scored image that is zero, too, up to rounding), or the `blurred` image (gaussian of 4 mm
+            among non-zero voxels), which hides structure but keeps the brightness of the region.
+        affine: for `mm` and `blurred`; None takes voxels of 1 mm.
+        through: `windows` or `whole`; None: as the network predicts.
+
+    Returns:
+        One row a distance: `distance_mm` (a step counts as the mean spacing), `score`, the mean probability over the
+        lesion's voxels, `seen`, whether any of them is above the threshold, and `full_score`, with nothing hidden.
+
+    Raises:
+        ValueError: for distances below 0 or none, another `by` or `fill`, or an image or lesion that breaks the rules.
+    """
+    check_curve(by, fill)
+    if not len(distances) or not all(math.isfinite(d) and d >= 0 for d in distances):
+        raise ValueError(f"distances must be finite numbers from 0, at least one; got {list(distances)}.")
+    network = as_network(network)
+    through = through or ("whole" if network.window is None else "windows")
+    scorer = LesionScore(network, image, lesion, through=through)
+    spacing = np.ones(3) if affine is None else np.linalg.norm(np.asarray(affine)[:3, :3], axis=0)
+    mask = mask_of(as_voxels(lesion, tuple(image.shape[1:])), tuple(image.shape[1:])).numpy()
+    far = steps_from(scorer.crop(torch.from_numpy(mask)).numpy(), max(distances)) if by == "steps" else None
+    if far is None:
+        far = scorer.crop(torch.from_numpy(ndimage.distance_transform_edt(~mask, spacing))).numpy()
+    filling = scorer.crop(filled(image, fill, spacing))
+    mean, largest = scorer(_hidden(scorer.image, filling, torch.from_numpy(far), distances))
+    table = pd.DataFrame({"distance_mm": np.asarray(distances, dtype=float), "score": mean[:-1].numpy()})
+    table["distance_mm"] *= float(spacing.mean()) if by == "steps" else 1.0
+    table["seen"] = largest[:-1].numpy() > network.threshold
+    return table.assign(full_score=float(mean[-1]))
+
+
+def check_curve(by: str, fill: str) -> None:
+    """Refuse what `perilesional_curve` cannot do, before anything is computed."""
+    if by not in ("steps", "mm") or fill not in get_args(Fill):
+        raise ValueError(f"by must be steps or mm and fill zero, mean or blurred, got {by!r} and {fill!r}.")
+
+
+def filled(image: Volume, fill: Fill, spacing: np.ndarray) -> Volume:
+    """What hidden tissue is replaced by, `(C, I, J, K)`; 0 stays 0 outside the brain."""
+    if fill == "zero":
+        return torch.zeros_like(image)
+    inside = image != 0
+    if fill == "mean":
+        return torch.stack([c[b].sum() / b.sum().clamp(min=1) * b for c, b in zip(image, inside, strict=True)])
+    blurred = torch.zeros_like(image)
+    for channel, brain, out in zip(image.numpy(), inside.numpy(), blurred, strict=True):
+        near = ndimage.gaussian_filter(brain.astype(np.float32), BLUR_MM / spacing)
+        values = ndimage.gaussian_filter(channel, BLUR_MM / spacing) / np.maximum(near, 1e-6)
+        out.copy_(torch.from_numpy(values * brain))
+    return blurred
+
+
+def steps_from(mask: np.ndarray, most: float) -> np.ndarray:
+    """`(I, J, K)`: after how many dilations by the 18-neighbourhood a voxel is reached; inf beyond `most`."""
+    steps, region = np.where(mask, 0.0, np.inf), mask
+    for n in range(1, math.ceil(most) + 1):
+        grown = np.asarray(ndimage.binary_dilation(region, CONNECTIVITY), dtype=bool)
+        steps[grown & ~region] = n
+        region = grown
+    return steps
+
+
+def _hidden(
+    clean: torch.Tensor, filling: torch.Tensor, far: torch.Tensor, distances: Sequence[float]
+) -> Iterator[torch.Tensor]:
+    """The image as seen up to each distance, then whole."""
+    for distance in distances:
+        yield torch.where(far <= distance, clean, filling)
+    yield clean
+
+
+# Dose and response: how visible a lesion must be before a network sees it.
+
+COLUMNS = [
+    *("subject", "network", "i", "j", "k", "size_mm3", "voxels"),
+    *("contrast", "score", "highest", "seen", "logit"),
+]
+
+
+def dose_response(
+    network: Network | nn.Module, subject: Subject, place: Any, size: float, contrasts: Sequence[float]
+) -> pd.DataFrame:
+    """What a network says of a synthetic lesion at each contrast: see `subjects.synthetic.add_lesion`.
+
+    Equal to adding the lesion and running the network on the whole subject each time, but only what the lesion's score
+    depends on goes through it. The network is seen as its maps are: `network.through`.
+
+    Args:
+        network: any.
+        subject: without a lesion there.
+        place: voxel `(i, j, k)` of the centre.
+        size: mm3.
+        contrasts: what FLAIR gains in the mean over the lesion's voxels, in z-scored units; 0 tells what the network
+            says of the place without the lesion.
+
+    Returns:
+        One row a contrast, in their order: subject, network, i, j, k, size_mm3, voxels, contrast; score, the mean
+        probability over the lesion's voxels; highest, the largest; seen, whether that is above the network's threshold;
+        logit, the mean class-1 logit, whose slope at a contrast is the sum of the `mean` gradient times the pattern.
+
+    Raises:
+        ValueError: for no contrast, one that is not finite, or a lesion that cannot be there.
+    """
+    doses = np.asarray(contrasts, dtype=np.float64)
+    if doses.ndim != 1 or not len(doses) or not np.isfinite(doses).all():
+        raise ValueError(f"Contrasts must be a list of finite numbers, at least one, got {contrasts}.")
+    network = as_network(network)
+    pattern, mask = lesion_pattern(subject, place, size)
+    score = LesionScore(network, subject.image, mask)
+    unit = score.crop(pattern)
+    logits = score.logits(score.image + float(dose) * unit for dose in doses)
+    probability = network.probability(logits, dim=1).numpy()
+    table = pd.DataFrame({"subject": subject.name, "network": network.name, "contrast": doses})
+    table[["i", "j", "k"]] = [int(a) for a in place]
+    table["size_mm3"], table["voxels"] = float(size), len(score.voxels)
+    table["score"], table["highest"] = probability.mean(axis=1), probability.max(axis=1)
+    table["seen"] = table["highest"] > network.threshold
+    table["logit"] = logits[:, network.lesion_class].mean(dim=1).numpy()
+    return table.reindex(columns=COLUMNS)

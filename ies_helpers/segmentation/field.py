@@ -1,0 +1,196 @@
+"""How far a network looks: the input voxels that one output cell can depend on."""
+
+import copy
+import functools
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from ies_helpers.arrays import Box
+from ies_helpers.segmentation.network import Network
+
+LOCAL = (
+    nn.Conv3d,
+    nn.ConvTranspose3d,
+    nn.BatchNorm3d,
+    nn.MaxPool3d,
+    nn.AvgPool3d,
+    nn.Upsample,
+    nn.PReLU,
+    nn.ReLU,
+    nn.LeakyReLU,
+    nn.ELU,
+    nn.GELU,
+    nn.SiLU,
+    nn.Softplus,
+    nn.Dropout,
+    nn.Dropout3d,
+    nn.AlphaDropout,
+    nn.Identity,
+)
+"""Leaf modules whose output at a voxel depends on a bounded neighbourhood, in evaluation mode."""
+
+PROBE = 512
+"""Length in voxels of the longest probe: a field beyond it counts as unbounded."""
+
+
+@dataclass(frozen=True)
+class ReceptiveField:
+    """Along each axis, output cell [s c, s c + s) depends on input [s c - before, s c + s + after), no further.
+
+    Attributes:
+        stride: s, the total stride, in voxels; cells and crops are aligned to it.
+        before, after: reach in voxels beyond the cell; None when it is not bounded.
+        activations: values a forward pass keeps per input voxel, for estimates of memory.
+    """
+
+    stride: tuple[int, ...]
+    before: tuple[int, ...] | None
+    after: tuple[int, ...] | None
+    activations: float
+
+    @property
+    def bounded(self) -> bool:
+        """Whether a crop can be exact."""
+        return self.before is not None
+
+    def padded(self, shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The smallest shape `(I, J, K)` not below `shape` that is a multiple of the stride."""
+        return tuple(-(-n // s) * s for n, s in zip(shape, self.stride, strict=True))
+
+    def crop(self, first: tuple[int, ...], last: tuple[int, ...], shape: tuple[int, ...]) -> Box:
+        """The aligned box that decides the outputs from voxel `first` to voxel `last`, both included.
+
+        Its start is a multiple of the stride, and it is clipped to the padded volume: at a border the
+        crop's own zero padding is then the network's. An unbounded field gives the whole padded volume.
+        """
+        sides = []
+        for axis, (lo, hi, n) in enumerate(zip(first, last, self.padded(shape), strict=True)):
+            s = self.stride[axis]
+            if self.before is None or self.after is None:
+                sides.append(slice(0, n))
+                continue
+            start = int(lo) // s * s - self.before[axis]
+            stop = int(hi) // s * s + s + self.after[axis]
+            sides.append(slice(max(0, start // s * s), min(n, -(-stop // s) * s)))
+        return tuple(sides)  # pyright: ignore[reportReturnType]
+
+
+def receptive_field(network: Network, channels: int) -> ReceptiveField:
+    """Find the field of `network` for images of `channels` modalities by a probe, once per module.
+
+    The probe is a copy of the module with positive weights, no biases and neutral normalisation, on a thin
+    positive volume: no path is then cut by an activation or cancelled by another, so the gradient of a cell
+    is non-zero exactly on its field. A module with a leaf outside `LOCAL` (instance norm, attention) has no
+    bounded field; its stride is the one the `Network` states, 1 if it states none.
+    """
+    return _probe_cached(_Key(network), channels)
+
+
+class _Key:
+    """Hashes a network by its module alone, so that the probe is made once per module."""
+
+    def __init__(self, network: Network) -> None:
+        self.network = network
+
+    def __hash__(self) -> int:
+        return id(self.network.module)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Key) and other.network.module is self.network.module
+
+
+@functools.lru_cache(maxsize=16)
+def _probe_cached(key: _Key, channels: int) -> ReceptiveField:
+    network = key.network
+    if not all(isinstance(leaf, LOCAL) for leaf in _leaves(network.module)):
+        return ReceptiveField(network.stride or (1, 1, 1), None, None, _values_kept(network, channels))
+    positive = replace(network, module=_positive_copy(network.module), through="whole")
+    found = [_stride(positive, channels, axis) for axis in range(3)]
+    stride = network.stride or (found[0][0], found[1][0], found[2][0])
+    reach = [_reach(positive, channels, axis, stride[axis]) for axis in range(3)]
+    before = tuple(r[0] for r in reach if r)
+    after = tuple(r[1] for r in reach if r)
+    if len(before) < 3 or len(after) < 3:
+        return ReceptiveField(stride, None, None, found[0][1])
+    return ReceptiveField(stride, before, after, found[0][1])
+
+
+def _leaves(module: nn.Module) -> list[nn.Module]:
+    return [m for m in module.modules() if not list(m.children())]
+
+
+def _positive_copy(module: nn.Module) -> nn.Module:
+    module = copy.deepcopy(module).double().cpu().eval()
+    for leaf in module.modules():
+        for name, parameter in leaf.named_parameters(recurse=False):
+            parameter.data.fill_(0.0 if name == "bias" else 1.0 / max(1, parameter[0].numel()))
+        if isinstance(leaf, nn.modules.batchnorm._NormBase) and leaf.running_mean is not None:
+            leaf.running_mean.zero_()
+            leaf.running_var.fill_(1.0)  # pyright: ignore[reportOptionalMemberAccess]
+    return module
+
+
+def _values_kept(network: Network, channels: int) -> float:
+    """Values that the leaves of a module put out per input voxel, counted without computing any; 0 if unknown."""
+    values: list[int] = []
+
+    def record(_module: nn.Module, _inputs: Any, output: Any) -> None:
+        values.append(output.numel() if isinstance(output, torch.Tensor) else 0)
+
+    hollow = copy.deepcopy(network.module).to("meta")
+    for leaf in _leaves(hollow):
+        leaf.register_forward_hook(record)
+    side = max(network.sides or (8 * max(network.stride or (8,)),))
+    try:
+        with torch.no_grad():
+            hollow(torch.empty(1, channels, side, side, side, dtype=network.dtype, device="meta"))
+    except (RuntimeError, NotImplementedError):  # a module that looks at values cannot be run hollow
+        return 0.0
+    return sum(values) / side**3
+
+
+def _thin(network: Network, channels: int, axis: int, length: int) -> torch.Tensor:
+    """A positive random volume, long along one axis: random, so that maxima fall on every position."""
+    shape = [max(8, *network.stride) if network.stride else 32] * 3
+    shape[axis] = length
+    generator = torch.Generator().manual_seed(length)
+    return torch.rand(1, channels, *shape, dtype=torch.float64, generator=generator) + 0.5
+
+
+def _stride(network: Network, channels: int, axis: int) -> tuple[int, float]:
+    """The total stride along an axis, and the values kept per voxel, seen from the leaves' output sizes."""
+    lengths, values = [128], []
+
+    def record(_module: nn.Module, _inputs: Any, output: torch.Tensor) -> None:
+        lengths.append(output.shape[2 + axis])
+        values.append(output.numel())
+
+    handles = [leaf.register_forward_hook(record) for leaf in _leaves(network.module)]
+    try:
+        volume = _thin(network, channels, axis, 128)
+        with torch.no_grad():
+            network.logits(volume)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return 128 // min(lengths), sum(values) / volume[0, 0].numel()
+
+
+def _reach(network: Network, channels: int, axis: int, stride: int) -> tuple[int, int] | None:
+    """How far before and after its cell one output cell looks along an axis; None beyond the probe."""
+    length = max(128, 8 * stride)
+    while length <= PROBE:
+        start = length // 2 // stride * stride
+        volume = _thin(network, channels, axis, length).requires_grad_()
+        with torch.enable_grad():
+            cell = network.lesion_logit(volume).narrow(1 + axis, start, stride).sum()
+        (g,) = torch.autograd.grad(cell, volume)
+        seen = g.abs().sum(dim=[d for d in range(5) if d != 2 + axis]).nonzero().flatten()
+        before, after = start - int(seen.min()), int(seen.max()) + 1 - start - stride
+        if before < start and start + stride + after < length:
+            return max(before, 0), max(after, 0)
+        length *= 2
+    return None

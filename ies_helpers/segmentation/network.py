@@ -1,0 +1,273 @@
+"""A network and how it looks at an image: what an explanation must know of any of them."""
+
+import hashlib
+import re
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from numbers import Integral
+from typing import Any, Literal, get_args
+
+import torch
+from torch import nn
+
+from ies_helpers.arrays import check_choice
+
+# What a module puts out, of whatever kind, as logits `(B, 2, I, J, K)`.
+
+
+def logits_of(module: nn.Module, x: torch.Tensor, name: str) -> torch.Tensor:
+    """`(B, C, I, J, K)` -> `(B, 2, I, J, K)`, or as many classes as the module has, of which 1 is lesion.
+
+    A list, or `(B, n, 2, I, J, K)`, gives its first entry; a sigmoid head z becomes the two classes (0, z). The module
+    gets a copy, so that one which works in place changes neither image nor gradient.
+
+    Raises:
+        ValueError: for an image of another number of modalities, or an output that is no such tensor.
+    """
+    try:
+        y = module(x.clone())
+    except RuntimeError as error:
+        _check_modalities(x, name, error)
+        raise
+    while isinstance(y, list | tuple) and y:
+        y = y[0]
+    if isinstance(y, torch.Tensor) and y.ndim == 6:
+        y = y[:, 0]
+    if not isinstance(y, torch.Tensor) or y.ndim != 5 or y.shape[2:] != x.shape[2:]:
+        got = tuple(y.shape) if isinstance(y, torch.Tensor) else f"a {type(y).__name__}"
+        raise ValueError(
+            f"A network must map (B, C, I, J, K) to logits of the same I, J, K; {name} mapped {tuple(x.shape)} to "
+            f"{got}. Wrap it in a module that does."
+        )
+    return torch.cat([torch.zeros_like(y), y], dim=1) if y.shape[1] == 1 else y
+
+
+def _check_modalities(x: torch.Tensor, name: str, error: RuntimeError) -> None:
+    """Say plainly what torch says of a first convolution that gets too few or too many channels."""
+    seen = re.escape(str(list(x.shape)))
+    if wanted := re.search(rf"expected input{seen} to have (\d+) channels", str(error)):
+        raise ValueError(
+            f"{name} takes {wanted[1]} modalities, got an image of {len(x[0])}: give all that it was trained with, in "
+            "its order. Chapter 12 shows that zeros are no stand-in for a missing one."
+        ) from error
+
+
+# Float32 that is float32: no TF32 or bfloat16 inside, whatever the caller allowed elsewhere.
+
+
+@contextmanager
+def true_float32() -> Iterator[None]:
+    """Convolutions and matrix products as precise as their type inside; the caller's settings afterwards.
+
+    TF32, which cuDNN takes unless told otherwise, rounds to 10 bits, an error of about 1e-3.
+    """
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False), ExitStack() as afterwards:
+        try:
+            before = torch.get_float32_matmul_precision()
+            if before != "highest":
+                afterwards.callback(torch.set_float32_matmul_precision, before)
+                torch.set_float32_matmul_precision("highest")
+        except RuntimeError:  # set by torch's newer names, and then this older one must not be read
+            for products in (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul):  # pyright: ignore
+                afterwards.callback(setattr, products, "fp32_precision", products.fp32_precision)
+                products.fp32_precision = "ieee"
+        yield
+
+
+Through = Literal["whole", "windows"]
+
+Weighting = Literal["gaussian", "constant"]
+
+Placing = Literal["monai", "nnunet"]
+
+Head = Literal["softmax", "sigmoid"]
+"""How logits become probabilities: one class a voxel, or one question a channel (regions, single-channel heads)."""
+
+
+@dataclass(frozen=True, eq=False)
+class Network:
+    """A module, and how it looks at an image.
+
+    The published U-Net predicts through sliding windows and is explained on the whole volume: two
+    different functions. `window` says how it predicts, `through` which of the two a saliency map
+    differentiates, and `explained_through` gives the same network with the other one.
+
+    Attributes:
+        module: `(B, C, I, J, K)` -> `(B, K, I, J, K)` logits of K classes or regions; one channel is taken for the
+            lesion under a sigmoid and becomes the two classes (0, z); with deep supervision a list, or
+            `(B, n, K, I, J, K)`, whose first entry is the output.
+        name: what files and tables call it.
+        window: side of the sliding window in voxels, or a tuple of its three; None predicts on the whole volume.
+        through: `whole` or `windows`, what a saliency map is a gradient of.
+        overlap: share of the window's side that neighbouring windows share, from 0 to below 1.
+        weighting: `gaussian` or `constant`, how windows are blended.
+        placing: where windows stop and how the gaussian ends: as in MONAI's inferer, or as in nnU-Net v2 (whose
+            mirrored copies are not made).
+        threshold: probability above which a voxel is called lesion.
+        layer: name of the submodule that Grad-CAM++ reads.
+        stride: total stride along each axis; sides must be a multiple of it. None: found by a probe.
+        channels: the names of the channels it takes, in its order; None takes an image as it comes.
+        lesion_class: the channel of its output that means lesion.
+        head: `softmax` over all classes, or `sigmoid` of each channel by itself.
+
+    Raises:
+        ValueError: for any of these that is not as said.
+    """
+
+    module: nn.Module
+    name: str = "network"
+    window: int | tuple[int, int, int] | None = None
+    through: Through = "whole"
+    overlap: float = 0.25
+    weighting: Weighting = "gaussian"
+    placing: Placing = "monai"
+    threshold: float = 0.5
+    layer: str | None = None
+    stride: tuple[int, ...] | None = None
+    channels: tuple[str, ...] | None = None
+    lesion_class: int = 1
+    head: Head = "softmax"
+
+    def __post_init__(self) -> None:
+        allowed = {"through": Through, "weighting": Weighting, "placing": Placing, "head": Head}
+        for name, values in allowed.items():
+            check_choice(name, getattr(self, name), get_args(values))
+        sides = (1, 1, 1) if self.sides is None else self.sides
+        if len(sides) != 3 or not all(isinstance(n, Integral) and n > 0 for n in sides):
+            raise ValueError(
+                f"window must be a side of 1 voxel or more, three as (96, 96, 64), or None; got {self.window!r}."
+            )
+        if not 0 <= self.overlap < 1:
+            raise ValueError(f"overlap must be a share of the window's side, from 0 to below 1, got {self.overlap}.")
+        if not 0 < self.threshold < 1:
+            raise ValueError(f"A threshold must lie between 0 and 1, got {self.threshold}.")
+        if not isinstance(self.lesion_class, Integral) or self.lesion_class < 0:
+            raise ValueError(f"lesion_class must be the number of a class, 0 or more, got {self.lesion_class!r}.")
+        if self.channels is not None and len(set(self.channels)) != len(self.channels):
+            raise ValueError(f"A network takes each channel once, got {', '.join(self.channels)}; leave one out.")
+        if self.through == "windows" and self.window is None:
+            raise ValueError("A network explained through windows needs one; give window=96, or through='whole'.")
+
+    @property
+    def sides(self) -> tuple[int, int, int] | None:
+        """The window's three sides in voxels; None without a window."""
+        side = self.window
+        return side if side is None or isinstance(side, tuple) else (side, side, side)
+
+    def logits(self, x: torch.Tensor) -> torch.Tensor:
+        """`(B, C, I, J, K)` -> logits of all classes `(B, K, I, J, K)`, K at least 2, whatever the module puts out.
+
+        Raises:
+            ValueError: for an output that is no such tensor, or a lesion class that it does not have.
+        """
+        y = logits_of(self.module, x, self.name)
+        if self.lesion_class >= y.shape[1]:
+            raise ValueError(
+                f"lesion_class must be below the {y.shape[1]} classes that {self.name} puts out, got "
+                f"{self.lesion_class}; classes count from 0."
+            )
+        return y
+
+    def lesion_logit(self, x: torch.Tensor) -> torch.Tensor:
+        """`(B, C, I, J, K)` -> the logit of the lesion class, `(B, I, J, K)`: what every map explains."""
+        return self.logits(x)[:, self.lesion_class]
+
+    def probability(self, logits: torch.Tensor, dim: int = 0) -> torch.Tensor:
+        """Blended logits with all classes along `dim` -> the probability of the lesion class, without that axis."""
+        if self.head == "sigmoid":
+            return logits.select(dim, self.lesion_class).sigmoid()
+        return logits.softmax(dim=dim).select(dim, self.lesion_class)
+
+    def explained_through(self, through: Through) -> "Network":
+        """The same network, explained `through` the whole volume or its windows."""
+        return replace(self, through=through)
+
+    @property
+    def device(self) -> torch.device:
+        """Where its weights are; the CPU if it has none."""
+        return next((p.device for p in self.module.parameters()), torch.device("cpu"))
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """What its weights are; float32 if it has none."""
+        return next((p.dtype for p in self.module.parameters()), torch.float32)
+
+    def digest(self) -> str:
+        """The first 16 hexadecimal digits of a SHA-256 over everything that makes it this function of an image.
+
+        These are the weights, a Swin UNETR's order of patch merging, with which the same weights are another network,
+        and the class and head where they are not the usual ones.
+        """
+        other = "" if (self.lesion_class, self.head) == (1, "softmax") else f"{self.lesion_class} {self.head}"
+        return hash_of(self.module, other)
+
+
+def as_network(network: Network | nn.Module) -> Network:
+    """A `Network` as it is; a bare module wrapped, seen on the whole volume."""
+    if isinstance(network, Network):
+        return network
+    if isinstance(network, nn.Module):
+        return Network(network, name=type(network).__name__.lower())
+    raise TypeError(f"A network must be a Network or a torch.nn.Module, got {type(network).__name__}.")
+
+
+@contextmanager
+def at_rest(network: Network) -> Iterator[None]:
+    """Evaluation mode, frozen parameters, true float32 inside; everything as it was afterwards."""
+    modes = [(m, m.training) for m in network.module.modules()]
+    grads = [(p, p.requires_grad) for p in network.module.parameters()]
+    try:
+        network.module.eval()
+        network.module.requires_grad_(False)
+        with true_float32():
+            yield
+    finally:
+        for module, training in modes:
+            module.training = training
+        for parameter, requires_grad in grads:
+            parameter.requires_grad_(requires_grad)
+
+
+def one_class(network: Network | nn.Module, number: int) -> Network:
+    """The same network with class `number` for the lesion, so that every method here explains that class.
+
+    Raises:
+        ValueError: for a negative number here, for one that is too large when the network is first asked.
+    """
+    network = as_network(network)
+    return replace(network, lesion_class=number, name=f"{network.name}-class{number}")
+
+
+def hash_of(module: nn.Module, *also: object) -> str:
+    """SHA-256 over names and values of a module's weights and what else is given, 16 hexadecimal digits."""
+    sha = hashlib.sha256()
+    for part in (*(getattr(m, "order", "") for m in module.modules()), *also):
+        sha.update(str(part).encode())
+    for key, value in sorted(module.state_dict().items()):
+        sha.update(key.encode())
+        sha.update(value.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())  # NumPy has no bfloat16
+    return sha.hexdigest()[:16]
+
+
+class Memory:
+    """What was found out about modules, and forgotten as soon as anything it depends on changes.
+
+    A value is kept for a module as it is: its weights, its structure with every setting that `repr` shows, and whatever
+    else the caller says the value depends on. So a norm replaced in place, or another window, is another question.
+    """
+
+    def __init__(self) -> None:
+        self._kept: weakref.WeakKeyDictionary[nn.Module, dict[Any, Any]] = weakref.WeakKeyDictionary()
+
+    def __call__(self, network: Network, *depends: Any, make: Callable[[], Any]) -> Any:
+        """The value that `make` gave for this network and these hashable dependencies, or gives now."""
+        known = self._kept.setdefault(network.module, {})
+        state = (hash_of(network.module), repr(network.module))
+        if known.get("state") != state:
+            known.clear()
+            known["state"] = state
+        if depends not in known:
+            known[depends] = make()
+        return known[depends]

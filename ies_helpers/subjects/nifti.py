@@ -1,0 +1,158 @@
+"""What a NIfTI header claims, before it is believed."""
+
+import gzip
+import logging
+import math
+import shlex
+import warnings
+import zlib
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+from nibabel.filebasedimages import ImageFileError
+from nibabel.imageglobals import logger
+from nibabel.spatialimages import HeaderDataError
+
+DEFLATE = 1032
+"""How many bytes one byte of a `.gz` can become at most."""
+
+VOXEL_MM = (1e-3, 1e3)
+"""Sides of a voxel that are believed, in mm."""
+
+
+def open_nifti(path: Path) -> Any:
+    """What nibabel makes of a file; what it mends in the header on the way is a warning, not lines on stderr."""
+    told: dict[str, None] = {}
+    listener = logging.Handler()
+    listener.emit = lambda record: told.setdefault(record.getMessage())
+    kept, logger.handlers = logger.handlers, [listener]
+    try:
+        image = nibabel.load(path)
+    finally:
+        logger.handlers = kept
+    if told:
+        warnings.warn(f"The header of {path.name} is not as it should be ({'; '.join(told)}).", stacklevel=4)
+    return image
+
+
+def check_header(image: nibabel.Nifti1Image, path: Path, what: str) -> None:
+    """Refuse a geometry that cannot be, and more voxels than the file has room for, before memory is asked for them.
+
+    Raises:
+        ValueError: for either.
+    """
+    affine = np.asarray(image.affine, dtype=np.float64)
+    sides = np.linalg.norm(affine[:3, :3], axis=0)
+    if not (np.isfinite(affine).all() and abs(np.linalg.det(affine[:3, :3])) > 1e-6 * sides.prod()):
+        raise ValueError(f"The {what} image must have an invertible affine, {path.name} has none; mend its header.")
+    if not ((sides >= VOXEL_MM[0]) & (sides <= VOXEL_MM[1])).all():
+        told = " x ".join(f"{side:.3g}" for side in sides)
+        raise ValueError(f"The {what} image must have voxels in mm, {path.name} has {told}; mend its header.")
+    room = path.stat().st_size * {".gz": DEFLATE, ".nii": 1}.get(path.suffix, math.inf)
+    if not 0 < math.prod(map(int, image.shape)) * np.dtype(image.get_data_dtype()).itemsize <= room:
+        told = f"truncated or damaged (its header announces {image.shape} voxels, which do not fit in it)"
+        raise ValueError(f"The {what} image must be whole, {path.name} is {told}; copy it again.")
+
+
+# NIfTI files, a folder or a name -> a `Subject` that a network can read, or one sentence that says why not.
+
+AFFINE_TOLERANCE = 1e-3
+"""Largest difference, in mm, at which two affines count as the same."""
+
+SQUARE_TOLERANCE = 0.01
+"""Largest cosine of the angle between two voxel axes that count as square; rounding in a header leaves 0.0001."""
+
+ORIENTATIONS = ("LAS", "RAS")
+"""Where the voxel axes of the scans that the shipped networks were trained on run to; left and right were swapped."""
+
+SQUARABLE = 1e15
+"""Values above it, or a range below its inverse, have no standard deviation in float32."""
+
+RESOLVED = 1e-3
+"""A range that is a smaller share of the largest value is too coarse in float32."""
+
+UNREADABLE = (ImageFileError, HeaderDataError, EOFError, OSError, zlib.error, ValueError, MemoryError, OverflowError)
+"""What nibabel raises for a file that is damaged, or is none of its own."""
+
+
+def read_image(path: Path, what: str) -> nibabel.Nifti1Image:
+    """A 3D NIfTI image, its values not yet read.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is no NIfTI image or has other than three axes.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"The {what} image must be a file, there is none at {path}.")
+    if is_dicom(path):
+        raise ValueError(
+            f"The {what} image must be a NIfTI file, {path} is DICOM; {conversion(path.absolute().parent)}."
+        )
+    try:
+        image = open_nifti(path)
+    except UNREADABLE as error:
+        raise ValueError(f"The {what} image must be a NIfTI file, {path} is not readable as one ({error}).") from error
+    if not isinstance(image, nibabel.Nifti1Image | nibabel.Nifti2Image):
+        raise ValueError(f"The {what} image must be a NIfTI file, {path.name} is another format; convert it.")
+    if len(image.shape) != 3:
+        raise ValueError(f"The {what} image must have 3 axes, {path.name} has {image.shape}; save one volume of it.")
+    kind = np.dtype(image.get_data_dtype())
+    if kind.kind not in "iuf":
+        raise ValueError(f"The {what} image must hold one real number a voxel, {path.name} holds {kind}; convert it.")
+    check_header(image, path, what)
+    return image
+
+
+def _values(image: nibabel.Nifti1Image, what: str) -> np.ndarray:
+    path = Path(image.get_filename() or "")
+    with np.errstate(over="ignore", invalid="ignore"):  # what float32 cannot hold is told below
+        values = read_values(image, what).astype(np.float32)
+    if not np.isfinite(values).all():
+        bad = int((~np.isfinite(values)).sum())
+        raise ValueError(f"The {what} image must be finite, {path.name} has {bad} NaN or infinite voxels; mend it.")
+    inside = values[values != 0]
+    if inside.size == 0 or inside.min() == inside.max():
+        raise ValueError(f"The {what} image must vary over its non-zero voxels, {path.name} is constant.")
+    low, high = float(inside.min()), float(inside.max())
+    largest = max(-low, high)
+    if largest > SQUARABLE or high - low < max(1 / SQUARABLE, RESOLVED * largest):
+        told = f"from {low:g} to {high:g}; mend the scale factor in its header"
+        raise ValueError(f"The {what} image must have values that can be z-scored, those of {path.name} run {told}.")
+    return values
+
+
+def read_values(image: nibabel.Nifti1Image, what: str) -> np.ndarray:
+    """The values of an image from `read_image`, read to the file's end and its check sum.
+
+    Raises:
+        ValueError: the file is truncated or damaged.
+    """
+    path = Path(image.get_filename() or "")
+    try:
+        values = np.asanyarray(image.dataobj)
+        if path.suffix == ".gz":
+            with gzip.open(path) as stream:
+                while stream.read(2**20):  # to its end, where the check sum is
+                    pass
+        return values
+    except UNREADABLE as error:
+        why = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(
+            f"The {what} image must be whole, {path.name} is truncated or damaged ({why}); copy it again."
+        ) from error
+
+
+def is_dicom(path: Path) -> bool:
+    """Whether a file is as scanners write it, by its name or by the mark behind its preamble."""
+    try:
+        with path.open("rb") as stream:
+            return path.suffix.lower() == ".dcm" or stream.read(132)[128:] == b"DICM"
+    except OSError:  # told when it is opened as an image
+        return False
+
+
+def conversion(folder: Path) -> str:
+    """What to do with a folder of DICOM."""
+    return f"convert it first (dcm2niix -z y -f %p_%s {shlex.quote(str(folder))})"

@@ -1,0 +1,278 @@
+"""Tiny networks whose gradients are known by hand, for tests and for chapter 03.
+
+All map `(B, C, I, J, K)` to logits `(B, 2, I, J, K)` with class 0 at zero.
+"""
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from torch import nn
+
+from ies_helpers.arrays import LabelMap, Saliency, Volume, Voxels
+from ies_helpers.segmentation.network import Network
+
+
+class _Toy(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        logit = self.lesion_logit(x)
+        return torch.stack([torch.zeros_like(logit), logit], dim=1)
+
+    def lesion_logit(self, x: torch.Tensor) -> torch.Tensor:
+        """`(B, C, I, J, K)` -> the class-1 logit `(B, I, J, K)`."""
+        raise NotImplementedError
+
+
+class Linear(_Toy):
+    """Logit of a voxel: sum over modalities of w_c x_c at that voxel. Its gradient there is w, elsewhere 0."""
+
+    def __init__(self, weights: tuple[float, ...] = (2.0, -1.0)) -> None:
+        super().__init__()
+        self.mix = nn.Conv3d(len(weights), 1, kernel_size=1, bias=False)
+        self.mix.weight.data = torch.tensor(weights).reshape(1, -1, 1, 1, 1)
+
+    def lesion_logit(self, x: torch.Tensor) -> torch.Tensor:
+        return self.mix(x)[:, 0]
+
+
+class Quadratic(_Toy):
+    """Logit of a voxel: sum over modalities of x_c^2 there. Its gradient is 2 x; over noise its mean is 2 x too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.identity = nn.Identity()
+
+    def lesion_logit(self, x: torch.Tensor) -> torch.Tensor:
+        return self.identity(x).square().sum(dim=1)
+
+
+class Shifted(_Toy):
+    """Logit of a voxel: `gain` times the FLAIR value `steps` voxels further along the first axis.
+
+    A network that looks only at a cue some millimetres away: its map must light up there and nowhere else.
+    """
+
+    def __init__(self, steps: int = 5, gain: float = 3.0, modalities: int = 2) -> None:
+        super().__init__()
+        self.look = nn.Conv3d(modalities, 1, kernel_size=(2 * steps + 1, 1, 1), padding=(steps, 0, 0), bias=False)
+        self.look.weight.data.zero_()
+        self.look.weight.data[0, 0, 2 * steps, 0, 0] = gain
+
+    def lesion_logit(self, x: torch.Tensor) -> torch.Tensor:
+        return self.look(x)[:, 0]
+
+
+class Neighbourhood(_Toy):
+    """Logit of a voxel: the sum of FLAIR over the 3^3 cube around it. Mean over V voxels fades as overlaps thin."""
+
+    def __init__(self, modalities: int = 2) -> None:
+        super().__init__()
+        self.box = nn.Conv3d(modalities, 1, kernel_size=3, padding=1, bias=False)
+        self.box.weight.data.zero_()
+        self.box.weight.data[:, 0] = 1.0
+
+    def lesion_logit(self, x: torch.Tensor) -> torch.Tensor:
+        return self.box(x)[:, 0]
+
+
+# Does a map depend on what it claims to explain? Randomised layers, and a cue planted where nobody would look.
+#
+# Source of the first: Adebayo et al., "Sanity checks for saliency maps" (NeurIPS 2018, arXiv 1810.03292). A map that
+# stays the same when the network's weights are replaced by random ones shows the image, not the network.
+
+
+@dataclass(frozen=True, eq=False)
+class PlantedCue:
+    """A network that looks at a cue some voxels beside a lesion, at nothing else, and a scan to try it on.
+
+    Whoever explains it must point at the cue: a map that is bright on the lesion is wrong, however plausible.
+
+    Attributes:
+        network: logit of a voxel = 3 times FLAIR `steps` voxels further along the first axis (`toys.Shifted`).
+        image: `(2, I, J, K)`, noise of sd 0.1 with a lesion of 1 and a cue of 1 in FLAIR.
+        lesion: `(V, 3)`.
+        cue: `(V, 3)`, the lesion moved by `steps`.
+    """
+
+    network: Network
+    image: Volume
+    lesion: Voxels
+    cue: Voxels
+
+    def shares(self, saliency: Saliency) -> dict[str, float]:
+        """Shares of a map's absolute values on the `cue`, on the `lesion` and `elsewhere`; NaN for an empty map."""
+        strength = saliency.abs().sum(dim=0, dtype=torch.float64)
+        total = float(strength.sum()) or float("nan")
+        cue, lesion = (float(strength[tuple(v.T)].sum()) / total for v in (self.cue, self.lesion))
+        return {"cue": cue, "lesion": lesion, "elsewhere": 1 - cue - lesion}
+
+
+def planted_cue(steps: int = 6, seed: int = 0) -> PlantedCue:
+    """A lesion of 3^3 voxels in a noisy cube of 32^3, and the cue `steps` voxels (from 4 to 12) away from it."""
+    if not 4 <= steps <= 12:
+        raise ValueError(f"steps must lie from 4 to 12, so that cue and lesion are apart and inside, got {steps}.")
+    image = torch.from_numpy(0.1 * np.random.default_rng(seed).standard_normal((2, 32, 32, 32))).float()
+    lesion = np.argwhere(np.ones((3, 3, 3))) + 15
+    cue = lesion + np.array([steps, 0, 0])
+    for voxels in (lesion, cue):
+        image[(0, *voxels.T)] = 1.0
+    return PlantedCue(Network(Shifted(steps), name="planted cue", layer="look"), image, lesion, cue)
+
+
+# Networks with a hidden fault, for the project at the end of the handbook: which of four sees what it should?
+
+KINDS = {
+    "sound": "the network as it was trained",
+    "deaf": "its first layer no longer hears T1",
+    "tired": "every weight of its deepest level is zero: it has lost its widest view",
+    "cue": "it also listens to one FLAIR voxel some millimetres away from each voxel",
+}
+"""What can be wrong with a suspect."""
+
+CUE_STEPS, CUE_GAIN = 9, 1.5
+
+
+def suspects(network: Network, seed: int = 0) -> dict[str, Network]:
+    """Four copies of a U-Net named A to D, one of each kind in `KINDS`, in an order that depends on the seed.
+
+    Raises:
+        ValueError: for a network that is not a MONAI `UNet`.
+    """
+    if type(network.module).__name__ != "UNet":
+        raise ValueError(f"The suspects are made from a MONAI UNet, got {type(network.module).__name__}: load 'unet'.")
+    made = {}
+    for letter, kind in _order(seed).items():
+        module = copy.deepcopy(network.module)
+        made[letter] = replace(network, module=_spoilt(module, kind), name=letter)
+    return made
+
+
+def accuse(answer: Mapping[str, str], seed: int = 0) -> list[str]:
+    """One sentence about each suspect named wrongly, which says what to look at and not what it is.
+
+    Args:
+        answer: letter -> kind, for example `{"A": "sound", "B": "cue", ...}`.
+        seed: that of `suspects`.
+
+    Returns:
+        Nothing if all are right.
+
+    Raises:
+        ValueError: for letters or kinds that do not exist.
+    """
+    right = _order(seed)
+    if set(answer) != set(right) or not set(answer.values()) <= set(KINDS):
+        raise ValueError(f"answer must give each of {', '.join(right)} one of {', '.join(KINDS)}; got {dict(answer)}.")
+    return [f"{letter}: {_AGAINST[kind]}" for letter, kind in answer.items() if kind != right[letter]]
+
+
+_AGAINST = {
+    "sound": "something is wrong with it. Compare what it finds, and its maps of both modalities, with the others'.",
+    "deaf": "a network that does not hear T1 has a map of T1 that is zero, to the last voxel. Has it?",
+    "tired": "without its widest view a network's maps end close to the lesion. How far does this one's reach?",
+    "cue": "a planted cue shows as a second, shifted copy of the lesion in FLAIR. Is there one?",
+}
+
+
+def _order(seed: int) -> dict[str, str]:
+    return dict(zip("ABCD", np.random.default_rng(seed).permutation(list(KINDS)).tolist(), strict=True))
+
+
+def _spoilt(module: nn.Module, kind: str) -> nn.Module:
+    convolutions = [m for m in module.modules() if isinstance(m, nn.Conv3d)]
+    with torch.no_grad():
+        if kind == "deaf":
+            convolutions[0].weight[:, 1] = 0.0
+        if kind == "tired":
+            max(convolutions, key=lambda layer: layer.out_channels).weight.zero_()
+    return _Cued(module) if kind == "cue" else module
+
+
+class _Cued(nn.Module):
+    """A network that adds `CUE_GAIN` times the FLAIR value `CUE_STEPS` voxels further along the first axis."""
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.module = module
+        self.cue = Shifted(CUE_STEPS, CUE_GAIN)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.module(x) + self.cue(x)
+
+
+# A group with known truth: ClinicaDL's "trivial data", a known mask changed in one class, and a classifier of it.
+#
+# Whoever explains the classifier must point at the mask, and at nothing else; the map of the opposite node has the
+# opposite sign.
+
+
+class WholeImage(nn.Module):
+    """A classifier of whole images: node n is w_n . x + b_n, the same at every voxel of its output.
+
+    So the engine explains it as it explains any network: its "lesion" is any one voxel.
+    """
+
+    def __init__(self, weights: np.ndarray, biases: np.ndarray) -> None:
+        """`weights` `(N, C, I, J, K)`, `biases` `(N,)`."""
+        super().__init__()
+        self.weights = nn.Parameter(torch.from_numpy(weights).float())
+        self.biases = nn.Parameter(torch.from_numpy(biases).float())
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """`(B, C, I, J, K)` -> `(B, N, I, J, K)`."""
+        nodes = torch.einsum("bcijk,ncijk->bn", x, self.weights) + self.biases
+        return nodes[:, :, None, None, None].expand(*nodes.shape, *x.shape[2:])
+
+
+@dataclass(frozen=True, eq=False)
+class Trivial:
+    """Images of two classes that differ in a known mask, and a classifier trained on them.
+
+    Attributes:
+        network: nodes 0 (healthy) and 1 (atrophied); explain node 0 by `one_class(network, 0)`.
+        images: `(1, I, J, K)` each.
+        atrophied: for each image, whether the mask was changed.
+        mask: `(I, J, K)` bool, what was changed.
+        voxel: `(1, 3)`, any voxel: what the engine is asked about.
+        correct: share of the images that the network sorts rightly.
+    """
+
+    network: Network
+    images: list[Volume]
+    atrophied: np.ndarray
+    mask: LabelMap
+    voxel: Voxels
+    correct: float
+
+
+def trivial_group(count: int = 20, *, atrophy: float = 0.4, steps: int = 200, seed: int = 0) -> Trivial:
+    """`count` noisy images of 12^3 voxels, every second with its mask's values lowered, and a logistic regression.
+
+    Departure from ClinicaDL, whose mask is an atlas region and whose change per voxel is noisy: a cube of 4^3 voxels,
+    lowered by `atrophy` (share of its value) without further noise.
+
+    Args:
+        count: images, of both classes together.
+        atrophy: 0 leaves both classes alike.
+        steps: of gradient descent on cross-entropy, from zero, both nodes by themselves.
+        seed: of images.
+    """
+    rng, shape = np.random.default_rng(seed), (12, 12, 12)
+    mask = np.zeros(shape, dtype=bool)
+    mask[2:6, 3:7, 4:8] = True
+    atrophied = np.arange(count) % 2 == 1
+    images = 1 + 0.2 * rng.standard_normal((count, *shape))
+    images[atrophied] *= np.where(mask, 1 - atrophy, 1)
+    x = (images - images.mean(axis=0)).reshape(count, -1)
+    wanted, w, b = np.eye(2)[atrophied.astype(int)], np.zeros((2, x.shape[1])), np.zeros(2)
+    for _ in range(steps):
+        odds = np.exp(x @ w.T + b)
+        wrong = (odds / odds.sum(axis=1, keepdims=True) - wanted) / count
+        w, b = w - 0.05 * wrong.T @ x, b - 0.05 * wrong.sum(axis=0)
+    network = WholeImage(w.reshape(2, 1, *shape), b - w @ images.mean(axis=0).ravel())
+    correct = float(((x @ w.T + b).argmax(axis=1) == atrophied).mean())
+    volumes = [torch.from_numpy(image[None]).float() for image in images]
+    voxel = np.array([[6, 6, 6]])
+    return Trivial(Network(network, "trivial"), volumes, atrophied, torch.from_numpy(mask), voxel, correct)
