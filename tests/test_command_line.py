@@ -27,7 +27,7 @@ from ies_helpers.saliency.comparison import input_x_gradient
 from ies_helpers.subjects import downloads
 from ies_helpers.subjects import folder as saving
 from ies_helpers.subjects.folder import read_maps
-from tests.scenes import SPOTS, files_below, strays, write_image, write_network, write_patient
+from tests.patients import SPOTS, files_below, strays, write_image, write_network, write_patient
 from tests.subjects.local_server import write_registry
 
 

@@ -9,7 +9,7 @@ import nibabel
 import numpy as np
 import pytest
 
-from tests.scenes import Commands, commands, files_below, strays, write_network, write_patient
+from tests.patients import Commands, commands, files_below, strays, write_network, write_patient
 
 DRAWS, LESIONS = 3, 2
 ANAT = "sub-p1/anat/sub-p1"

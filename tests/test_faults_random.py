@@ -15,7 +15,7 @@ import torch
 from ies_helpers.__main__ import main
 from ies_helpers.segmentation import inference
 from ies_helpers.subjects import downloads
-from tests.scenes import Commands, commands, files_below, strays, write_network, write_patient
+from tests.patients import Commands, commands, files_below, strays, write_network, write_patient
 from tests.subjects.local_server import Server, serving, write_registry
 from tests.test_faults import assert_same, images, images_whole
 from tests.test_hypothesis import packed

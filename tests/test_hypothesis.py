@@ -20,7 +20,7 @@ from safetensors.torch import save
 
 from ies_helpers import load_network, load_subject
 from ies_helpers.segmentation.architectures import build
-from tests.mutations import Attack, damaged_bytes, damaged_header, damaged_pth, damaged_safetensors, saved
+from tests.damage import Attack, damaged_bytes, damaged_header, damaged_pth, damaged_safetensors, saved
 
 CASES = 200
 FIXED = settings(

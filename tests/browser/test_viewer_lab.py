@@ -28,12 +28,12 @@ from selenium.webdriver.support.ui import Select, WebDriverWait
 from ies_helpers.figures.slices import Place
 from ies_helpers.figures.viewer import Viewer, view
 from tests.conftest import ROOT
-from tests.viewing import click, point, scene
+from tests.viewers import click, point, scene
 
 pytestmark = pytest.mark.browser
 
 CELLS = (
-    "from ies_helpers.figures.viewer import view\nfrom tests.viewing import scene",
+    "from ies_helpers.figures.viewer import view\nfrom tests.viewers import scene",
     "viewer = view(*scene())\nviewer",
 )
 WAIT, SOON = 90, 20

@@ -9,7 +9,7 @@ import pytest
 
 from ies_helpers import cohort as config
 from ies_helpers.cohort import read_config
-from tests.scenes import write_image, write_patient
+from tests.patients import write_image, write_patient
 
 
 @pytest.fixture

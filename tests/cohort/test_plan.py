@@ -6,7 +6,7 @@ import pytest
 
 from ies_helpers import load_network
 from ies_helpers.cohort import Crew, Plan, plan, read_config, run_cohort, tasks_of
-from tests.scenes import files_below, write_network, write_patient
+from tests.patients import files_below, write_network, write_patient
 
 TEXT = """
 subjects = ["a", "b", "nobody"]

@@ -8,8 +8,8 @@ import pandas as pd
 import pytest
 
 from ies_helpers.__main__ import main
-from tests.explained import explain_toy, tiny_network
-from tests.scenes import files_below, strays
+from tests.folders import explain_toy, tiny_network
+from tests.patients import files_below, strays
 
 FIGURES = ["balance", "measures", "peaks", "ranking"]
 

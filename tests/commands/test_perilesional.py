@@ -10,7 +10,7 @@ import pytest
 
 from ies_helpers import cli as command
 from ies_helpers.__main__ import main
-from tests.scenes import SPOTS, files_below, write_image, write_network, write_patient
+from tests.patients import SPOTS, files_below, write_image, write_network, write_patient
 
 
 @pytest.fixture(scope="module")

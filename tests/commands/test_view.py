@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from ies_helpers.__main__ import main
-from tests.explained import explain_toy
-from tests.scenes import files_below
+from tests.folders import explain_toy
+from tests.patients import files_below
 
 
 @pytest.fixture(scope="module")

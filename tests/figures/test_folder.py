@@ -14,7 +14,7 @@ from ies_helpers.figures.pages import draw_folder, save_figure, title_of
 from ies_helpers.segmentation.architectures import build
 from ies_helpers.subjects import folder as reading
 from ies_helpers.subjects.folder import SavedMap, save_lesions
-from tests.scenes import files_below, subject_in_memory, write_patient
+from tests.patients import files_below, subject_in_memory, write_patient
 
 STEMS = ("gradcamppL001", "gradientmaxL001")
 

@@ -11,7 +11,7 @@ import torch
 from ies_helpers import saliency_html
 from ies_helpers.figures import pages as html
 from ies_helpers.figures.pages import save_html
-from tests.scenes import AFFINE, ball, files_below, lesion_of, subject_in_memory
+from tests.patients import AFFINE, ball, files_below, lesion_of, subject_in_memory
 
 LARGEST = 3_000_000
 

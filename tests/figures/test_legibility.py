@@ -39,7 +39,7 @@ from ies_helpers.measures.groupmaps import centred_affine, group_map
 from ies_helpers.measures.groups import calibration, roc
 from ies_helpers.measures.removal import Curve, Road
 from ies_helpers.measures.sanity import AS_TRAINED, SHUFFLED
-from tests.scenes import ball, lesion_of, subject_in_memory
+from tests.patients import ball, lesion_of, subject_in_memory
 
 # Machado, Oliveira, Fernandes 2009: what a person without one kind of cone sees, in linear RGB.
 EYES = {

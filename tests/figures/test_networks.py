@@ -6,7 +6,7 @@ import torch
 
 from ies_helpers import plot_saliency
 from ies_helpers.figures.lesions import plot_maps
-from tests.scenes import ball, lesion_of, subject_in_memory
+from tests.patients import ball, lesion_of, subject_in_memory
 
 CENTRE = (10, 12, 15)
 SHOWN = {"coronal": (15, 12), "axial": (15, 13)}

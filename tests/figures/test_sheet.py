@@ -15,8 +15,8 @@ from ies_helpers import load_subject
 from ies_helpers.figures import pages as sheet
 from ies_helpers.figures.pages import Tile, draw_sheets, picture, tiles_of
 from ies_helpers.subjects.folder import read_maps
-from tests.explained import explain_toy, found_in
-from tests.scenes import write_image
+from tests.folders import explain_toy, found_in
+from tests.patients import write_image
 
 
 @pytest.fixture(scope="module")

@@ -17,8 +17,8 @@ from ies_helpers.figures.slices import GROUP_COLOURS, LABEL, PLANES, SIGNED, Can
 from ies_helpers.figures.viewer import WIDGET, Viewer, view
 from ies_helpers.segmentation.architectures import build
 from ies_helpers.subjects.folder import CAM_UNIT, LOGIT, save_lesions
-from tests.scenes import write_patient
-from tests.viewing import CENTRES, PEAKS, SHAPE, click, scene
+from tests.patients import write_patient
+from tests.viewers import CENTRES, PEAKS, SHAPE, click, scene
 
 NO_MAPS = [(1, "TP", " · no map"), (2, "FP", ""), (3, "FN", " · no map")]
 

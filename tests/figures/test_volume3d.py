@@ -9,7 +9,7 @@ import torch
 
 from ies_helpers import Subject, load_subject
 from ies_helpers.figures.pages import view_3d
-from tests.scenes import write_patient
+from tests.patients import write_patient
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import pytest
 from ies_helpers import load_subject
 from ies_helpers.measures.evaluation import KEPT, add_measures
 from ies_helpers.subjects.folder import read_maps, write_table
-from tests.explained import explain_toy, found_in
+from tests.folders import explain_toy, found_in
 
 
 @pytest.fixture(scope="module")

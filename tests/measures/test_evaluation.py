@@ -15,8 +15,8 @@ from ies_helpers.measures.evaluation import CURVES, MEASURES, evaluate_maps, nam
 from ies_helpers.measures.maps import measure_map
 from ies_helpers.subjects import folder as reading
 from ies_helpers.subjects.folder import SavedMap, read_maps
-from tests.explained import explain_toy, tiny_network
-from tests.scenes import write_image
+from tests.folders import explain_toy, tiny_network
+from tests.patients import write_image
 
 FEW = pytest.mark.filterwarnings("ignore:A measure of this map is NaN")
 

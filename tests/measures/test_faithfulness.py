@@ -16,7 +16,7 @@ from ies_helpers.measures.removal import (
 )
 from ies_helpers.teaching import Linear, Neighbourhood, Quadratic, Shifted
 from tests import oracles
-from tests.lively import unet
+from tests.networks import unet
 
 EXACT = 1e-9
 SINGLE = 1e-5

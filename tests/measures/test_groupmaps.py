@@ -18,7 +18,7 @@ from ies_helpers.measures.groupmaps import (
     on_grid,
     save_group_map,
 )
-from tests.scenes import AFFINE, UNEVEN, ball, lesion_of
+from tests.patients import AFFINE, UNEVEN, ball, lesion_of
 
 FLOAT32 = 1e-5
 

@@ -8,7 +8,7 @@ import torch
 
 from ies_helpers import average_saliency_focus, peak, pointing_game, proportional_energy
 from ies_helpers.measures.maps import effective_complexity, gini, measure_map, rank_accuracy, shells, sign_balance
-from tests.scenes import UNEVEN, lesion_of
+from tests.patients import UNEVEN, lesion_of
 
 SHAPE = (4, 5, 6)
 MASK = np.zeros(SHAPE, dtype=bool)

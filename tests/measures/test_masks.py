@@ -12,7 +12,7 @@ from ies_helpers import Subject
 from ies_helpers.measures.regions import TISSUES, brain_tissues, join, read_labels, read_structures, template_affine
 from ies_helpers.subjects.phantom import template_tissues
 from ies_helpers.subjects.subject import normalise
-from tests.scenes import AFFINE, subject_in_memory, write_image
+from tests.patients import AFFINE, subject_in_memory, write_image
 
 LABELS = np.zeros((24, 28, 20), dtype=np.int16)
 LABELS[4:8, 5:9, 6:10] = 1

@@ -22,7 +22,7 @@ from ies_helpers.measures.sanity import (
 from ies_helpers.saliency.context import perilesional_curve
 from ies_helpers.segmentation.architectures import build
 from ies_helpers.teaching import Linear, planted_cue
-from tests.lively import unet
+from tests.networks import unet
 
 EXACT = 1e-12
 SINGLE = 1e-5

@@ -15,7 +15,7 @@ from ies_helpers.measures.regions import (
     lesion_table,
     tissue_structures,
 )
-from tests.scenes import ball, lesion_of, subject_in_memory
+from tests.patients import ball, lesion_of, subject_in_memory
 
 
 def scene() -> tuple:

@@ -17,7 +17,7 @@ from ies_helpers.saliency.cone import Cone, cone_of, upwards, window
 from ies_helpers.saliency.gradients import LesionGradient
 from ies_helpers.segmentation.architectures import build
 from tests import oracles
-from tests.lively import lively, unet
+from tests.networks import lively, unet
 
 EXACT = 1e-12
 """Float64, relative to the largest value."""

@@ -27,7 +27,7 @@ from ies_helpers.saliency.smoothgrad import (
 )
 from ies_helpers.teaching import Linear, Quadratic
 from tests import oracles
-from tests.lively import unet
+from tests.networks import unet
 
 EXACT = 1e-10
 SINGLE = 1e-4

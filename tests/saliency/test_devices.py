@@ -13,7 +13,7 @@ from ies_helpers.saliency.cone import cone_of
 from ies_helpers.saliency.frozen import FrozenCone, frozen_cone_of
 from ies_helpers.saliency.gradients import LesionGradient
 from ies_helpers.saliency.views import Largest, add_up, by_autograd, cut, extremes, forward, size
-from tests.lively import nnunet, unet
+from tests.networks import nnunet, unet
 
 VOXELS = np.array([[20, 20, 20], [21, 20, 20], [20, 25, 33]])
 IMAGE = torch.randn(2, 40, 36, 48)

@@ -12,8 +12,8 @@ from ies_helpers.saliency.context import COLUMNS, dose_response
 from ies_helpers.subjects.editing import add_lesion, lesion_pattern
 from ies_helpers.teaching import Linear
 from tests import oracles
-from tests.lively import nnunet, unet
-from tests.scenes import subject_in_memory
+from tests.networks import nnunet, unet
+from tests.patients import subject_in_memory
 
 EXACT = 1e-6
 """MONAI blends windows with float32 weights."""

@@ -22,8 +22,8 @@ from ies_helpers.saliency.frozen import deviation
 from ies_helpers.saliency.smoothgrad import smoothgrad_average
 from ies_helpers.segmentation.architectures import build
 from ies_helpers.subjects.folder import read_maps
-from tests.lively import nnunet
-from tests.scenes import ball, files_below, lesion_of, strays, subject_in_memory
+from tests.networks import nnunet
+from tests.patients import ball, files_below, lesion_of, strays, subject_in_memory
 
 SUBJECT = subject_in_memory()
 LESIONS = [

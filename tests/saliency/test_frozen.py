@@ -13,7 +13,7 @@ from ies_helpers.saliency.frozen import deviation
 from ies_helpers.saliency.gradients import LesionGradient
 from ies_helpers.segmentation.architectures import build
 from tests import oracles
-from tests.lively import nnunet, unet
+from tests.networks import nnunet, unet
 
 EXACT = 1e-12
 VOXELS = np.array([[30, 30, 30], [31, 30, 30], [20, 33, 40], [39, 10, 47]])

@@ -15,7 +15,7 @@ from ies_helpers.saliency.frozen import Block, FrozenCone, frozen_cone_of, windo
 from ies_helpers.saliency.gradients import LesionGradient
 from ies_helpers.segmentation.architectures import build
 from tests import oracles
-from tests.lively import lively, nnunet, unet
+from tests.networks import lively, nnunet, unet
 from tests.saliency.test_frozen import held_still, map_of
 
 pytestmark = pytest.mark.filterwarnings("error:.*taking the crop")  # else a broken cone would pass by autograd

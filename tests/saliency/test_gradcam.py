@@ -11,7 +11,7 @@ from ies_helpers import Network, gradcam, gradcam_pp
 from ies_helpers.saliency.gradcam import Seen, _pp_weights, boxed_cam
 from ies_helpers.saliency.views import View
 from tests import oracles
-from tests.lively import nnunet, unet
+from tests.networks import nnunet, unet
 
 EXACT = 1e-10
 """Float64, relative to the largest value."""

@@ -16,7 +16,7 @@ from ies_helpers.saliency.views import crop_part
 from ies_helpers.segmentation.field import receptive_field
 from ies_helpers.teaching import Linear, Neighbourhood, Quadratic, Shifted
 from tests import oracles
-from tests.lively import nnunet, unet
+from tests.networks import nnunet, unet
 
 EXACT = 1e-10
 """Float64, relative to the largest value: rounding alone."""

@@ -12,7 +12,7 @@ from ies_helpers.saliency import views as aggregates
 from ies_helpers.saliency.cone import Cone
 from ies_helpers.saliency.gradients import LesionGradient
 from ies_helpers.saliency.views import does_not_fit, out_of_memory
-from tests.lively import nnunet, unet
+from tests.networks import nnunet, unet
 
 EXACT = 1e-10
 """Float64, relative to the largest value: convolutions of other sizes add up in another order."""

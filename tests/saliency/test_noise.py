@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from ies_helpers.saliency.smoothgrad import NoisyImages, noise_sigma, noisy_image
-from tests.lively import unet
+from tests.networks import unet
 
 
 @pytest.mark.parametrize("ahead", [True, False])

@@ -15,7 +15,7 @@ from ies_helpers.segmentation.field import receptive_field
 from ies_helpers.segmentation.network import Through
 from ies_helpers.teaching import Linear, Shifted
 from tests import oracles
-from tests.lively import nnunet, unet
+from tests.networks import nnunet, unet
 
 EXACT = 1e-12
 """Float64 probabilities: rounding alone."""

@@ -16,7 +16,7 @@ from ies_helpers.segmentation.field import receptive_field
 from ies_helpers.segmentation.network import as_network
 from ies_helpers.teaching import Linear, Quadratic
 from tests import oracles
-from tests.lively import nnunet, unet
+from tests.networks import nnunet, unet
 
 EXACT = 1e-10
 SINGLE = 1e-4

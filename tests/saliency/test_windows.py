@@ -8,7 +8,7 @@ import torch
 from monai.inferers.utils import sliding_window_inference
 
 from ies_helpers.saliency.views import window_parts, window_views
-from tests.lively import nnunet
+from tests.networks import nnunet
 
 
 @pytest.mark.parametrize("weighting", ["gaussian", "constant"])

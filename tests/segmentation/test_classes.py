@@ -74,7 +74,7 @@ def test_the_probability_of_one_class_is_the_softmax_over_all_and_its_digest_its
     assert one_class(network, 2).threshold == 0.3
     layered = one_class(replace(network, layer="look"), 2)
     assert layered.module.get_submodule(layered.layer or "") is network.module.look
-    with pytest.raises(ValueError, match="below the 4 classes .*, got 4"):
+    with pytest.raises(ValueError, match=r"below the 4 classes .*, got 4"):
         predict(one_class(network, 4), image)
     with pytest.raises(ValueError, match="0 or more, got -1"):
         one_class(network, -1)

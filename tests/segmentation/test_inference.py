@@ -10,7 +10,7 @@ from torch import nn
 from ies_helpers import Network, gradient, predict, predict_logits
 from ies_helpers.teaching import Linear
 from tests import oracles
-from tests.lively import nnunet, unet
+from tests.networks import nnunet, unet
 
 
 def test_a_linear_network_gives_the_sigmoid_of_its_sum() -> None:

@@ -11,7 +11,7 @@ from torch import nn
 from ies_helpers import Network, gradient, predict_logits
 from ies_helpers.segmentation.inference import importance, total_importance, window_boxes
 from tests import oracles
-from tests.lively import nnunet
+from tests.networks import nnunet
 
 SHAPES = [
     ((40, 33, 24), (24, 24, 24)),

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from ies_helpers.subjects.folder import add_lesions
-from tests.scenes import AFFINE, ball, files_below, subject_in_memory
+from tests.patients import AFFINE, ball, files_below, subject_in_memory
 
 SUBJECT = subject_in_memory()
 FIRST, SECOND = (np.argwhere(ball(SUBJECT.shape, centre, 1.5)) for centre in ((5, 6, 7), (15, 16, 9)))

@@ -11,8 +11,8 @@ import pytest
 from ies_helpers import load_network, load_subject
 from ies_helpers.subjects import folder as reading
 from ies_helpers.subjects.folder import Scans, read_maps
-from tests.explained import explain_toy, found_in
-from tests.scenes import subject_in_memory, write_image
+from tests.folders import explain_toy, found_in
+from tests.patients import subject_in_memory, write_image
 
 
 @pytest.fixture(scope="module")

@@ -9,8 +9,8 @@ from ies_helpers.saliency import methods as estimate
 from ies_helpers.saliency.gradients import LesionGradient
 from ies_helpers.saliency.methods import estimate_other, estimate_scores, estimate_seconds, in_words
 from ies_helpers.saliency.score import LesionScore
-from tests.lively import unet
-from tests.scenes import lesion_of
+from tests.networks import unet
+from tests.patients import lesion_of
 
 IMAGE = torch.randn(2, 16, 16, 64)
 

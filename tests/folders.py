@@ -8,7 +8,7 @@ from safetensors.torch import save_file
 from ies_helpers import Lesions, Network, Subject, explain, find_lesions, load_network, load_subject
 from ies_helpers.segmentation.architectures import build
 from ies_helpers.subjects.folder import save_lesions
-from tests.scenes import ball, write_patient
+from tests.patients import ball, write_patient
 
 SIDE = 24
 SPOTS = {"TP": (8, 8, 8), "FP": (16, 9, 8), "FN": (12, 16, 15)}

@@ -18,7 +18,7 @@ from ies_helpers.subjects.editing import (
     remove_lesion,
     white_matter,
 )
-from tests.scenes import AFFINE, ball, lesion_of
+from tests.patients import AFFINE, ball, lesion_of
 
 SHAPE = (48, 52, 50)
 MIDDLE = (24, 26, 25)

@@ -11,8 +11,8 @@ from ies_helpers.arrays import check_seed
 from ies_helpers.measures.removal import sensitivity, sensitivity_n
 from ies_helpers.segmentation.lesions import Lesions, true_negatives
 from ies_helpers.subjects.editing import healthy_places
-from tests.lively import unet
-from tests.scenes import ball, lesion_of, subject_in_memory
+from tests.networks import unet
+from tests.patients import ball, lesion_of, subject_in_memory
 
 SUBJECT = subject_in_memory()
 LESION = lesion_of(ball(SUBJECT.shape, (10, 10, 10), 1.2))

@@ -24,7 +24,7 @@ from ies_helpers.__main__ import main
 from ies_helpers.cli import cohort
 from ies_helpers.cohort import Config, Crew, hire, read_config, run_cohort, tasks_of
 from tests.cohort.dying import Mortal, die
-from tests.scenes import SPOTS, strays, write_image, write_network, write_patient
+from tests.patients import SPOTS, strays, write_image, write_network, write_patient
 
 TEXT = """
 subjects = ["patients/*"]

@@ -25,8 +25,8 @@ from ies_helpers.saliency.context import filled
 from ies_helpers.saliency.score import LesionScore
 from ies_helpers.teaching import Linear, Quadratic, Shifted
 from tests import oracles
-from tests.lively import nnunet, unet
-from tests.scenes import UNEVEN
+from tests.networks import nnunet, unet
+from tests.patients import UNEVEN
 
 pytestmark = pytest.mark.filterwarnings("ignore:Integrated gradients add up")
 

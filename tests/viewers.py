@@ -9,7 +9,7 @@ from scipy import ndimage
 from ies_helpers import Lesions, Subject
 from ies_helpers.figures.slices import PLANES
 from ies_helpers.figures.viewer import Viewer
-from tests.scenes import ball, lesion_of, subject_in_memory
+from tests.patients import ball, lesion_of, subject_in_memory
 
 SHAPE = (24, 28, 20)
 CENTRES = {"TP": (10, 12, 13), "FP": (17, 8, 6), "FN": (6, 20, 10)}

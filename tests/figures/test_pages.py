@@ -13,8 +13,8 @@ import pytest
 
 from ies_helpers.figures.pages import Tile, draw_folder, draw_overview, index_page, tiles_of
 from ies_helpers.subjects.folder import read_maps
-from tests.explained import explain_toy
-from tests.scenes import files_below, strays
+from tests.folders import explain_toy
+from tests.patients import files_below, strays
 
 TAG = tuple[str, dict[str, str]]
 

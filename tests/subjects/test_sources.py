@@ -15,7 +15,7 @@ from scipy.spatial.transform import Rotation
 from ies_helpers import load_subject
 from ies_helpers.subjects import sources as finding
 from ies_helpers.subjects import sources as loading
-from tests.scenes import AFFINE, SPOTS, write_image, write_patient
+from tests.patients import AFFINE, SPOTS, write_image, write_patient
 
 SPOT = {"TP": (12, 12, 12)}
 SHAPE = (24, 24, 24)

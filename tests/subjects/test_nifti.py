@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from ies_helpers import load_subject
-from tests.scenes import write_image
+from tests.patients import write_image
 
 SHAPE = (9, 8, 7)
 

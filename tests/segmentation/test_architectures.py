@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from ies_helpers import load_network
 from ies_helpers.segmentation import architectures as checkpoints
 from ies_helpers.segmentation.architectures import build
-from tests.scenes import write_network
+from tests.patients import write_network
 
 CHANNELS = (3, 4, 5)
 

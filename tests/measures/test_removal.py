@@ -21,7 +21,7 @@ from ies_helpers.measures.removal import (
 from ies_helpers.segmentation.network import Through
 from ies_helpers.teaching import Linear, Neighbourhood
 from tests import oracles
-from tests.lively import unet
+from tests.networks import unet
 
 SOLVED = 1e-6
 """The iterative solution: 1e-8 of the right-hand side, times the condition of the system."""

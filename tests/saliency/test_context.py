@@ -15,8 +15,8 @@ from ies_helpers.saliency.context import BLUR_MM, filled
 from ies_helpers.segmentation.lesions import mask_of
 from ies_helpers.teaching import Neighbourhood
 from tests import oracles
-from tests.lively import nnunet, unet
-from tests.scenes import UNEVEN
+from tests.networks import nnunet, unet
+from tests.patients import UNEVEN
 
 SHAPE = (40, 34, 44)
 VOXELS = np.array([[20, 17, 22], [21, 17, 22], [21, 18, 22], [20, 17, 23]])

@@ -10,7 +10,7 @@ from ies_helpers import Lesion, Subject, plot_lesions, plot_saliency, saliency_h
 from ies_helpers.figures.lesions import plot_maps
 from ies_helpers.figures.pages import view_3d
 from ies_helpers.figures.slices import GROUP_COLOURS, LABEL, PLANES, SIGNED, Canonical, busiest
-from tests.scenes import AFFINE, ball, lesion_of, subject_in_memory
+from tests.patients import AFFINE, ball, lesion_of, subject_in_memory
 
 CENTRE = (10, 12, 15)
 SHOWN = (15, 13, 12)

@@ -27,7 +27,7 @@ from ies_helpers.subjects.folder import (
     save_lesions,
     write_index,
 )
-from tests.scenes import AFFINE, files_below, subject_in_memory, write_patient
+from tests.patients import AFFINE, files_below, subject_in_memory, write_patient
 
 RECORD = MapRecord("toy", "net", "abc", 3, "TP", 40, "smoothgrad", "whole", "logit", "max", 50, 0, 0.05, 0.4)
 CAM = MapRecord("toy", "net", "abc", 3, "TP", 40, "gradcam++", "whole", "weighted", layer="down")
