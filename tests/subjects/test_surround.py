@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 from scipy import ndimage
-from tests.subjects.test_editing import BRAIN, MIDDLE, SHAPE, WHITE, brain, with_lesion
 
 from ies_helpers.subjects.editing import Surround, _width, white_matter
 from tests.patients import ball
+from tests.subjects.test_editing import BRAIN, MIDDLE, SHAPE, WHITE, brain, with_lesion
 
 
 def test_white_matter_is_bright_in_t1_and_usual_in_flair() -> None:
