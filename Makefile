@@ -10,6 +10,9 @@ COVERS_core := core
 COVERS_notebooks := core notebooks
 COVERS_dev := core notebooks dev
 
+# Workers of `make test`, of one thread each: `make test WORKERS=8` on a machine with eight cores.
+WORKERS := 2
+
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
@@ -22,7 +25,7 @@ demo: .venv/.installed-core ## explain the lesions of the demo subject; figures 
 	@$(PYTHON) -m ies_helpers demo --out demo
 
 test: lint ## lint, then every test, each chapter executed
-	@$(PYTHON) -m pytest tests -m "not bench and not browser"
+	@$(PYTHON) -m pytest tests -m "not bench and not browser" -n $(WORKERS) --durations 20
 
 lint: .venv/.installed-dev ## ruff and pyright
 	@$(PYTHON) -m ruff check .

@@ -1,11 +1,11 @@
-"""What every test shares: two cores, fixed randomness, no window, and never the user's own cache."""
+"""What every test shares: one thread, fixed randomness, no window, never the user's own cache, and an order."""
 
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
 # Before numpy and torch are imported.
-os.environ.update(OMP_NUM_THREADS="2", OMP_WAIT_POLICY="PASSIVE", MPLBACKEND="Agg", NO_COLOR="1", COLUMNS="200")
+os.environ.update(OMP_NUM_THREADS="1", OMP_WAIT_POLICY="PASSIVE", MPLBACKEND="Agg", NO_COLOR="1", COLUMNS="200")
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -15,9 +15,44 @@ from hypothesis import settings
 
 ROOT = Path(__file__).resolve().parent.parent
 
-torch.set_num_threads(2)
+RUN_FIRST = (
+    *("08_three", "12_own", "09_true", "13_papers", "07_peri", "04_smooth", "10_is_the", "11_struct", "05_agg"),
+    *("test_cohort.py", "cohort/", "test_faults_random.py", "test_faults.py", "03_grad", "02_les", "06_grad", "01_pat"),
+    *("00_start", "test_colab.py", "test_gradients.py", "test_smoothgrad.py"),
+)
+"""What takes longest, by a part of its name: begun first, so that no worker is left with a long one at the end."""
+
+torch.set_num_threads(1)
 settings.register_profile("fixed", derandomize=True, database=None, deadline=None)
 settings.load_profile("fixed")
+
+
+def unit_of(nodeid: str) -> str:
+    """What one worker does in one piece: a file, whose fixtures are then made once, or a chapter's execution."""
+    return nodeid if "::test_a_chapter_runs" in nodeid else nodeid.split("::")[0]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Units as in `RUN_FIRST`, then the others as they were."""
+
+    def rank(item: pytest.Item) -> int:
+        unit = unit_of(item.nodeid)
+        return next((n for n, name in enumerate(RUN_FIRST) if name in unit), len(RUN_FIRST))
+
+    items.sort(key=rank)
+
+
+@pytest.hookimpl(optionalhook=True)  # known where pytest-xdist is installed
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
+    """Hands units to workers in the order of the tests."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Units(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return unit_of(nodeid)
+
+    config.option.loadscopereorder = False  # else the units of most tests would come first
+    return Units(config, log)  # pyright: ignore[reportArgumentType]
 
 
 @pytest.fixture(autouse=True, scope="session")
