@@ -156,7 +156,7 @@ def as_voxels(lesion: LesionLike, shape: Sequence[int]) -> Voxels:
             f"A lesion must lie inside the image {tuple(shape)}, got voxels from {voxels.min(axis=0)} to "
             f"{voxels.max(axis=0)}."
         )
-    if len(np.unique(voxels, axis=0)) != len(voxels):
+    if len(np.unique(np.ravel_multi_index(tuple(voxels.T), tuple(shape)))) != len(voxels):
         raise ValueError("A lesion must hold each voxel once, got duplicates; apply numpy.unique(voxels, axis=0).")
     return np.ascontiguousarray(voxels, dtype=np.int64)
 

@@ -49,7 +49,7 @@ def look(
     """Load, predict, number the lesions and write them: what every command begins with."""
     from ies_helpers.saliency.frozen import frozen
     from ies_helpers.segmentation.architectures import load_network
-    from ies_helpers.segmentation.lesions import segment
+    from ies_helpers.segmentation.lesions import segment_into_folder
     from ies_helpers.subjects.sources import load_subject
 
     loaded = load_subject(subject, flair=flair, t1=t1, target=target)
@@ -57,7 +57,7 @@ def look(
     net = load_network(network, **built, threshold=threshold, device=device)  # pyright: ignore[reportArgumentType]
     if statistics == "frozen":
         frozen(net, len(loaded.image))  # refuses a network that cannot be, before it predicts
-    return loaded, net, segment(loaded, net, out, progress=progress)
+    return loaded, net, segment_into_folder(loaded, net, out, progress=progress)
 
 
 def say(lines: Sequence[str], data: Any, as_json: bool) -> None:

@@ -37,7 +37,7 @@ from ies_helpers.saliency.gradients import LesionGradient
 from ies_helpers.saliency.methods import AGGREGATED, OTHERS, check_settings, estimate_other, estimate_seconds, in_words
 from ies_helpers.segmentation.architectures import load_network
 from ies_helpers.segmentation.inference import predict
-from ies_helpers.segmentation.lesions import GROUPS, Lesion, Lesions, check_choice, find_lesions, segment
+from ies_helpers.segmentation.lesions import GROUPS, Lesion, Lesions, check_choice, find_lesions, segment_into_folder
 from ies_helpers.segmentation.network import Network
 from ies_helpers.subjects.files import write_text
 from ies_helpers.subjects.folder import MAPS, open_derivative, versions, write_index, write_table
@@ -378,7 +378,7 @@ def _steps(task: Task, row: dict[str, Any], notes: list[str]) -> Iterator[str]:
     subject = load_subject(**task.source)
     network = load_network(**config.network)
     yield "predict"
-    lesions = segment(subject, network, config.out)
+    lesions = segment_into_folder(subject, network, config.out)
     row["lesions"] = len(lesions)
     for settings in config.explain:
         yield f"explain {settings['method']} of {settings['lesions']}"

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from scipy import ndimage
 
-from ies_helpers.arrays import Affine, Box, LabelMap, Saliency, Voxels, as_voxels
-from ies_helpers.segmentation.lesions import Lesion, mask_of
+from ies_helpers.arrays import Affine, Box, LabelMap, Saliency, Voxels, as_mask
+from ies_helpers.segmentation.lesions import Lesion
 from ies_helpers.subjects.subject import SHIPPED
 
 SignPart = Literal["abs", "positive", "negative"]
@@ -203,7 +203,7 @@ def _mask(region: Region, shape: Sequence[int]) -> np.ndarray:
         if mask.shape != tuple(shape):
             raise ValueError(f"Map and region must lie on one grid, got {tuple(shape)} and {mask.shape}.")
         return mask
-    return mask_of(as_voxels(region, tuple(shape)), tuple(shape)).numpy()
+    return as_mask(region, shape)
 
 
 def _check_box(box: tuple[slice, ...], shape: Sequence[int]) -> None:

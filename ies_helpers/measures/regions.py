@@ -25,10 +25,10 @@ from scipy import ndimage
 from ies_helpers.arrays import Affine, Saliency
 from ies_helpers.measures.maps import SHELLS, SignPart, part_of, shells
 from ies_helpers.segmentation.lesions import Lesion
-from ies_helpers.subjects.editing import brain_mask
 from ies_helpers.subjects.nifti import AFFINE_TOLERANCE, read_image, read_values
 from ies_helpers.subjects.phantom import template_tissues
 from ies_helpers.subjects.subject import Subject
+from ies_helpers.subjects.tissue import brain_mask
 
 Structures = Mapping[str, np.ndarray | torch.Tensor]
 """Name -> mask `(I, J, K)`, bool or 0 and 1. Masks may overlap."""

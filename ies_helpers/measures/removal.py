@@ -27,7 +27,7 @@ from ies_helpers.saliency.score import LesionScore
 from ies_helpers.segmentation.inference import check_image
 from ies_helpers.segmentation.lesions import Lesion
 from ies_helpers.segmentation.network import Network
-from ies_helpers.subjects.editing import brain_mask
+from ies_helpers.subjects.tissue import brain_mask
 
 # Removed voxels as their surroundings would have them: noisy linear imputation in 3D.
 #

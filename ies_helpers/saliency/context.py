@@ -15,9 +15,9 @@ import torch
 from scipy import ndimage
 from torch import nn
 
-from ies_helpers.arrays import CONNECTIVITY, Affine, LabelMap, Volume, Voxels, as_voxels
+from ies_helpers.arrays import CONNECTIVITY, Affine, LabelMap, Volume, Voxels, as_mask
 from ies_helpers.saliency.score import LesionScore
-from ies_helpers.segmentation.lesions import Lesion, mask_of
+from ies_helpers.segmentation.lesions import Lesion
 from ies_helpers.segmentation.network import Network, Through, as_network
 from ies_helpers.subjects.editing import lesion_pattern
 from ies_helpers.subjects.subject import Subject
@@ -72,7 +72,7 @@ def perilesional_curve(
     through = through or ("whole" if network.window is None else "windows")
     scorer = LesionScore(network, image, lesion, through=through)
     spacing = np.ones(3) if affine is None else np.linalg.norm(np.asarray(affine)[:3, :3], axis=0)
-    mask = mask_of(as_voxels(lesion, tuple(image.shape[1:])), tuple(image.shape[1:])).numpy()
+    mask = as_mask(lesion, image.shape[1:])
     far = steps_from(scorer.crop(torch.from_numpy(mask)).numpy(), max(distances)) if by == "steps" else None
     if far is None:
         far = scorer.crop(torch.from_numpy(ndimage.distance_transform_edt(~mask, spacing))).numpy()

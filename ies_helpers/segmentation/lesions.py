@@ -1,22 +1,25 @@
-"""Probability + target -> numbered lesions in groups TP, FP and FN; TN are drawn by `controls`."""
+"""Lesions as instances: a prediction and a target -> numbered lesions in groups TP, FP and FN; TN are drawn."""
 
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import overload
 
 import numpy as np
 import pandas as pd
 import torch
+from nibabel.affines import apply_affine
 from scipy import ndimage
 from scipy.signal import fftconvolve
+from torch import nn
 
-from ies_helpers.arrays import CONNECTIVITY, Affine, LabelMap, Probability, Voxels, check_seed
+from ies_helpers.arrays import CONNECTIVITY, Affine, LabelMap, Probability, Voxels, as_mask, check_seed
 from ies_helpers.segmentation.inference import check_window, predict
-from ies_helpers.segmentation.network import Network
+from ies_helpers.segmentation.network import Network, as_network
 from ies_helpers.subjects.folder import open_derivative, save_lesions, write_table
-from ies_helpers.subjects.phantom import GRID
 from ies_helpers.subjects.subject import Subject
+from ies_helpers.subjects.tissue import inner_white_matter
 
 GROUPS = ("TP", "FP", "FN", "TN", "unknown")
 
@@ -31,8 +34,8 @@ class Lesion:
     Attributes:
         number: from 1, in scan order: found lesions first, then missed ones.
         group: `TP` shares a voxel with the target, `FP` does not, `FN` is a component of the target that
-            shares none with the prediction; `TN` is a place where there is none, see `controls`; `unknown` where there
-            is no target.
+            shares none with the prediction; `TN` is a place where there is none, see `true_negatives`; `unknown` is
+            any where there is no target.
         voxels: `(V, 3)` indices: the prediction's voxels, for FN the target's.
         volume_mm3: NaN if no affine was given.
         centre_mm: centre of mass in world mm, `(3,)`; NaN if no affine was given.
@@ -60,7 +63,7 @@ class Lesion:
 
     def mask(self, shape: tuple[int, ...]) -> LabelMap:
         """`(I, J, K)` bool, True on the lesion."""
-        return mask_of(self.voxels, shape)
+        return torch.from_numpy(as_mask(self.voxels, shape))
 
 
 class Lesions:
@@ -146,25 +149,85 @@ def check_choice(wanted: str) -> None:
         raise ValueError(f"lesions must be all, {groups}, numbers as 3,7, size:90-120 or TP:90-120; got {wanted!r}.")
 
 
+@overload
+def find_lesions(
+    probability: Network | nn.Module, target: Subject, *, threshold: float | None = None, affine: None = None
+) -> Lesions:
+    """Predict, and sort what is found against the subject's target."""
+
+
+@overload
 def find_lesions(
     probability: Probability, target: LabelMap | None = None, *, threshold: float, affine: Affine | None = None
 ) -> Lesions:
+    """Sort what a prediction found against a target."""
+
+
+def find_lesions(
+    probability: Probability | Network | nn.Module,
+    target: LabelMap | Subject | None = None,
+    *,
+    threshold: float | None = None,
+    affine: Affine | None = None,
+) -> Lesions:
     """Number the lesions of a prediction and sort them against the target.
+
+    `find_lesions(network, subject)` predicts, and takes threshold, target and affine from the two;
+    `find_lesions(probability, target, threshold=..., affine=...)` takes them one by one.
 
     A lesion is an 18-connected component of more than 5 voxels (as published). Smaller components of the
     prediction do not count, neither as FP nor for finding a target component; smaller components of the
     target are no FN, but a prediction that touches one is TP.
 
     Args:
-        probability: `(I, J, K)`, from 0 to 1; a voxel is predicted lesion above `threshold`.
-        target: `(I, J, K)` bool or 0/1; None leaves the group `unknown`.
-        threshold: the published U-Net's is 0.3, the others' 0.4: `network.threshold`.
+        probability: `(I, J, K)`, from 0 to 1; a voxel is predicted lesion above `threshold`. Or a network.
+        target: `(I, J, K)` bool or 0/1; None leaves the group `unknown`. Or, with a network, the subject.
+        threshold: the published U-Net's is 0.3, the others' 0.4; None: the network's own.
         affine: gives volumes and centres their mm; without it they are NaN.
 
     Raises:
-        ValueError: for what is no probability, a target on another grid, or a threshold outside (0, 1).
+        TypeError: for a network without a subject, or a subject without a network.
+        ValueError: for what is no probability, a target on another grid, a threshold outside (0, 1), or a subject that
+            lacks a channel of the network.
     """
-    if not 0 < threshold < 1:
+    if isinstance(probability, Network | nn.Module) or isinstance(target, Subject):
+        return _lesions_of_subject(probability, target, threshold, affine)
+    score = _checked_score(probability, threshold)
+    if target is not None and tuple(target.shape) != score.shape:
+        raise ValueError(
+            f"Target and prediction must lie on one grid, got {tuple(target.shape)} and {score.shape}; "
+            "resample the target."
+        )
+    truth = None if target is None else np.asarray(target) > 0
+    found = components(score > threshold)
+    groups = ["unknown" if truth is None else "TP" if truth[tuple(v.T)].any() else "FP" for v in found]
+    if truth is not None:
+        predicted = np.zeros(score.shape, dtype=bool)
+        for voxels in found:
+            predicted[tuple(voxels.T)] = True
+        missed = [v for v in components(truth) if not predicted[tuple(v.T)].any()]
+        found, groups = found + missed, groups + ["FN"] * len(missed)
+    return Lesions([lesion_of(n, g, v, score, affine) for n, (g, v) in enumerate(zip(groups, found, strict=True), 1)])
+
+
+def _lesions_of_subject(network: object, subject: object, threshold: float | None, affine: object) -> Lesions:
+    """What `find_lesions(network, subject)` is: a prediction of the channels that the network takes."""
+    if not (isinstance(network, Network | nn.Module) and isinstance(subject, Subject)):
+        raise TypeError(
+            "find_lesions takes a network and a subject, or a probability and a target; got a "
+            f"{type(network).__name__} and a {type(subject).__name__}."
+        )
+    if affine is not None:
+        raise TypeError("affine is for a probability by itself, a subject has its own; leave it out.")
+    network = as_network(network)
+    probability = predict(network, subject.with_channels(network.channels).image)
+    threshold = network.threshold if threshold is None else threshold
+    return find_lesions(probability, subject.target, threshold=threshold, affine=subject.affine)
+
+
+def _checked_score(probability: Probability, threshold: float | None) -> np.ndarray:
+    """`(I, J, K)` float32 probability, refused where it is none or the threshold cuts none."""
+    if threshold is None or not 0 < threshold < 1:
         raise ValueError(f"A threshold must lie between 0 and 1, got {threshold}; take network.threshold.")
     score = np.asarray(probability, dtype=np.float32)
     if score.ndim != 3:
@@ -172,30 +235,14 @@ def find_lesions(
     if not ((score >= 0) & (score <= 1)).all():
         held = f"values from {score.min():g} to {score.max():g}" if np.isfinite(score).all() else "NaN or infinity"
         raise ValueError(f"A probability must lie between 0 and 1, got {held}; take predict, not predict_logits.")
-    if target is not None and tuple(target.shape) != score.shape:
-        raise ValueError(
-            f"Target and prediction must share their grid, got {tuple(target.shape)} and {score.shape}; "
-            "resample the target."
-        )
-    truth = None if target is None else np.asarray(target) > 0
-    found = components(score > threshold)
-    groups = ["unknown" if truth is None else "TP" if truth[tuple(v.T)].any() else "FP" for v in found]
-    if truth is not None:
-        predicted = mask_of(np.concatenate([np.empty((0, 3), dtype=np.int64), *found]), score.shape).numpy()
-        missed = [v for v in components(truth) if not predicted[tuple(v.T)].any()]
-        found, groups = found + missed, groups + ["FN"] * len(missed)
-    return Lesions([lesion_of(n, g, v, score, affine) for n, (g, v) in enumerate(zip(groups, found, strict=True), 1)])
+    return score
 
 
 def components(mask: np.ndarray) -> list[Voxels]:
-    """Voxels `(V, 3)` of each 18-connected component of at least `MIN_VOXELS`, in scan order, in one pass."""
-    labels, count = ndimage.label(mask, CONNECTIVITY)  # pyright: ignore[reportGeneralTypeIssues]
-    inside = np.flatnonzero(labels)
-    order = np.argsort(labels.ravel()[inside], kind="stable")
-    sizes = np.bincount(labels.ravel()[inside], minlength=count + 1)[1:]
-    indices = np.stack(np.unravel_index(inside[order], mask.shape), axis=1)
-    parts = np.split(indices, np.cumsum(sizes)[:-1]) if count else []
-    return [part for part in parts if len(part) >= MIN_VOXELS]
+    """Voxels `(V, 3)` of each 18-connected component of at least `MIN_VOXELS`, in scan order."""
+    labels, _ = ndimage.label(mask, CONNECTIVITY)  # pyright: ignore[reportGeneralTypeIssues]
+    parts = ndimage.value_indices(labels, ignore_value=0).values()  # in the order of the labels
+    return [np.stack(part, axis=1) for part in parts if len(part[0]) >= MIN_VOXELS]
 
 
 def lesion_of(number: int, group: str, voxels: Voxels, score: np.ndarray, affine: Affine | None) -> Lesion:
@@ -203,15 +250,8 @@ def lesion_of(number: int, group: str, voxels: Voxels, score: np.ndarray, affine
     inside = score[tuple(voxels.T)]
     matrix = np.full((4, 4), np.nan) if affine is None else affine
     volume = len(voxels) * abs(float(np.linalg.det(matrix[:3, :3]))) if affine is not None else float("nan")
-    centre = matrix[:3, :3] @ voxels.mean(axis=0) + matrix[:3, 3]
+    centre = apply_affine(matrix, voxels.mean(axis=0))
     return Lesion(number, group, voxels, volume, centre, float(inside.mean()), float(inside.max()))
-
-
-def mask_of(voxels: Voxels, shape: tuple[int, ...]) -> LabelMap:
-    """`(I, J, K)` bool, True at `voxels` `(V, 3)`."""
-    mask = torch.zeros(shape, dtype=torch.bool)
-    mask[tuple(torch.as_tensor(voxels).T)] = True
-    return mask
 
 
 # True negatives: places like a lesion in shape, where neither network nor expert sees one.
@@ -219,7 +259,7 @@ def mask_of(voxels: Voxels, shape: tuple[int, ...]) -> LabelMap:
 # The paper compares peaks of saliency in TP, FP, FN and TN but leaves open what a TN is. Ours: the voxels of a lesion,
 # shifted to a place drawn at random among all where they fit into normal-looking white matter, clear of every lesion.
 
-CLEAR = 3
+CLEARANCE = 3
 """Dilations that keep a control away from every lesion."""
 
 
@@ -245,7 +285,7 @@ def true_negatives(subject: Subject, lesions: Lesions, like: Sequence[Lesion], *
     taken = lesions.label_map(subject.shape).numpy() > 0
     if subject.target is not None:
         taken |= subject.target.numpy()
-    near = np.asarray(ndimage.binary_dilation(taken, CONNECTIVITY, CLEAR), dtype=bool)
+    near = np.asarray(ndimage.binary_dilation(taken, CONNECTIVITY, CLEARANCE), dtype=bool)
     free = inner_white_matter(subject) & ~near
     last, controls = max((lesion.number for lesion in lesions), default=0), []
     for n, lesion in enumerate(like):
@@ -253,49 +293,16 @@ def true_negatives(subject: Subject, lesions: Lesions, like: Sequence[Lesion], *
         if len(corners):
             corner = corners[np.random.default_rng([seed, n]).integers(len(corners))]
             voxels = lesion.voxels - lesion.voxels.min(axis=0) + corner
-            centre = subject.affine[:3, :3] @ voxels.mean(axis=0) + subject.affine[:3, 3]
-            known = {"volume_mm3": lesion.volume_mm3, "centre_mm": centre}
-            unknown = {"mean_probability": np.nan, "max_probability": np.nan}
+            centre = apply_affine(subject.affine, voxels.mean(axis=0))
             last += 1
-            controls.append(replace(lesion, number=last, group="TN", voxels=voxels, **known, **unknown))
+            unknown = {"mean_probability": np.nan, "max_probability": np.nan}
+            controls.append(replace(lesion, number=last, group="TN", voxels=voxels, centre_mm=centre, **unknown))
     if not controls:
         raise ValueError(
             f"A control must fit into white matter clear of lesions; of {len(like)} shapes none does in "
             f"{subject.name}, which has {int(free.sum())} such voxels. Take smaller lesions."
         )
     return controls
-
-
-def inner_white_matter(subject: Subject) -> np.ndarray:
-    """`(I, J, K)` bool: normal-looking white matter, away from its border.
-
-    Stricter than `surround.white_matter`, which is sure enough of a level but holds some cortex: a control has to lie
-    in white matter with all its voxels.
-
-    By intensity, three voxels and more inside the brain: T1 above its median there, FLAIR from the 10th to the 80th
-    centile of such voxels; small holes closed, and one voxel taken off its border. In a scan on the MNI152 grid also
-    white matter of the template (nilearn's map, above 0.5).
-    """
-    flair, t1 = subject.image[0].numpy(), subject.image[1].numpy()
-    brain = np.asarray(ndimage.binary_erosion(ndimage.binary_fill_holes(flair != 0), CONNECTIVITY, 3), dtype=bool)
-    white = brain & (t1 > np.median(t1[brain]))
-    low, high = np.quantile(flair[white], (0.1, 0.8))
-    white &= (flair > low) & (flair < high)
-    white = np.asarray(ndimage.binary_closing(white, CONNECTIVITY), dtype=bool) & brain
-    if subject.shape == GRID:
-        white &= _template(subject.affine)
-    return np.asarray(ndimage.binary_erosion(white, ndimage.generate_binary_structure(3, 1)), dtype=bool)
-
-
-def _template(affine: np.ndarray) -> np.ndarray:
-    import nibabel
-    from nilearn.datasets import load_mni152_wm_template
-    from nilearn.image import resample_to_img
-
-    grid = nibabel.Nifti1Image(np.zeros(GRID, dtype=np.uint8), affine)
-    template = load_mni152_wm_template(resolution=1)
-    on_grid = resample_to_img(template, grid, force_resample=True, copy_header=True)
-    return np.asarray(on_grid.dataobj) > 0.5
 
 
 def _fits(free: np.ndarray, voxels: np.ndarray) -> np.ndarray:
@@ -312,8 +319,8 @@ def _fits(free: np.ndarray, voxels: np.ndarray) -> np.ndarray:
 # One subject's lesions found and written: what every command and every cohort begins with.
 
 
-def segment(subject: Subject, network: Network, out: Path, *, progress: bool = False) -> Lesions:
-    """Predict, number the lesions, and write the probability, the numbered groups and their table.
+def segment_into_folder(subject: Subject, network: Network, out: Path, *, progress: bool = False) -> Lesions:
+    """Predict, number the lesions, and write the probability, the numbered groups and their table into a folder.
 
     Args:
         subject, network: what to segment, and with what; the network's threshold says what a lesion is.
@@ -321,12 +328,14 @@ def segment(subject: Subject, network: Network, out: Path, *, progress: bool = F
         progress: show a bar over windows.
 
     Raises:
-        ValueError: for an image smaller than a window, or a folder that holds maps of other lesions of this subject.
+        ValueError: for a subject that lacks a channel, an image smaller than a window, or a folder that holds maps of
+            other lesions of this subject.
         OSError: if `out` cannot be written, before the prediction starts.
     """
+    image = subject.with_channels(network.channels).image
     check_window(network, subject.shape)
     open_derivative(out)
-    probability = predict(network, subject.image, progress=progress)
+    probability = predict(network, image, progress=progress)
     lesions = find_lesions(probability, subject.target, threshold=network.threshold, affine=subject.affine)
     groups = {lesion.group for lesion in lesions}
     save_lesions(out, subject, probability, {g: lesions.label_map(subject.shape, g) for g in groups})

@@ -10,18 +10,13 @@ from typing import Any
 import numpy as np
 import torch
 from scipy import ndimage
+from scipy.special import expit
 
-from ies_helpers.arrays import Box, LabelMap, Volume, Voxels, check_seed
-from ies_helpers.subjects.phantom import CONNECTIVITY
-from ies_helpers.subjects.subject import Subject
+from ies_helpers.arrays import CONNECTIVITY, Box, LabelMap, LesionLike, Volume, Voxels, as_mask, check_seed
+from ies_helpers.subjects.subject import Subject, channel
+from ies_helpers.subjects.tissue import brain_mask, robust_deviation, white_matter
 
 # The white matter around a lesion: where it is, and what the lesion's place would look like without the lesion.
-
-BRIGHTEST = 0.4
-"""Share of the brain, brightest in T1, that is taken for white matter where FLAIR is not unusual."""
-
-USUAL = 2.5
-"""Robust standard deviations of white matter in FLAIR beyond which a voxel is unusual: a lesion nobody drew."""
 
 REACH_MM = 8.0
 """How far around a lesion white matter is its surround."""
@@ -34,34 +29,6 @@ GRAIN_MM = 4.0
 
 FEWEST = 30
 """Voxels of white matter without which there is no saying what surrounds a lesion."""
-
-
-def brain_mask(image: Volume) -> np.ndarray:
-    """`(I, J, K)` bool: where any modality is not 0."""
-    return np.asarray((image != 0).any(dim=0).cpu())
-
-
-def white_matter(subject: Subject) -> np.ndarray:
-    """`(I, J, K)` bool: voxels that look like healthy white matter, by their intensity alone.
-
-    The 40 % of the brain that are brightest in T1, less what lies beyond 2.5 robust standard deviations of their
-    median in FLAIR, less the target. Sure enough to take a level from, but no segmentation of tissue: in the two
-    phantoms that were looked at it held 96 % and more of the white matter, and 13 and 19 % of it was not, cortex above
-    all.
-    """
-    flair, t1 = (subject.image[subject.channels.index(m)].numpy() for m in ("flair", "t1"))
-    brain = brain_mask(subject.image)
-    if subject.target is not None:
-        brain &= ~subject.target.numpy()
-    bright = brain & (t1 > (np.quantile(t1[brain], 1 - BRIGHTEST) if brain.any() else 0))
-    if not bright.any():
-        return bright
-    return bright & (np.abs(flair - np.median(flair[bright])) <= USUAL * _robust(flair[bright]))
-
-
-def _robust(values: np.ndarray) -> float:
-    """Standard deviation from the median absolute deviation, which tissue borders do not widen much."""
-    return 1.4826 * float(np.median(np.abs(values - np.median(values))))
 
 
 class Surround:
@@ -77,9 +44,9 @@ class Surround:
     def __init__(self, subject: Subject, mask: np.ndarray) -> None:
         """Look around `mask` `(I, J, K)`."""
         self.spacing = np.array(subject.spacing)
-        self.box = _around(mask, np.ceil(REACH_MM / self.spacing).astype(int))
+        self.box = Box.around(mask).grow(np.ceil(REACH_MM / self.spacing).astype(int), mask.shape)
         self.mask = mask[self.box]
-        self.image = subject.image.numpy()[(slice(None), *self.box)]
+        self.image = subject.image.numpy()[:, *self.box]
         self.distance = np.asarray(ndimage.distance_transform_edt(~self.mask, sampling=self.spacing))
         near = (self.distance > HALO_MM) & (self.distance <= REACH_MM)
         self.white = white_matter(subject)[self.box] & near
@@ -104,7 +71,7 @@ class Surround:
         for rest in self.image - self._blurred(GRAIN_MM):
             width = [_width(self._alike(rest, axis)) for axis in range(3)]
             noise = ndimage.gaussian_filter(rng.standard_normal(rest.shape), width)
-            drawn.append(noise * _robust(rest[self.white]) / noise.std())
+            drawn.append(noise * robust_deviation(rest[self.white]) / noise.std())
         return np.stack(drawn)
 
     def _blurred(self, width_mm: float) -> np.ndarray:
@@ -130,19 +97,6 @@ def _width(alike: float) -> float:
     found = (kernels[:, 1:] * kernels[:, :-1]).sum(axis=1) / np.square(kernels).sum(axis=1)
     return float(np.interp(alike, found, widths))
 
-
-def _around(mask: np.ndarray, reach: np.ndarray) -> Box:
-    where = np.argwhere(mask)
-    low, high = where.min(axis=0) - reach, where.max(axis=0) + reach + 1
-    return tuple(slice(max(0, int(a)), min(n, int(b))) for a, b, n in zip(low, high, mask.shape, strict=True))  # pyright: ignore[reportReturnType]
-
-
-PER_CONTRAST = {"flair": 1.0, "t1": -0.5}
-"""What a lesion of contrast 1 adds to each modality, in its z-scored units.
-
-In the target's lesions of the open patients 07, 19 and 26 and of the demo T1 falls by 0.3 to 0.5 of what FLAIR rises
-(medians); FLAIR rises by 0.8 to 1.2 (medians), and in eight of ten lesions by 0.6 to 1.8.
-"""
 
 EDGE_MM = 0.5
 """Width of a lesion's soft edge, as in the phantom's."""
@@ -188,11 +142,11 @@ def lesion_pattern(subject: Subject, place: Any, size: float) -> tuple[Volume, L
     offsets = [(np.arange(n) - c) * s for n, c, s in zip(brain.shape, centre, subject.spacing, strict=True)]
     distance = np.sqrt(sum(np.square(o) for o in np.ix_(*offsets)))
     outward = np.minimum(distance - radius, HALO_MM)
-    extent = np.where((outward < HALO_MM) & brain, 1 / (1 + np.exp(outward / EDGE_MM)), 0)
+    extent = np.where((outward < HALO_MM) & brain, expit(-outward / EDGE_MM), 0)
     mask = extent >= 0.5
     _check_free(subject, mask, size)
     shape = torch.from_numpy(extent / extent[mask].mean()).to(subject.image.dtype)
-    pattern = torch.stack([PER_CONTRAST[modality] * shape for modality in subject.channels])
+    pattern = torch.stack([channel(name).bright * shape for name in subject.channels])
     return pattern, torch.from_numpy(mask)
 
 
@@ -250,7 +204,7 @@ def healthy_places(subject: Subject, size: float, count: int, *, seed: int = 0) 
     return np.random.default_rng(seed).permutation(places)[:count]
 
 
-def remove_lesion(subject: Subject, lesion: Any, *, seed: int = 0) -> Subject:
+def remove_lesion(subject: Subject, lesion: LesionLike, *, seed: int = 0) -> Subject:
     """A subject without one of its lesions, white matter in its place: the level of that around, and its texture.
 
     A lesion goes whole: where it touches the target, the target's components go with it. Its halo goes too: within 2 mm
@@ -268,7 +222,7 @@ def remove_lesion(subject: Subject, lesion: Any, *, seed: int = 0) -> Subject:
     Raises:
         ValueError: for a lesion that is none, or has too little white matter around.
     """
-    mask = _mask(lesion, subject.shape)
+    mask = as_mask(lesion, subject.shape)
     truth = np.zeros_like(mask) if subject.target is None else subject.target.numpy()
     labels, _ = ndimage.label(truth, CONNECTIVITY)  # pyright: ignore[reportGeneralTypeIssues]
     mask |= np.isin(labels, np.setdiff1d(labels[mask], 0))
@@ -284,14 +238,14 @@ def remove_lesion(subject: Subject, lesion: Any, *, seed: int = 0) -> Subject:
     halo = np.clip(HALO_MM - around.distance, 0, 1) * (bright & ~truth[around.box])
     share = np.where(around.mask, 1, halo) * brain_mask(subject.image)[around.box]
     image = subject.image.clone()
-    image[(slice(None), *around.box)] = torch.from_numpy(
+    image[:, *around.box] = torch.from_numpy(
         (around.image + share * (level + texture - around.image)).astype(np.float32)
     )
     target = None if subject.target is None else subject.target & ~torch.from_numpy(mask)
     return replace(subject, name=f"{subject.name}minus", image=image, target=target, source={})
 
 
-def lesion_contrast(subject: Subject, lesion: Any) -> dict[str, float]:
+def lesion_contrast(subject: Subject, lesion: LesionLike) -> dict[str, float]:
     """How far each modality's mean in a lesion lies from the median of the white matter around it, z-scored units.
 
     NaN for a lesion with fewer than 30 voxels of white matter within 8 mm.
@@ -299,23 +253,7 @@ def lesion_contrast(subject: Subject, lesion: Any) -> dict[str, float]:
     Raises:
         ValueError: for a lesion that is none.
     """
-    around = Surround(subject, _mask(lesion, subject.shape))
+    around = Surround(subject, as_mask(lesion, subject.shape))
     middle = [np.median(channel[around.white]) if around.known else np.nan for channel in around.image]
     values = [float(channel[around.mask].mean() - m) for channel, m in zip(around.image, middle, strict=True)]
     return dict(zip(subject.channels, values, strict=True))
-
-
-def _mask(lesion: Any, shape: tuple[int, ...]) -> np.ndarray:
-    """A `Lesion`, mask or voxels -> a mask of its own."""
-    given = np.asarray(getattr(lesion, "voxels", lesion))
-    mask = np.zeros(shape, dtype=bool)
-    if given.dtype == bool and given.shape == tuple(shape):
-        mask |= given
-    elif np.issubdtype(given.dtype, np.integer) and given.shape[1:] == (3,) and ((given >= 0) & (given < shape)).all():
-        mask[tuple(given.T)] = True
-    if not mask.any():
-        raise ValueError(
-            f"A lesion must be a Lesion, a boolean mask of shape {tuple(shape)} or integer voxels (V, 3) inside it, at "
-            f"least one; got {given.dtype} of shape {given.shape}."
-        )
-    return mask

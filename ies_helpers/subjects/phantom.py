@@ -14,7 +14,7 @@ import torch
 from scipy import ndimage
 from torch.nn import functional
 
-from ies_helpers.arrays import Affine, Box
+from ies_helpers.arrays import CONNECTIVITY, Affine, Box
 from ies_helpers.subjects.subject import Subject, normalise
 
 # A healthy brain for the phantom: tissue maps warped out of nilearn's packaged MNI152 templates.
@@ -192,7 +192,6 @@ def _draw_dots(rng: np.random.Generator, where: np.ndarray) -> np.ndarray:
     return np.clip(ndimage.gaussian_filter(dots, 0.55), 0, 1)
 
 
-CONNECTIVITY = ndimage.generate_binary_structure(3, 2)
 SMALLEST, LARGEST = 5, 3000
 """Voxels of a focal lesion; one that meets others, or the plaque, is part of something larger."""
 

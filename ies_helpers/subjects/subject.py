@@ -126,8 +126,12 @@ class Subject:
         """Voxel size along each axis, in mm."""
         return spacing_of(self.affine)
 
-    def with_channels(self, wanted: Sequence[str] | None) -> "Subject":
+    def with_channels(self, wanted: Sequence[str] | None, by: str = "The network") -> "Subject":
         """The subject with the channels that a network wants, in its order; None or the same: itself.
+
+        Args:
+            wanted: names of channels.
+            by: what wants them, as an error shall name it.
 
         Raises:
             ValueError: if it lacks one.
@@ -136,8 +140,8 @@ class Subject:
             return self
         if lacking := [name for name in wanted if name not in self.channels]:
             raise ValueError(
-                f"The network takes {', '.join(wanted)}; {self.name} has {', '.join(self.channels)} and lacks "
-                f"{', '.join(lacking)}: give it, as --image {lacking[0]}=FILE, or take a network that does without."
+                f"{by} takes {', '.join(wanted)}; {self.name} has {', '.join(self.channels)} and lacks "
+                f"{', '.join(lacking)}: give it, as --image {lacking[0]}=FILE, or choose what does without."
             )
         order = [self.channels.index(name) for name in wanted]
         return replace(self, image=self.image[order], channels=tuple(wanted))

@@ -4,8 +4,7 @@ import torch
 from scipy import ndimage
 
 from ies_helpers import Lesion, Network, perilesional_curve
-from ies_helpers.arrays import CONNECTIVITY
-from ies_helpers.segmentation.lesions import mask_of
+from ies_helpers.arrays import CONNECTIVITY, as_mask
 from tests import oracles
 from tests.bench.measure import Row, pair
 
@@ -18,7 +17,7 @@ MEASURED = (3, 20)
 
 def curve(network: Network, image: torch.Tensor, lesion: Lesion) -> Row:
     """All 34 dilations of one lesion, zero fill, through windows; the scores are compared where both have one."""
-    mask, seen = mask_of(lesion.voxels, tuple(image.shape[1:])).numpy(), network.explained_through("windows")
+    mask, seen = as_mask(lesion, image.shape[1:]), network.explained_through("windows")
 
     def plain() -> torch.Tensor:
         scores = []

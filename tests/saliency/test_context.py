@@ -10,9 +10,8 @@ from scipy import ndimage
 from torch import nn
 
 from ies_helpers import Network, perilesional_curve
-from ies_helpers.arrays import CONNECTIVITY
+from ies_helpers.arrays import CONNECTIVITY, as_mask
 from ies_helpers.saliency.context import BLUR_MM, filled
-from ies_helpers.segmentation.lesions import mask_of
 from ies_helpers.teaching import Neighbourhood
 from tests import oracles
 from tests.networks import nnunet, unet
@@ -54,7 +53,7 @@ def test_a_curve_is_what_the_whole_volume_gives_each_time(kind: str, fill, image
     """The published way: dilate, hide, run everything, average the softmax over the lesion."""
     network = NETWORKS[kind]()
     curve = perilesional_curve(network, image, VOXELS, distances=range(0, 12, 3), fill=fill)
-    region = mask_of(VOXELS, SHAPE).numpy()
+    region = as_mask(VOXELS, SHAPE)
     filling = filled(image, fill, np.ones(3))
     for row in curve.itertuples():
         steps = int(row.distance_mm)

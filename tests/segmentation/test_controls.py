@@ -6,7 +6,8 @@ from scipy import ndimage
 
 from ies_helpers import find_lesions, load_subject
 from ies_helpers.arrays import CONNECTIVITY
-from ies_helpers.segmentation.lesions import CLEAR, _fits, inner_white_matter, true_negatives
+from ies_helpers.segmentation.lesions import CLEARANCE, _fits, true_negatives
+from ies_helpers.subjects.tissue import inner_white_matter
 
 
 @pytest.fixture(scope="module")
@@ -20,7 +21,7 @@ def test_controls_have_the_shape_of_lesions_and_keep_clear_of_all_of_them(demo) 
     subject, lesions = demo
     like = [lesion for lesion in lesions if len(lesion) < 200]
     controls = true_negatives(subject, lesions, like, seed=3)
-    near = ndimage.binary_dilation(lesions.label_map(subject.shape).numpy() > 0, CONNECTIVITY, CLEAR)
+    near = ndimage.binary_dilation(lesions.label_map(subject.shape).numpy() > 0, CONNECTIVITY, CLEARANCE)
     white, shapes = inner_white_matter(subject), {frozenset(map(tuple, le.voxels - le.voxels.min(0))) for le in like}
     assert len(controls) > 0.8 * len(like)
     for number, control in enumerate(controls, start=len(lesions) + 1):

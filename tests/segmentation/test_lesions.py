@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy import ndimage
 
-from ies_helpers import find_lesions
+from ies_helpers import Network, Subject, find_lesions
 from ies_helpers.arrays import CONNECTIVITY, as_voxels
 from ies_helpers.segmentation.lesions import Lesions, components
 
@@ -121,7 +121,7 @@ def test_lesions_are_chosen_by_group_and_number() -> None:
 
 
 def test_mistakes_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"share their grid, got \(4, 4, 4\) and \(24, 24, 24\)"):
+    with pytest.raises(ValueError, match=r"lie on one grid, got \(4, 4, 4\) and \(24, 24, 24\)"):
         find_lesions(paint(FOUND), torch.zeros(4, 4, 4), threshold=0.5)
     with pytest.raises(ValueError, match="between 0 and 1, got 30"):
         find_lesions(paint(FOUND), threshold=30)
@@ -174,3 +174,39 @@ def test_controls_are_counted_and_chosen_as_any_group() -> None:
         lesions[2]
     with pytest.raises(KeyError, match="numbered 7, got 1"):
         Lesions([lesions[7]])[1]
+
+
+def brightness(channels: tuple[str, ...] | None) -> Network:
+    """A network whose logit of lesion is 10 (x - 0.5) of its one channel x."""
+    module = torch.nn.Conv3d(1, 1, 1)
+    with torch.no_grad():
+        module.weight.fill_(10.0)
+        module.bias.fill_(-5.0)  # pyright: ignore[reportOptionalMemberAccess]
+    return Network(module, channels=channels, threshold=0.6)
+
+
+def test_a_network_and_a_subject_say_all_that_lesions_need() -> None:
+    """The prediction is of the channel that the network names, wherever the subject has it."""
+    image = torch.stack([paint(), paint(FOUND, ALONE)])
+    subject = Subject("two", image, AFFINE, ("t1", "flair"), target=paint(FOUND) > 0)
+    lesions = find_lesions(brightness(("flair",)), subject)
+    wanted = find_lesions(torch.sigmoid(10 * image[1] - 5), subject.target, threshold=0.6, affine=AFFINE)
+    assert lesions.table().equals(wanted.table())
+    assert [le.group for le in lesions] == ["TP", "FP"]
+    assert find_lesions(brightness(("flair",)), subject, threshold=0.99).of("TP") == []
+    with pytest.raises(ValueError, match="two has t1, flair and lacks pd"):
+        find_lesions(brightness(("pd",)), subject)
+    alone = Subject("one", image[1:], AFFINE, ("flair",))
+    assert [le.group for le in find_lesions(brightness(None).module, alone)] == ["unknown", "unknown"]
+
+
+def test_a_network_without_a_subject_or_the_other_way_round_is_refused() -> None:
+    subject = Subject("one", paint(FOUND)[None], AFFINE, ("flair",))
+    with pytest.raises(TypeError, match="got a Network and a Tensor"):
+        find_lesions(brightness(None), subject.image, threshold=0.5)  # pyright: ignore
+    with pytest.raises(TypeError, match="got a Tensor and a Subject"):
+        find_lesions(subject.image[0], subject, threshold=0.5)  # pyright: ignore
+    with pytest.raises(TypeError, match="affine"):
+        find_lesions(brightness(None), subject, affine=AFFINE)  # pyright: ignore
+    with pytest.raises(ValueError, match="got None"):
+        find_lesions(subject.image[0])  # pyright: ignore

@@ -350,9 +350,7 @@ NONE = {
 
 @pytest.mark.parametrize("what", NONE)
 def test_what_is_no_lesion_is_refused(what: str) -> None:
-    with pytest.raises(
-        ValueError, match=r"A lesion must be a Lesion, a boolean mask of shape \(48, 52, 50\) or integer"
-    ):
+    with pytest.raises(ValueError, match="A lesion must"):
         remove_lesion(brain(), NONE[what])
 
 
