@@ -18,7 +18,7 @@ from ies_helpers.arrays import Affine, Box, LabelMap, Saliency, Volume, Voxels
 from ies_helpers.saliency.context import Fill, filled
 from ies_helpers.saliency.gradients import LesionGradient
 from ies_helpers.saliency.score import LesionScore
-from ies_helpers.saliency.views import Boxed, inside
+from ies_helpers.saliency.views import Boxed
 from ies_helpers.segmentation.inference import check_image
 from ies_helpers.segmentation.lesions import Lesion
 from ies_helpers.segmentation.network import Network
@@ -208,7 +208,7 @@ def occlusion(
     places = blocks(tuple(image.shape[1:]), zone, side, stride)
     filling = score.crop(baseline_image(image, baseline, affine))
     hidden = [slice(c, c + 1) for c in range(len(image))] if modalities == "each" else [slice(None)]
-    edits = [(channels, *inside(_clipped(block, score.box), score.box)) for block in places for channels in hidden]
+    edits = [(channels, *(block & score.box).local(score.box)) for block in places for channels in hidden]
     clean, *rest = mean_logits(score, _edited(score.image, filling, edits)).tolist()
     total = torch.zeros(len(hidden), *score.image.shape[1:], dtype=torch.float64)
     times = torch.zeros_like(total)
@@ -216,7 +216,7 @@ def occlusion(
         channels = where[0] if modalities == "each" else slice(0, 1)
         total[(channels, *where[1:])] += clean - logit
         times[(channels, *where[1:])] += 1
-    kept = (slice(None), *inside(zone, score.box))
+    kept = (slice(None), *zone.local(score.box))
     return Boxed(total[kept] / times[kept], zone).full(tuple(image.shape[1:]))
 
 
@@ -301,7 +301,7 @@ def supervoxels(
     count = 0
     for block in blocks(shape, zone_of(score, reach), side, side):
         for c in range(len(numbers)):
-            where = (c, *inside(_clipped(block, score.box), score.box))
+            where = (c, *(block & score.box).local(score.box))
             if not torch.equal(score.image[where], filling[where]):
                 numbers[where] = count
                 count += 1
@@ -315,11 +315,10 @@ def zone_of(score: LesionScore, reach: int | None) -> Box:
     if not isinstance(reach, Integral) or reach < 0:
         told = "reach must be a whole number of voxels from 0, or None for all that can change the score"
         raise ValueError(f"{told}; got {reach}.")
-    first, last = score.voxels.min(axis=0) - reach, score.voxels.max(axis=0) + reach
-    return _clipped(tuple(slice(int(a), int(b) + 1) for a, b in zip(first, last, strict=True)), score.box)  # pyright: ignore[reportArgumentType]
+    return Box.around(score.voxels).grow(int(reach)) & score.box
 
 
-def blocks(shape: tuple[int, ...], zone: Box, side: int, stride: int) -> list[Any]:
+def blocks(shape: tuple[int, ...], zone: Box, side: int, stride: int) -> list[Box]:
     """Blocks of a regular grid that hold a voxel of `zone`, clipped to the volume's end, in scan order."""
     if not (isinstance(side, Integral) and isinstance(stride, Integral) and 1 <= stride <= side):
         told = "side and stride must be whole numbers of voxels from 1 and leave no gaps"
@@ -329,11 +328,4 @@ def blocks(shape: tuple[int, ...], zone: Box, side: int, stride: int) -> list[An
         starts = stride * np.arange(max(0, -(-(n - side) // stride)) + 1)
         met = starts[(starts < s.stop) & (starts + side > s.start)]
         sides.append([slice(int(a), min(int(a) + side, n)) for a in met])
-    return list(product(*sides))
-
-
-def _clipped(box: Box, outer: Box) -> Box:
-    """The part of `box` that lies in `outer`."""
-    return tuple(  # pyright: ignore[reportReturnType]
-        slice(max(b.start, o.start), min(b.stop, o.stop)) for b, o in zip(box, outer, strict=True)
-    )
+    return [Box(block) for block in product(*sides)]

@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from ies_helpers.arrays import Box, Volume, Voxels
-from ies_helpers.saliency.views import Pairs, Part, corner, cut, forward, inside, together, upload
+from ies_helpers.saliency.views import Pairs, Part, cut, forward, group_voxels, upload
 from ies_helpers.segmentation.inference import check_finite
 from ies_helpers.segmentation.network import Network
 
@@ -179,9 +179,9 @@ class Cone:
         if network.device.type == "cpu":
             batch = min(batch, BATCH)
         with self.seeing(cut(image, view.box, network)):
-            for cell, voxels in together(part.voxels, part.voxels // 2**self.strides):
+            for cell, voxels in group_voxels(part.voxels, part.voxels // 2**self.strides):
                 box, within = self._reach(cell, cell, part.box)
-                for g in self.gradients(cell, corner(view.box), voxels, batch):
+                for g in self.gradients(cell, view.box.start, voxels, batch):
                     inner = window(g, *within)
                     yield box, inner.amax(dim=0), inner.amin(dim=0)  # pyright: ignore[reportReturnType]
 
@@ -193,7 +193,7 @@ class Cone:
         box, within = self._reach(first, last, part.box)
         with self.seeing(cut(image, view.box, network)):
             seed = self._seed(part.voxels, first, last, np.zeros(len(part.voxels), dtype=int))
-            g = self._backward(seed, self._slopes(first, last, corner(view.box)))
+            g = self._backward(seed, self._slopes(first, last, view.box.start))
         return box, window(g, *within)[0]
 
     def values(self) -> int:
@@ -225,9 +225,8 @@ class Cone:
         """Where in `box` the cells' gradient can be non-zero, and the same as positions of their input window."""
         side = 2**self.strides
         begin, end = side * (first - 2) + 1, side * (last + 3)
-        lo, hi = np.maximum(begin, corner(box)), np.minimum(end, [s.stop for s in box])
-        reached = tuple(slice(int(a), int(b)) for a, b in zip(lo, hi, strict=True))
-        return reached, (lo - begin, hi - begin - 1)  # pyright: ignore[reportReturnType]
+        reached = Box.of(begin, end) & box
+        return reached, (reached.start - begin, reached.stop - begin - 1)
 
     def _slopes(self, first: np.ndarray, last: np.ndarray, origin: np.ndarray) -> dict[int, torch.Tensor]:
         """Each layer's slope on its window of these cells, zero outside the crop."""
@@ -291,7 +290,7 @@ def trusted(cone: Cone, network: Network, image: Volume, part: Part) -> bool:
         check_finite(logit, network)
         (wanted,) = torch.autograd.grad(logit, x)
         ((box, got, _),) = cone.extremes(network, image, Part(part.voxels[:1], part.views, part.box), 0)
-        wanted = wanted[0][(slice(None), *inside(box, view.box))]
+        wanted = wanted[0][:, *box.local(view.box)]
         close = bool((got - wanted).abs().max() <= CLOSE * wanted.abs().max())
         if not close:
             warnings.warn(f"{network.name} is no U-Net of the published kind after all; taking the crop.", stacklevel=2)

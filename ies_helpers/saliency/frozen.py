@@ -27,14 +27,9 @@ from ies_helpers.saliency.views import (
     Part,
     View,
     by_autograd,
-    clip,
-    corner,
     cut,
     forward,
-    hull,
-    inside,
-    size,
-    together,
+    group_voxels,
     upload,
     window_parts,
 )
@@ -205,7 +200,7 @@ class FrozenCone:
     def each(self, x: torch.Tensor, view: View, voxels: Voxels, budget: int) -> Iterator[tuple[int, Box, torch.Tensor]]:
         """As `aggregates.Each`, for a view whose input is `x`: the gradients are on each voxel's own window."""
         self.look(x)
-        origin = corner(view.box)
+        origin = view.box.start
         weights = upload(view.weights_at(view.local(voxels)), x.device)
         batch = max(1, budget // (self.values() * x.element_size()))
         if x.device.type == "cpu":
@@ -214,8 +209,8 @@ class FrozenCone:
             rows = np.resize(some, max(2, len(some)))  # of a batch of one PyTorch's convolutions are ten times slower
             g, at = self._backward(voxels[rows] - origin, weights[rows])
             for row, lo, one in zip(some, at + origin, g, strict=False):
-                box = tuple(slice(int(a), int(a) + one.shape[-1]) for a in lo)
-                yield int(row), *clip(one, box, view.box)  # pyright: ignore[reportArgumentType]
+                box = Box.of(lo, lo + one.shape[-1])
+                yield int(row), box & view.box, one[:, *(box & view.box).local(box)]
 
     def values(self) -> int:
         """Values that the backward pass of one voxel holds at most: a slope and two gradients at the top."""
@@ -270,7 +265,7 @@ def agrees(by_cone: Each, by_autograd: Each, view: View, voxels: Voxels) -> bool
     ((_, box, got),) = by_cone(view, voxels[:1])
     ((_, seen, wanted),) = by_autograd(view, voxels[:1])
     apart = wanted.clone()
-    apart[(slice(None), *inside(box, seen))] -= got
+    apart[:, *box.local(seen)] -= got
     close = bool(apart.abs().max() <= CLOSE * wanted.abs().max())
     if not close:
         warnings.warn("The network is no nnU-Net of the published kind after all; taking the crop.", stacklevel=2)
@@ -306,7 +301,7 @@ class Frozen:
 
     def parts(self, network: Network, shape: Sequence[int], voxels: Voxels) -> list[Part]:
         """One part for each block of voxels that share their windows, each window cut down to the block's crop."""
-        whole: Box = tuple(slice(0, n) for n in self.field.padded(tuple(shape)))  # pyright: ignore[reportAssignmentType]
+        whole = Box.whole(self.field.padded(tuple(shape)))
         seen = (
             window_parts(network, shape, voxels)
             if network.through == "windows"
@@ -314,18 +309,17 @@ class Frozen:
         )
         parts = []
         for part in seen:
-            for _, some in together(part.voxels, part.voxels // BLOCK):
+            for _, some in group_voxels(part.voxels, part.voxels // BLOCK):
                 views = [self._narrowed(view, some) for view in part.views]
-                parts.append(Part(some, views, hull([v.box for v in views], shape)))
+                parts.append(Part.through(views, some, shape))
         return parts
 
     def _narrowed(self, view: View, voxels: Voxels) -> View:
         """The part of a window that decides `voxels`, and the window itself, whose statistics it uses."""
-        origin = corner(view.box)
-        first, last = voxels.min(axis=0) - origin, voxels.max(axis=0) - origin
-        local = self.field.crop(tuple(first), tuple(last), size(view.box))
-        box = tuple(slice(s.start + int(o), s.stop + int(o)) for s, o in zip(local, origin, strict=True))
-        return View(box, None if view.weight is None else view.weight[local], view.box)  # pyright: ignore
+        origin = view.box.start
+        local = self.field.crop(Box.around(voxels).local(view.box), view.box.shape)
+        box = Box.of(local.start + origin, local.stop + origin)
+        return View(box, None if view.weight is None else view.weight[local], view.box)
 
     def record(self, image: Volume, parts: Sequence[Part]) -> dict[str, Moments]:
         """Means and variances of every window that the parts look through, on this image."""

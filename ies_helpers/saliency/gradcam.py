@@ -4,12 +4,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
 
 from ies_helpers.arrays import Box, LabelMap, Saliency, Volume, Voxels, as_voxels
-from ies_helpers.saliency.views import Boxed, Part, View, add, crop_part, cut, hull, size, window_part
+from ies_helpers.saliency.views import Boxed, Part, View, crop_part, cut, union, window_part
 from ies_helpers.segmentation.field import receptive_field
 from ies_helpers.segmentation.inference import check_finite, check_image
 from ies_helpers.segmentation.lesions import Lesion
@@ -79,12 +80,12 @@ def boxed_cam(network: Any, image: Volume, lesion: Any, layer: str | None, weigh
     weights = weigh(seen)
     cams = [F.relu((w * s.activation).sum(dim=0)) for s, w in zip(seen, weights, strict=True)]
     grown = [_upsample(cam, s.view.box, padded, network.through) for cam, s in zip(cams, seen, strict=True)]
-    box = hull([b for _, b in grown], shape)
-    total = torch.zeros(1, *size(box), dtype=torch.float64)
+    box = union(b for _, b in grown) & Box.whole(shape)
+    total = Boxed(torch.zeros(1, *box.shape, dtype=torch.float64), box)
     for cam, seen_box in grown:
-        add(total, box, cam, seen_box)
-    check_finite(total, network)
-    return Boxed(total, box)
+        total.add(cam, seen_box)
+    check_finite(total.values, network)
+    return total
 
 
 def _upsample(cam: torch.Tensor, box: Box, shape: Sequence[int], through: str) -> tuple[torch.Tensor, Box]:
@@ -93,25 +94,22 @@ def _upsample(cam: torch.Tensor, box: Box, shape: Sequence[int], through: str) -
     Seen whole, the map is zero beyond a crop, so a border of zeros is interpolated with it: the crop then
     gives what the whole volume would. A window is a world of its own.
     """
-    ratio = [b // n for b, n in zip(size(box), cam.shape, strict=True)]
-    aligned = all(r * n == b for r, n, b in zip(ratio, cam.shape, size(box), strict=True))
-    ends = [(int(s.start > 0), int(s.stop < n)) for s, n in zip(box, shape, strict=True)]
-    if through == "windows" or not aligned:
-        ends = [(0, 0)] * 3
-    cam = F.pad(cam, [e for pair in reversed(ends) for e in pair])
-    out = tuple(slice(s.start - lo * r, s.stop + hi * r) for s, (lo, hi), r in zip(box, ends, ratio, strict=True))
-    up = F.interpolate(cam[None, None], size=size(out), mode="trilinear", align_corners=False)  # pyright: ignore[reportArgumentType]
-    return up[0].cpu(), out  # pyright: ignore[reportReturnType]
+    ratio = np.array(box.shape) // cam.shape
+    before, after = (box.start > 0).astype(int), (box.stop < shape).astype(int)
+    if through == "windows" or tuple(ratio * cam.shape) != box.shape:
+        before, after = np.zeros((2, 3), dtype=int)
+    cam = F.pad(cam, [int(e) for axis in (2, 1, 0) for e in (before[axis], after[axis])])
+    out = Box.of(box.start - before * ratio, box.stop + after * ratio)
+    up = F.interpolate(cam[None, None], size=out.shape, mode="trilinear", align_corners=False)
+    return up[0].cpu(), out
 
 
 def _part(network: Network, channels: int, shape: Any, voxels: Voxels, pooled: bool) -> tuple[Part, tuple[int, ...]]:
     if network.through == "windows":
         return window_part(network, shape, voxels), shape
     field = receptive_field(network, channels)
-    everything = tuple(slice(0, n) for n in field.padded(shape))
     if pooled:
-        box = tuple(slice(0, n) for n in shape)
-        return Part(voxels, [View(everything)], box), field.padded(shape)  # pyright: ignore[reportArgumentType]
+        return Part.through([View(Box.whole(field.padded(shape)))], voxels, shape), field.padded(shape)
     return crop_part(field, shape, voxels), field.padded(shape)
 
 
@@ -148,7 +146,7 @@ def _look(network: Network, module: nn.Module, image: Volume, view: View, voxels
         raise ValueError(
             "Grad-CAM++ needs a layer that runs once and that the output depends on; choose another layer."
         )
-    held = view.holds(voxels).numpy()
+    held = view.holds(voxels)
     index = view.local(voxels[held])
     score = (logits[index] * view.cotangent(logits, index)).sum()
     (g,) = torch.autograd.grad(score, kept[0])

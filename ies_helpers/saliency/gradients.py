@@ -2,7 +2,6 @@
 
 from typing import Literal, get_args
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -15,7 +14,6 @@ from ies_helpers.saliency.views import (
     Each,
     Largest,
     Part,
-    add,
     add_up,
     by_autograd,
     cell_parts,
@@ -23,10 +21,9 @@ from ies_helpers.saliency.views import (
     does_not_fit,
     extremes,
     forward,
-    hull,
     out_of_memory,
     shared_parts,
-    size,
+    union,
     window_part,
     window_parts,
 )
@@ -128,7 +125,7 @@ class LesionGradient:
         self.frozen: Frozen | None = self._frozen(statistics)
         self.way: Way = self._choose(way)
         self.parts = self._split()
-        self.box = hull([part.box for part in self.parts], self.shape[1:])
+        self.box = union(part.box for part in self.parts)
         if budget is not None and budget < self.need:
             raise ValueError(
                 f"budget must hold one forward pass and one gradient, {self.need} bytes for {self.network.name} here; "
@@ -140,11 +137,11 @@ class LesionGradient:
         """Bytes without which no gradient can be taken: the largest forward pass, and one voxel's gradient."""
         network = self.frozen.network if self.frozen else self.network
         kept = KEPT * receptive_field(network, self.shape[0]).activations * network.dtype.itemsize
-        passes = [max(kept * float(np.prod(size(view.box))) for view in part.views) for part in self.parts]
+        passes = [max(kept * view.box.size for view in part.views) for part in self.parts]
         return int(max(p + self._gradient_bytes(part) for p, part in zip(passes, self.parts, strict=True)))
 
     def _gradient_bytes(self, part: Part) -> int:
-        return self.shape[0] * int(np.prod(size(part.box))) * self.network.dtype.itemsize
+        return self.shape[0] * part.box.size * self.network.dtype.itemsize
 
     def _choose(self, wanted: Way | None) -> Way:
         if self.frozen is not None:
@@ -228,14 +225,14 @@ class LesionGradient:
         return by_autograd(lambda view: held.forward(image, view, recorded))
 
     def _added(self, image: Volume) -> torch.Tensor:
-        total = self._zeros(size(self.box))
+        total = Boxed(self._zeros(self.box.shape), self.box)
         for part in self.parts:
             if cone := self._cone(image, part):
                 box, g = cone.summed(self.network, image, part)
-                add(total, self.box, g, box)
+                total.add(g, box)
             else:
-                add_up(total, self.box, lambda view: forward(self.network, image, view), part)
-        return total / len(self.voxels) if self.aggregate == "mean" else total
+                add_up(total, lambda view: forward(self.network, image, view), part)
+        return total.values / len(self.voxels) if self.aggregate == "mean" else total.values
 
     def _largest(self, image: Volume) -> torch.Tensor:
         each, largest = self._each(image), Largest(self._zeros, self.box)

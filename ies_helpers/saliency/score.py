@@ -9,12 +9,11 @@ import itertools
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import nn
 
 from ies_helpers.arrays import Box, LabelMap, Volume, Voxels, as_voxels
-from ies_helpers.saliency.views import BUDGET, Part, View, cut, hull, out_of_memory, shared_parts, size, window_part
+from ies_helpers.saliency.views import BUDGET, Part, View, cut, out_of_memory, shared_parts, union, window_part
 from ies_helpers.segmentation.field import receptive_field
 from ies_helpers.segmentation.inference import check_finite, check_image
 from ies_helpers.segmentation.lesions import Lesion
@@ -59,14 +58,14 @@ class LesionScore:
         self.network = network if through is None else network.explained_through(through)
         self.voxels = as_voxels(lesion, tuple(image.shape[1:]))
         parts = _parts(self.network, image, self.voxels)
-        self.box: Box = hull([part.box for part in parts], image.shape[1:])
+        self.box: Box = union(part.box for part in parts)
         self.image = self.crop(image)
         self._looks = [look for part in parts for look in _looks(part, self.voxels)]
 
     @property
     def looked_at(self) -> int:
         """Voxels that go through the network for one edited image, at most."""
-        return sum(int(np.prod(size(look.view.box))) for look in self._looks)
+        return sum(look.view.box.size for look in self._looks)
 
     def crop(self, volume: torch.Tensor) -> torch.Tensor:
         """`(..., I, J, K)` on the box."""
@@ -108,7 +107,7 @@ class LesionScore:
         if self.network.device.type == "cpu":
             return 1
         kept = receptive_field(self.network, len(self.image)).activations * self.network.dtype.itemsize
-        largest = max(np.prod(size(look.view.box)) for look in self._looks)
+        largest = max(look.view.box.size for look in self._looks)
         return max(1, int(BUDGET / kept / largest)) if kept else 1
 
     def _checked(self, edited: Iterable[torch.Tensor]) -> Iterator[torch.Tensor]:
@@ -148,8 +147,7 @@ class LesionScore:
 
     def _cut(self, image: torch.Tensor, view: View) -> torch.Tensor:
         """The network's input for a view, from an image on `box`."""
-        local = tuple(slice(v.start - b.start, v.stop - b.start) for v, b in zip(view.box, self.box, strict=True))
-        return cut(image, local, self.network)  # pyright: ignore[reportArgumentType]
+        return cut(image, view.box.local(self.box), self.network)
 
 
 class _Look(NamedTuple):
@@ -174,7 +172,7 @@ class _Look(NamedTuple):
 def _looks(part: Part, voxels: Voxels) -> Iterator[_Look]:
     position = {tuple(v): n for n, v in enumerate(voxels.tolist())}
     for view in part.views:
-        held = part.voxels[view.holds(part.voxels).numpy()]
+        held = part.voxels[view.holds(part.voxels)]
         yield _Look(view, torch.tensor([position[tuple(v)] for v in held.tolist()]), view.local(held))
 
 

@@ -25,7 +25,7 @@ from tqdm.auto import tqdm
 
 from ies_helpers.arrays import Box, LabelMap, Saliency, Volume, Voxels, check_seed
 from ies_helpers.saliency.gradients import Aggregate, LesionGradient, Statistics, Way
-from ies_helpers.saliency.views import Boxed, size, upload
+from ies_helpers.saliency.views import Boxed, upload
 from ies_helpers.segmentation.inference import check_finite
 from ies_helpers.segmentation.lesions import Lesion
 from ies_helpers.segmentation.network import Network, as_network
@@ -81,7 +81,7 @@ class Average:
 
     def __init__(self, channels: int, box: Box, device: torch.device | None = None) -> None:
         self.box, self.draws = box, 0
-        self.sums = torch.zeros(2, channels, *size(box), dtype=torch.float64, device=device)
+        self.sums = torch.zeros(2, channels, *box.shape, dtype=torch.float64, device=device)
 
     def add(self, values: torch.Tensor) -> None:
         """Add the map of one more draw, `(C, i, j, k)` on `box`."""
@@ -400,7 +400,7 @@ def _add(average: Average, values: torch.Tensor, network: Network) -> None:
 def _groups(engines: list[LesionGradient]) -> Iterator[list[int]]:
     group, used = [], 0
     for n, engine in enumerate(engines):
-        need = 16 * engine.shape[0] * int(np.prod(size(engine.box)))
+        need = 16 * engine.shape[0] * engine.box.size
         if group and used + need > ACCUMULATORS:
             yield group
             group, used = [], 0

@@ -1,9 +1,12 @@
-"""What a network must look at to decide one lesion: boxes it sees in one forward pass, with their weights.
+"""What a network must look at to decide one lesion, and the sum or maximum of its gradients over these looks.
 
-The explained output is always a fixed weighted sum of forward passes on boxes of the image: one box of
-weight 1 for a network seen whole, blended windows otherwise. Gradients need nothing else.
+The explained output is always a fixed weighted sum of forward passes on boxes of the image: one box of weight 1 for a
+network seen whole, blended windows otherwise. A `View` is one such pass, a `Part` some voxels of the lesion with every
+view that decides them. Gradients need nothing else, and each way to compute them takes parts and gives boxes.
 """
 
+import functools
+import operator
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -32,16 +35,13 @@ class View:
     weight: torch.Tensor | None = None
     within: Box | None = None
 
-    def holds(self, voxels: Voxels) -> torch.Tensor:
+    def holds(self, voxels: Voxels) -> np.ndarray:
         """`(V,)` bool: which voxels lie in the box."""
-        v = torch.as_tensor(voxels)
-        start = torch.tensor([s.start for s in self.box])
-        stop = torch.tensor([s.stop for s in self.box])
-        return ((v >= start) & (v < stop)).all(dim=1)
+        return np.all((voxels >= self.box.start) & (voxels < self.box.stop), axis=1)
 
     def local(self, voxels: Voxels) -> tuple[torch.Tensor, ...]:
         """Indices of `voxels` inside the box, one tensor an axis."""
-        return tuple((torch.as_tensor(voxels) - torch.tensor([s.start for s in self.box])).T)
+        return tuple(torch.as_tensor(voxels - self.box.start).T)
 
     def weights_at(self, index: tuple[torch.Tensor, ...]) -> torch.Tensor:
         """`(V,)` float64 weights of the logits at local `index`."""
@@ -62,27 +62,35 @@ class Part:
     Attributes:
         voxels: `(V, 3)`.
         views: every view that holds any of them.
-        box: the hull of the views inside the volume, where the gradient can be non-zero.
+        box: the smallest that holds all views, inside the volume: where the gradient can be non-zero.
     """
 
     voxels: Voxels
     views: Sequence[View]
     box: Box
 
+    @classmethod
+    def through(cls, views: Sequence[View], voxels: Voxels, shape: Sequence[int]) -> "Part":
+        """`voxels` through `views` of a volume `(I, J, K)`."""
+        return cls(voxels, views, union(view.box for view in views) & Box.whole(shape))
+
+
+def union(boxes: Iterator[Box] | Sequence[Box]) -> Box:
+    """The smallest box that holds all `boxes`, of which there must be one."""
+    return functools.reduce(operator.or_, boxes)
+
+
+def voxels_seen(part: Part) -> int:
+    """Voxels that go through the network for a part."""
+    return sum(view.box.size for view in part.views)
+
 
 def cut(image: Volume, box: Box, network: Network) -> torch.Tensor:
     """The image on a box that may reach beyond its end, zero there: `(1, C, i, j, k)`, as the network takes it."""
-    inner = image[(slice(None), *box)]
-    missing = [n - have for n, have in zip(size(box), inner.shape[1:], strict=True)]
+    inner = image[:, *box]
+    missing = [n - have for n, have in zip(box.shape, inner.shape[1:], strict=True)]
     inner = F.pad(inner, [0, missing[2], 0, missing[1], 0, missing[0]]) if any(missing) else inner.clone()
     return inner[None].to(network.device, network.dtype)
-
-
-def upload(values: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """`values` on `device`. To a GPU from pinned memory, which is copied while it computes: nobody waits."""
-    if device.type != "cuda":
-        return values.to(device)
-    return values.pin_memory().to(device, non_blocking=True)
 
 
 def forward(network: Network, image: Volume, view: View) -> tuple[torch.Tensor, torch.Tensor]:
@@ -92,93 +100,100 @@ def forward(network: Network, image: Volume, view: View) -> tuple[torch.Tensor, 
         return x, network.lesion_logit(x)[0]
 
 
-Pairs = Iterator[tuple[Box, torch.Tensor, torch.Tensor]]
-"""A box, and on it the largest and the smallest gradient over some voxels, each `(C, i, j, k)`."""
+def upload(values: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """`values` on `device`. To a GPU from pinned memory, which is copied while it computes: nobody waits."""
+    if device.type != "cuda":
+        return values.to(device)
+    return values.pin_memory().to(device, non_blocking=True)
 
 
-def together(voxels: Voxels, rows: np.ndarray) -> Iterator[tuple[np.ndarray, Voxels]]:
+def group_voxels(voxels: Voxels, rows: np.ndarray) -> Iterator[tuple[np.ndarray, Voxels]]:
     """Each different row of `rows` `(V, n)`, and the voxels that have it."""
     different, which = np.unique(rows, axis=0, return_inverse=True)
     for n, row in enumerate(different):
         yield row, voxels[which.ravel() == n]
 
 
-def hull(boxes: Sequence[Box], shape: Sequence[int]) -> Box:
-    """The smallest box that holds all `boxes`, clipped to `shape`."""
-    return tuple(  # pyright: ignore[reportReturnType]
-        slice(min(b[a].start for b in boxes), min(max(b[a].stop for b in boxes), shape[a])) for a in range(3)
-    )
+# A network with a bounded receptive field: the aligned crop that decides a lesion, exact.
+#
+# For the published U-Net one cell of 16^3 output voxels looks at 80^3 input voxels; an 18x18x18 lesion needs
+# about a fourteenth of the volume. Crops start at multiples of the total stride and are clipped to the volume,
+# where the network's own zero padding takes over, so nothing is approximated.
 
 
-def inside(inner: Box, outer: Box) -> Box:
-    """`inner`, clipped to `outer`, in the coordinates of `outer`."""
-    return tuple(  # pyright: ignore[reportReturnType]
-        slice(i.start - o.start, min(i.stop, o.stop) - o.start) for i, o in zip(inner, outer, strict=True)
-    )
+def crop_part(field: ReceptiveField, shape: Sequence[int], voxels: Voxels) -> Part:
+    """All `voxels` through one crop."""
+    return Part.through([View(field.crop(Box.around(voxels), shape))], voxels, shape)
 
 
-def corner(box: Box) -> np.ndarray:
-    """`(3,)` first voxel of a box."""
-    return np.array([s.start for s in box])
+def cell_parts(field: ReceptiveField, shape: Sequence[int], voxels: Voxels) -> list[Part]:
+    """One part for each output cell that holds voxels: the smallest crop that one voxel's gradient needs."""
+    if not field.bounded:
+        return [crop_part(field, shape, voxels)]
+    cells = group_voxels(voxels, voxels // np.asarray(field.stride))
+    return [crop_part(field, shape, some) for _, some in cells]
 
 
-def size(box: Box) -> tuple[int, ...]:
-    """`(i, j, k)` sides of a box, in voxels."""
-    return tuple(s.stop - s.start for s in box)
+def crop_parts(field: ReceptiveField, shape: Sequence[int], voxels: Voxels, affordable: float) -> list[Part]:
+    """`voxels` through as few crops of up to `affordable` voxels as will do.
+
+    A lesion whose crop has more is halved along its longest side, at a cell's border: sums over its
+    halves add up to its own.
+    """
+    part, halves = crop_part(field, shape, voxels), _halves(field, voxels)
+    if not field.bounded or voxels_seen(part) <= affordable or len(halves) == 1:
+        return [part]
+    return [p for half in halves for p in crop_parts(field, shape, half, affordable)]
 
 
-@dataclass(frozen=True, eq=False)
-class Boxed:
-    """A map that is zero outside a box: `values` `(C, i, j, k)` on `box`."""
-
-    values: torch.Tensor
-    box: Box
-
-    def full(self, shape: tuple[int, ...]) -> Saliency:
-        """The map on the whole volume: `(C, I, J, K)` float32, on the CPU."""
-        whole = torch.zeros(len(self.values), *shape, dtype=torch.float32)
-        whole[(slice(None), *self.box)] = self.values.detach().float().cpu()
-        return whole
+def shared_parts(field: ReceptiveField, shape: Sequence[int], voxels: Voxels, affordable: float) -> list[Part]:
+    """One crop for neighbouring cells where it has fewer voxels than their own crops together, and is affordable."""
+    part, halves = crop_part(field, shape, voxels), _halves(field, voxels)
+    if len(halves) == 1:
+        return [part]
+    apart = [p for half in halves for p in shared_parts(field, shape, half, affordable)]
+    return [part] if voxels_seen(part) <= min(affordable, sum(map(voxels_seen, apart))) else apart
 
 
-def clip(g: torch.Tensor, box: Box, within: Box) -> tuple[Box, torch.Tensor]:
-    """What of `box`, and of `g` on it, lies `within` another box."""
-    kept: Box = tuple(  # pyright: ignore[reportAssignmentType]
-        slice(max(b.start, w.start), min(b.stop, w.stop)) for b, w in zip(box, within, strict=True)
-    )
-    return kept, g[(slice(None), *inside(kept, box))]
+def _halves(field: ReceptiveField, voxels: Voxels) -> list[Voxels]:
+    """Voxels cut in two at a cell's border along their longest side, or left alone in one cell."""
+    cells = voxels // np.asarray(field.stride)
+    spread = np.ptp(cells, axis=0)
+    if not spread.any():
+        return [voxels]
+    axis = int(spread.argmax())
+    low = cells[:, axis] <= cells[:, axis].min() + spread[axis] // 2
+    return [voxels[low], voxels[~low]]
 
 
-def add(total: torch.Tensor, box: Box, g: torch.Tensor, seen: Box) -> None:
-    """Add `g`, a gradient on the box `seen`, to `total` on `box`; what lies in the padding is dropped."""
-    where = inside(seen, box)
-    total[(slice(None), *where)] += g[(slice(None), *(slice(0, s.stop - s.start) for s in where))]
+# Any network through a sliding window: only the windows that hold lesion voxels, with exact weights.
+#
+# The blended output is sum_w g_w f_w / sum_w g_w, a fixed weighted sum of windows f_w. The gradient of the
+# logit at a voxel v is therefore the sum over the windows that hold v of g_w(v) / sum_w g_w(v) times the
+# gradient of that window's logit.
 
 
-# How much memory work may take, and running out of it: how that is recognised, and told in one sentence.
-
-BUDGET = 2**30
-"""Bytes of working memory, beside the network and the volume."""
-
-SIGNS = (
-    "can't allocate memory",
-    "not enough memory: you tried",  # torch on Windows
-    "CUDNN_STATUS_ALLOC_FAILED",
-    "CUBLAS_STATUS_ALLOC_FAILED",
-)
-"""What torch says where it raises a bare RuntimeError."""
+def window_views(network: Network, shape: Sequence[int], voxels: Voxels) -> list[View]:
+    """The windows that hold any of `voxels`, with their share of the blended logits."""
+    check_window(network, tuple(shape))
+    views = [View(box) for box in window_boxes(network, tuple(shape))]
+    total, weight = total_importance(network, tuple(shape)), importance(network)
+    return [View(view.box, weight / total[view.box]) for view in views if view.holds(voxels).any()]
 
 
-def out_of_memory(error: BaseException) -> bool:
-    """Whether torch, a library below it, or Python ran out of memory."""
-    bare = isinstance(error, RuntimeError) and any(sign in str(error) for sign in SIGNS)
-    return bare or isinstance(error, MemoryError | torch.OutOfMemoryError)
+def window_part(network: Network, shape: Sequence[int], voxels: Voxels) -> Part:
+    """All `voxels` through all their windows."""
+    return Part.through(window_views(network, shape, voxels), voxels, shape)
 
 
-def does_not_fit(what: str, remedy: str, error: BaseException) -> MemoryError:
-    """The error to raise when no work is left to halve; `error` is the last that was met."""
-    tried = re.search(r"tried to allocate [\d.]+ \w+", str(error), re.IGNORECASE)
-    return MemoryError(f"{what} does not fit in memory ({tried[0].lower() if tried else 'none left'}): {remedy}.")
+def window_parts(network: Network, shape: Sequence[int], voxels: Voxels) -> list[Part]:
+    """One part for each set of windows that voxels share, so that a part's box is as small as can be."""
+    views = window_views(network, shape, voxels)
+    held = np.stack([view.holds(voxels) for view in views], axis=1)
+    return [
+        Part.through([view for view, holds in zip(views, row, strict=True) if holds], some, shape)
+        for row, some in group_voxels(voxels, held)
+    ]
 
 
 # Sum and maximum over a lesion's voxels of gradients that are taken view by view.
@@ -189,14 +204,36 @@ See = Callable[[View], tuple[torch.Tensor, torch.Tensor]]
 Each = Callable[[View, Voxels], Iterator[tuple[int, Box, torch.Tensor]]]
 """A view and voxels -> for each its row, a box, and there its gradient `(C, i, j, k)` by the view's weighted logits."""
 
+Pairs = Iterator[tuple[Box, torch.Tensor, torch.Tensor]]
+"""A box, and on it the largest and the smallest gradient over some voxels, each `(C, i, j, k)`."""
+
 Zeros = Callable[[tuple[int, ...]], torch.Tensor]
 """Sides `(i, j, k)` -> zeros `(C, i, j, k)` of the right precision and device."""
 
 
-def add_up(total: torch.Tensor, box: Box, see: See, part: Part) -> None:
-    """Add the gradients of a part's voxels to `total` `(C, i, j, k)` on `box`: one backward pass a view."""
+@dataclass(frozen=True, eq=False)
+class Boxed:
+    """A map that is zero outside a box: `values` `(C, i, j, k)` on `box`."""
+
+    values: torch.Tensor
+    box: Box
+
+    def add(self, g: torch.Tensor, box: Box) -> None:
+        """Add `g` `(C, i, j, k)`, which lies on another `box`, where the two meet; what lies in the padding is lost."""
+        both = self.box & box
+        self.values[:, *both.local(self.box)] += g[:, *both.local(box)]
+
+    def full(self, shape: tuple[int, ...]) -> Saliency:
+        """The map on the whole volume: `(C, I, J, K)` float32, on the CPU."""
+        whole = torch.zeros(len(self.values), *shape, dtype=torch.float32)
+        whole[:, *self.box] = self.values.detach().float().cpu()
+        return whole
+
+
+def add_up(total: Boxed, see: See, part: Part) -> None:
+    """Add the gradients of a part's voxels to `total`: one backward pass a view."""
     for view in part.views:
-        add(total, box, _summed(see, view, part.voxels[view.holds(part.voxels).numpy()]), view.box)
+        total.add(_summed(see, view, part.voxels[view.holds(part.voxels)]), view.box)
 
 
 def _summed(see: See, view: View, voxels: Voxels) -> torch.Tensor:
@@ -223,13 +260,13 @@ class Largest:
     """The running maximum of absolute values, sign kept, from the largest and smallest gradients."""
 
     def __init__(self, zeros: Zeros, box: Box) -> None:
-        self.box, self.highest, self.lowest = box, zeros(size(box)), zeros(size(box))
+        self.box, self.highest, self.lowest = box, zeros(box.shape), zeros(box.shape)
 
     def take(self, box: Box, high: torch.Tensor, low: torch.Tensor) -> None:
         """Take in the largest and smallest gradients of some voxels, on `box`."""
-        where = (slice(None), *inside(box, self.box))
-        self.highest[where].clamp_(min=high)
-        self.lowest[where].clamp_(max=low)
+        where = box.local(self.box)
+        self.highest[:, *where].clamp_(min=high)
+        self.lowest[:, *where].clamp_(max=low)
 
     def map(self) -> torch.Tensor:
         """At each entry the gradient of largest absolute value; of exact opposites the positive."""
@@ -243,7 +280,9 @@ def extremes(each: Each, part: Part, zeros: Zeros, chunk: int) -> Pairs:
     are held at once; out of memory halves it.
     """
     if len(part.views) == 1:
-        yield from _one_view(each, part)
+        for _, seen, g in each(part.views[0], part.voxels):
+            box = seen & part.box
+            yield box, g[:, *box.local(seen)], g[:, *box.local(seen)]
         return
     start = 0
     while start < len(part.voxels):
@@ -258,108 +297,36 @@ def extremes(each: Each, part: Part, zeros: Zeros, chunk: int) -> Pairs:
         start += chunk
 
 
-def _one_view(each: Each, part: Part) -> Pairs:
-    (view,) = part.views
-    for _, seen, g in each(view, part.voxels):
-        box, kept = clip(g, seen, part.box)
-        yield box, kept, kept
-
-
 def added_by_voxel(each: Each, part: Part, voxels: Voxels, zeros: Zeros) -> torch.Tensor:
     """`(V, C, i, j, k)` on the part's box: each voxel's gradient, its views added, one view at a time."""
-    added = torch.stack([zeros(size(part.box))] * len(voxels))
+    added = torch.stack([zeros(part.box.shape)] * len(voxels))
     for view in part.views:
         for row, seen, g in each(view, voxels):
-            add(added[row], part.box, g, seen)
+            Boxed(added[row], part.box).add(g, seen)
     return added
 
 
-# A network with a bounded receptive field: the aligned crop that decides a lesion, exact.
-#
-# For the published U-Net one cell of 16^3 output voxels looks at 80^3 input voxels; an 18x18x18 lesion needs
-# about a fourteenth of the volume. Crops start at multiples of the total stride and are clipped to the volume,
-# where the network's own zero padding takes over, so nothing is approximated.
+# How much memory that work may take, and running out of it: how that is recognised, and told in one sentence.
+
+BUDGET = 2**30
+"""Bytes of working memory, beside the network and the volume."""
+
+SIGNS = (
+    "can't allocate memory",
+    "not enough memory: you tried",  # torch on Windows
+    "CUDNN_STATUS_ALLOC_FAILED",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+)
+"""What torch says where it raises a bare RuntimeError."""
 
 
-def crop_part(field: ReceptiveField, shape: Sequence[int], voxels: Voxels) -> Part:
-    """All `voxels` through one crop."""
-    box = field.crop(tuple(voxels.min(axis=0)), tuple(voxels.max(axis=0)), tuple(shape))
-    return Part(voxels, [View(box)], hull([box], shape))
+def out_of_memory(error: BaseException) -> bool:
+    """Whether torch, a library below it, or Python ran out of memory."""
+    bare = isinstance(error, RuntimeError) and any(sign in str(error) for sign in SIGNS)
+    return bare or isinstance(error, MemoryError | torch.OutOfMemoryError)
 
 
-def crop_parts(field: ReceptiveField, shape: Sequence[int], voxels: Voxels, affordable: float) -> list[Part]:
-    """`voxels` through as few crops of up to `affordable` voxels as will do.
-
-    A lesion whose crop has more is halved along its longest side, at a cell's border: sums over its
-    halves add up to its own.
-    """
-    part = crop_part(field, shape, voxels)
-    parts = _halves(field, voxels)
-    if not field.bounded or voxels_seen(part) <= affordable or len(parts) == 1:
-        return [part]
-    return [p for half in parts for p in crop_parts(field, shape, half, affordable)]
-
-
-def shared_parts(field: ReceptiveField, shape: Sequence[int], voxels: Voxels, affordable: float) -> list[Part]:
-    """One crop for neighbouring cells where it has fewer voxels than their own crops together, and is affordable."""
-    part, halves = crop_part(field, shape, voxels), _halves(field, voxels)
-    if len(halves) == 1:
-        return [part]
-    apart = [p for half in halves for p in shared_parts(field, shape, half, affordable)]
-    return [part] if voxels_seen(part) <= min(affordable, sum(map(voxels_seen, apart))) else apart
-
-
-def voxels_seen(part: Part) -> int:
-    """Voxels that go through the network for a part."""
-    return sum(int(np.prod(size(view.box))) for view in part.views)
-
-
-def _halves(field: ReceptiveField, voxels: Voxels) -> list[Voxels]:
-    """Voxels cut in two at a cell's border along their longest side, or left alone in one cell."""
-    cells = voxels // np.asarray(field.stride)
-    spread = cells.max(axis=0) - cells.min(axis=0)
-    if not spread.any():
-        return [voxels]
-    axis = int(spread.argmax())
-    low = cells[:, axis] <= cells[:, axis].min() + spread[axis] // 2
-    return [voxels[low], voxels[~low]]
-
-
-def cell_parts(field: ReceptiveField, shape: Sequence[int], voxels: Voxels) -> list[Part]:
-    """One part for each output cell that holds voxels: the smallest crop that one voxel's gradient needs."""
-    if not field.bounded:
-        return [crop_part(field, shape, voxels)]
-    cells = together(voxels, voxels // np.asarray(field.stride))
-    return [crop_part(field, shape, some) for _, some in cells]
-
-
-# Any network through a sliding window: only the windows that hold lesion voxels, with exact weights.
-#
-# The blended output is sum_w g_w f_w / sum_w g_w, a fixed weighted sum of windows f_w. The gradient of the
-# logit at a voxel v is therefore the sum over the windows that hold v of g_w(v) / sum_w g_w(v) times the
-# gradient of that window's logit.
-
-
-def window_views(network: Network, shape: Sequence[int], voxels: Voxels) -> list[View]:
-    """The windows that hold any of `voxels`, with their share of the blended logits."""
-    check_window(network, tuple(shape))
-    views = [View(box) for box in window_boxes(network, tuple(shape))]
-    total, weight = total_importance(network, tuple(shape)), importance(network)
-    return [View(view.box, weight / total[view.box]) for view in views if bool(view.holds(voxels).any())]
-
-
-def window_part(network: Network, shape: Sequence[int], voxels: Voxels) -> Part:
-    """All `voxels` through all their windows."""
-    views = window_views(network, shape, voxels)
-    return Part(voxels, views, hull([v.box for v in views], shape))
-
-
-def window_parts(network: Network, shape: Sequence[int], voxels: Voxels) -> list[Part]:
-    """One part for each set of windows that voxels share, so that a part's hull is as small as can be."""
-    views = window_views(network, shape, voxels)
-    held = torch.stack([view.holds(voxels) for view in views], dim=1).numpy()
-    parts = []
-    for row, some in together(voxels, held):
-        chosen = [view for view, held_by in zip(views, row, strict=True) if held_by]
-        parts.append(Part(some, chosen, hull([v.box for v in chosen], shape)))
-    return parts
+def does_not_fit(what: str, remedy: str, error: BaseException) -> MemoryError:
+    """The error to raise when no work is left to halve; `error` is the last that was met."""
+    tried = re.search(r"tried to allocate [\d.]+ \w+", str(error), re.IGNORECASE)
+    return MemoryError(f"{what} does not fit in memory ({tried[0].lower() if tried else 'none left'}): {remedy}.")

@@ -2,9 +2,11 @@
 
 import copy
 import functools
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -60,22 +62,19 @@ class ReceptiveField:
         """The smallest shape `(I, J, K)` not below `shape` that is a multiple of the stride."""
         return tuple(-(-n // s) * s for n, s in zip(shape, self.stride, strict=True))
 
-    def crop(self, first: tuple[int, ...], last: tuple[int, ...], shape: tuple[int, ...]) -> Box:
-        """The aligned box that decides the outputs from voxel `first` to voxel `last`, both included.
+    def crop(self, box: Box, shape: Sequence[int]) -> Box:
+        """The aligned box that decides the outputs on `box`, in a volume `(I, J, K)`.
 
         Its start is a multiple of the stride, and it is clipped to the padded volume: at a border the
         crop's own zero padding is then the network's. An unbounded field gives the whole padded volume.
         """
-        sides = []
-        for axis, (lo, hi, n) in enumerate(zip(first, last, self.padded(shape), strict=True)):
-            s = self.stride[axis]
-            if self.before is None or self.after is None:
-                sides.append(slice(0, n))
-                continue
-            start = int(lo) // s * s - self.before[axis]
-            stop = int(hi) // s * s + s + self.after[axis]
-            sides.append(slice(max(0, start // s * s), min(n, -(-stop // s) * s)))
-        return tuple(sides)  # pyright: ignore[reportReturnType]
+        whole = Box.whole(self.padded(tuple(shape)))
+        if self.before is None or self.after is None:
+            return whole
+        s = np.array(self.stride)
+        start = box.start // s * s - self.before  # of the cells that the box touches, and their reach
+        stop = (box.stop - 1) // s * s + s + self.after
+        return Box.of(start // s * s, -(-stop // s) * s) & whole
 
 
 def receptive_field(network: Network, channels: int) -> ReceptiveField:

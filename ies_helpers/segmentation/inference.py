@@ -43,13 +43,11 @@ def total_importance(network: Network, shape: tuple[int, ...]) -> torch.Tensor:
 def _boxes(shape: tuple[int, ...], sides: tuple[int, ...], overlap: float, placing: str) -> tuple[Box, ...]:
     if placing == "nnunet":
         starts = [_nnunet_starts(n, w, overlap) for n, w in zip(shape, sides, strict=True)]
-        return tuple(
-            tuple(slice(s, s + w) for s, w in zip(corner, sides, strict=True)) for corner in itertools.product(*starts)
-        )  # pyright: ignore[reportReturnType]
+        return tuple(Box.of(start, np.add(start, sides)) for start in itertools.product(*starts))
     from monai.data.utils import dense_patch_slices  # MONAI takes seconds
 
     steps = [w if n == w else max(1, int(w * (1 - overlap))) for n, w in zip(shape, sides, strict=True)]
-    return tuple(dense_patch_slices(shape, sides, steps, return_slice=True))  # pyright: ignore[reportReturnType]
+    return tuple(map(Box, dense_patch_slices(shape, sides, steps, return_slice=True)))
 
 
 def _nnunet_starts(length: int, side: int, overlap: float) -> list[int]:
@@ -123,10 +121,9 @@ def _blended_logits(network: Network, image: Volume, progress: bool) -> torch.Te
     shape = tuple(image.shape[1:])
     total, weight = torch.zeros(1), importance(network).float()
     for box in tqdm(window_boxes(network, shape), desc="Windows", disable=not progress):
-        where = (slice(None), *box)
-        logits = network.logits(image[where][None].to(network.device, network.dtype))[0].float().cpu()
+        logits = network.logits(image[None, :, *box].to(network.device, network.dtype))[0].float().cpu()
         total = torch.zeros(len(logits), *shape) if total.ndim == 1 else total
-        total[where] += weight * logits
+        total[:, *box] += weight * logits
     return total / total_importance(network, shape).float()
 
 

@@ -316,7 +316,9 @@ print(f"share of the map that changes: {np.abs(g_windows - g).sum() / g.sum():.1
 # <details><summary>Solution</summary>
 #
 # ```python
-# box = field.crop(tuple(lesion.voxels.min(0)), tuple(lesion.voxels.max(0)), subject.shape)
+# from ies_helpers.arrays import Box
+#
+# box = field.crop(Box.around(lesion.voxels), subject.shape)
 # changed = subject.image + 5
 # changed[(slice(None), *box)] = subject.image[(slice(None), *box)]
 # at = tuple(lesion.voxels.T)

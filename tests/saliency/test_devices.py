@@ -12,7 +12,7 @@ import torch
 from ies_helpers.saliency.cone import cone_of
 from ies_helpers.saliency.frozen import FrozenCone, frozen_cone_of
 from ies_helpers.saliency.gradients import LesionGradient
-from ies_helpers.saliency.views import Largest, add_up, by_autograd, cut, extremes, forward, size
+from ies_helpers.saliency.views import Boxed, Largest, add_up, by_autograd, cut, extremes, forward
 from tests.networks import nnunet, unet
 
 VOXELS = np.array([[20, 20, 20], [21, 20, 20], [20, 25, 33]])
@@ -40,15 +40,15 @@ def test_sums_and_maxima_stay_on_the_device(make) -> None:
     def see(view):
         return forward(network, image, view)
 
-    total = zeros(size(box))
+    total = Boxed(zeros(box.shape), box)
     for part in parts:
-        add_up(total, box, see, part)
-    assert total.device.type == "meta"
+        add_up(total, see, part)
+    assert total.values.device.type == "meta"
     largest = Largest(zeros, box)
     for part in parts:
         for where, high, low in extremes(by_autograd(see), part, zeros, 2):
             largest.take(where, high, low)
-    assert largest.map().shape == (2, *(s.stop - s.start for s in box))
+    assert largest.map().shape == (2, *box.shape)
     assert largest.map().device.type == "meta"
 
 
@@ -91,7 +91,7 @@ def test_on_a_gpu_the_batch_of_the_frozen_cone_follows_the_budget(monkeypatch: p
     monkeypatch.setattr(FrozenCone, "_backward", lambda self, v, w: sizes.append(len(v)) or backward(self, v, w))
     cone = frozen_cone_of(hollow(held.network).module)
     assert cone is not None
-    x = torch.zeros(1, 2, *size(view.box), device="meta", dtype=torch.float64)
+    x = torch.zeros(1, 2, *view.box.shape, device="meta", dtype=torch.float64)
     for room, batches in ((1, [2] * 64), (16, [16] * 4), (1000, [64])):
         sizes.clear()
         found = list(cone.each(x, view, lesion, room * cone.values() * 8))

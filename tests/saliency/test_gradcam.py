@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from ies_helpers import Network, gradcam, gradcam_pp
+from ies_helpers.arrays import Box
 from ies_helpers.saliency.gradcam import Seen, _pp_weights, boxed_cam
 from ies_helpers.saliency.views import View
 from tests import oracles
@@ -113,7 +114,7 @@ def test_windows_that_see_the_same_give_what_one_would() -> None:
     """Two equal windows of half the weight each: alpha is unchanged, the two maps add up to one."""
     g = torch.randn(3, 4, 4, 4, dtype=torch.float64)
     activation = torch.randn(3, 4, 4, 4, dtype=torch.float64)
-    view = View((slice(0, 4),) * 3)
+    view = View(Box.whole((4, 4, 4)))
     (whole,) = _pp_weights([Seen(view, activation, g)])
     halves = _pp_weights([Seen(view, activation, g / 2)] * 2)
     assert oracles.relative(halves[0] + halves[1], whole) < 1e-12

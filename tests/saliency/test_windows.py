@@ -46,5 +46,5 @@ def test_parts_group_voxels_by_their_windows() -> None:
         (len(p.voxels), len(p.views)) for p in parts
     ) == [(1, 1), (1, 2), (2, 1)]
     for part in parts:
-        assert all(bool(view.holds(part.voxels).all()) for view in part.views)
+        assert all(view.holds(part.voxels).all() for view in part.views)
     assert sum(len(p.voxels) for p in parts) == 4

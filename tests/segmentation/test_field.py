@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from ies_helpers import Network
+from ies_helpers.arrays import Box
 from ies_helpers.segmentation.architectures import build
 from ies_helpers.segmentation.field import receptive_field
 from ies_helpers.segmentation.network import as_network
@@ -69,9 +70,13 @@ def test_the_unet_looks_as_far_as_its_kernels_say(levels: int) -> None:
 def test_the_published_crop_is_80_voxels_wide() -> None:
     found = field(build("unet"))
     assert (found.before, found.after) == ((31, 31, 31), (32, 32, 32))
-    box = found.crop((96, 100, 111), (111, 104, 96), (182, 218, 182))
+    box = found.crop(Box.of((96, 100, 96), (112, 105, 112)), (182, 218, 182))
     assert box == (slice(64, 144), slice(64, 144), slice(64, 144))
-    assert found.crop((0, 217, 90), (0, 217, 90), (182, 218, 182)) == (slice(0, 48), slice(176, 224), slice(48, 128))
+    assert found.crop(Box.of((0, 217, 90), (1, 218, 91)), (182, 218, 182)) == (
+        slice(0, 48),
+        slice(176, 224),
+        slice(48, 128),
+    )
 
 
 def test_poking_outside_the_field_changes_nothing_and_its_rim_does(rng: np.random.Generator) -> None:
@@ -98,7 +103,7 @@ def test_poking_outside_the_field_changes_nothing_and_its_rim_does(rng: np.rando
 def test_what_mixes_all_voxels_has_no_bounded_field(leaf: nn.Module) -> None:
     found = field(nn.Sequential(nn.Conv3d(2, 2, 3, padding=1), leaf))
     assert not found.bounded
-    assert found.crop((3, 3, 3), (4, 4, 4), (20, 20, 20)) == (slice(0, 20),) * 3
+    assert found.crop(Box.of((3, 3, 3), (5, 5, 5)), (20, 20, 20)) == (slice(0, 20),) * 3
 
 
 def test_a_global_mean_hidden_in_the_code_is_found_by_the_probe() -> None:
