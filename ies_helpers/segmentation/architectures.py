@@ -1,9 +1,9 @@
-"""Weights of any origin -> the right architecture, verified."""
+"""Every architecture that weights may be of, and weights of any origin -> the right one, verified."""
 
 import re
 import warnings
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, TypeGuard
@@ -12,9 +12,11 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
+from ies_helpers.arrays import check_choice
 from ies_helpers.segmentation.network import Network, Through
 from ies_helpers.subjects.downloads import extract_member, fetch
 from ies_helpers.subjects.files import data_folder, one_line
+from ies_helpers.subjects.subject import SHIPPED
 
 # How a Swin UNETR halves its grid: eight neighbours side by side, in one of the three orders that MONAI has had.
 #
@@ -39,8 +41,7 @@ def merging_module(merging: str) -> type[nn.Module]:
     Raises:
         ValueError: for any other name.
     """
-    if merging not in MERGINGS:
-        raise ValueError(f"merging must be one of {', '.join(MERGINGS)}, got {merging!r}.")
+    check_choice("merging", merging, tuple(MERGINGS))
     offsets = [tuple(map(int, offset)) for offset in MERGINGS[merging].split()]
 
     class PatchMerging(nn.Module):
@@ -63,30 +64,79 @@ def merging_module(merging: str) -> type[nn.Module]:
     return PatchMerging
 
 
-# The three architectures of the paper, and what an explanation must know of any network.
+# What an explanation must know of an architecture, and how one is recognised in a file of weights.
+
+Weights = Mapping[str, torch.Tensor]
+"""The tensors of a file, by name."""
 
 
-def _unet(channels: tuple[int, ...]) -> nn.Module:
+@dataclass(frozen=True)
+class Architecture:
+    """One architecture: everything that any floor asks about it.
+
+    Attributes:
+        build: `(features, in_channels, out_channels, **options)` -> the module.
+        features: at each level, as published.
+        firsts: of the tensors of a file, the names of those whose first side is the features of a level, outermost
+            level first; the second side of the first of them is the channels in. Empty: the file does not show them.
+        last: the tensor whose first side is the classes out.
+        through, threshold, layer: how the paper used it, see `Network`.
+        multiple: features -> what the sides of an image must be a multiple of.
+        levels, widest: how many levels, and how many features at one, a file may ask for; checked before anything is
+            built, because a few bytes can ask for more than the memory holds.
+        options: of `build`, beside the features.
+        recorded: those of them that make the same tensors another network, so that they are recorded with the weights
+            or asked for, never guessed -> the sentence that asks, in which `{file}` is the file.
+    """
+
+    build: Callable[..., nn.Module]
+    features: tuple[int, ...]
+    firsts: Callable[[Weights], list[str]]
+    last: str
+    through: Through
+    threshold: float
+    layer: str
+    multiple: Callable[[Sequence[int]], int] = field(default=lambda features: 2 ** (len(features) - 1))
+    levels: range = range(2, 9)
+    widest: int = 1024
+    options: tuple[str, ...] = ()
+    recorded: Mapping[str, str] = field(default_factory=dict)
+
+
+def _unet(features: Sequence[int], in_channels: int, out_channels: int) -> nn.Module:
     from monai.networks.nets.unet import UNet  # MONAI takes seconds
 
-    strides = (2,) * (len(channels) - 1)
     return UNet(
-        spatial_dims=3, in_channels=2, out_channels=2, channels=channels, strides=strides, norm="batch", num_res_units=0
+        spatial_dims=3,
+        in_channels=in_channels,
+        out_channels=out_channels,
+        channels=features,
+        strides=(2,) * (len(features) - 1),
+        norm="batch",
+        num_res_units=0,
     )
 
 
-def _nnunet(channels: tuple[int, ...]) -> nn.Module:
+def _unet_firsts(weights: Weights) -> list[str]:
+    names, level = [], "model"
+    while f"{level}.0.conv.weight" in weights:
+        names.append(f"{level}.0.conv.weight")
+        level += ".1.submodule"
+    return [*names, f"{level}.conv.weight"]
+
+
+def _nnunet(features: Sequence[int], in_channels: int, out_channels: int) -> nn.Module:
     from monai.networks.nets.dynunet import DynUNet
 
-    levels = len(channels)
+    levels = len(features)
     return DynUNet(
         spatial_dims=3,
-        in_channels=2,
-        out_channels=2,
+        in_channels=in_channels,
+        out_channels=out_channels,
         kernel_size=[3] * levels,
         strides=[1] + [2] * (levels - 1),
         upsample_kernel_size=[2] * (levels - 1),
-        filters=list(channels),
+        filters=list(features),
         dropout=0.1,
         res_block=True,
         norm_name="instance",
@@ -94,72 +144,116 @@ def _nnunet(channels: tuple[int, ...]) -> nn.Module:
     )
 
 
-def _swin_unetr(channels: tuple[int, ...], merging: str) -> nn.Module:
+def _nnunet_firsts(weights: Weights) -> list[str]:
+    down = [f"downsamples.{n}" for n in range(len(weights)) if f"downsamples.{n}.conv1.conv.weight" in weights]
+    return [f"{level}.conv1.conv.weight" for level in ("input_block", *down, "bottleneck")]
+
+
+def _swin_unetr(
+    features: Sequence[int],
+    in_channels: int,
+    out_channels: int,
+    merging: str | None = None,
+    use_checkpoint: bool = False,
+) -> nn.Module:
     from monai.networks.nets.swin_unetr import SwinUNETR
 
-    merge: Any = merging_module(merging)  # MONAI takes a class, its annotation says an instance
-    return SwinUNETR(in_channels=2, out_channels=2, feature_size=channels[0], downsample=merge)
-
-
-@dataclass(frozen=True)
-class Architecture:
-    """One published architecture: its builder, and the way the paper used it."""
-
-    builder: Callable[..., nn.Module]
-    channels: tuple[int, ...]
-    through: Through
-    threshold: float
-    layer: str
-
-
-ARCHITECTURES = {
-    "unet": Architecture(_unet, (32, 64, 128, 256, 512), "whole", 0.3, "model.1.submodule.2.conv"),
-    "nnunet": Architecture(_nnunet, (16, 32, 64), "windows", 0.4, "upsamples.0.conv_block"),
-    "swin_unetr": Architecture(_swin_unetr, (24,), "windows", 0.4, "decoder2"),
-}
-
-
-def build(
-    architecture: str, channels: tuple[int, ...] | None = None, merging: str | None = None, use_checkpoint: bool = False
-) -> Network:
-    """One of the three published architectures with random weights.
-
-    Args:
-        architecture: `unet`, `nnunet` or `swin_unetr`.
-        channels: features per level (Swin UNETR: its feature size alone); None: as published.
-        merging: of Swin UNETR's patches, see `merging.MERGINGS`; None: `mergingv2`, the one to train anew.
-        use_checkpoint: Swin UNETR computes its attention again in the backward pass instead of keeping it:
-            less memory, more time, the same gradient.
-
-    Raises:
-        ValueError: for any other architecture or merging, or one of the last two for another network.
-    """
-    if architecture not in ARCHITECTURES:
-        raise ValueError(f"architecture must be one of {', '.join(ARCHITECTURES)}, got {architecture!r}.")
-    known, swin = ARCHITECTURES[architecture], architecture == "swin_unetr"
-    if not swin and (merging or use_checkpoint):
-        raise ValueError(f"merging and use_checkpoint are Swin UNETR's, {architecture} has neither: leave them out.")
-    channels = tuple(channels or known.channels)
-    module = known.builder(channels, merging or "mergingv2") if swin else known.builder(channels)
+    merge: Any = merging_module(merging or "mergingv2")  # MONAI takes a class, its annotation says an instance
+    module = SwinUNETR(in_channels=in_channels, out_channels=out_channels, feature_size=features[0], downsample=merge)
     for block in module.modules() if use_checkpoint else ():
         if hasattr(block, "use_checkpoint"):
             block.use_checkpoint = True  # pyright: ignore[reportArgumentType]
+    return module
+
+
+ARCHITECTURES = {
+    "unet": Architecture(
+        _unet,
+        (32, 64, 128, 256, 512),
+        _unet_firsts,
+        "model.2.conv.bias",
+        through="whole",
+        threshold=0.3,
+        layer="model.1.submodule.2.conv",
+    ),
+    "nnunet": Architecture(
+        _nnunet,
+        (16, 32, 64),
+        _nnunet_firsts,
+        "output_block.conv.conv.bias",
+        through="windows",
+        threshold=0.4,
+        layer="upsamples.0.conv_block",
+    ),
+    "swin_unetr": Architecture(
+        _swin_unetr,
+        (24,),
+        lambda weights: ["swinViT.patch_embed.proj.weight"],
+        "out.conv.conv.bias",
+        through="windows",
+        threshold=0.4,
+        layer="decoder2",
+        multiple=lambda features: 32,
+        levels=range(1, 2),
+        widest=96,
+        options=("merging", "use_checkpoint"),
+        recorded={
+            "merging": "A Swin UNETR needs the order in which it merged patches in training, and {file} does not say "
+            "it: give merging='monai-0.9' if that was MONAI 0.9 to 1.4 (as published), 'monai-1.5' from MONAI 1.5 on, "
+            "'mergingv2' if it was built with downsample='mergingv2'."
+        },
+    ),
+}
+"""Every architecture that files of weights may be of. A new one is a row here and one test."""
+
+
+def build(
+    architecture: str,
+    channels: Sequence[int] | None = None,
+    merging: str | None = None,
+    use_checkpoint: bool = False,
+    *,
+    in_channels: int = 2,
+    out_channels: int = 2,
+    **options: Any,
+) -> Network:
+    """A network of random weights.
+
+    Args:
+        architecture: a name of `ARCHITECTURES`.
+        channels: features at each level (Swin UNETR: its feature size alone); None: as published.
+        merging: of Swin UNETR's patches, one of `MERGINGS`; None: `mergingv2`, the one to train anew.
+        use_checkpoint: Swin UNETR computes its attention again in the backward pass instead of keeping it:
+            less memory, more time, the same gradient.
+        in_channels, out_channels: channels of the image, and classes.
+        options: of an architecture that has others.
+
+    Raises:
+        ValueError: for any other architecture or merging, or an option that the architecture does not take.
+    """
+    check_choice("architecture", architecture, tuple(ARCHITECTURES))
+    row = ARCHITECTURES[architecture]
+    options |= {"merging": merging, "use_checkpoint": use_checkpoint}
+    given = {name: value for name, value in options.items() if value}
+    if strange := [name for name in given if name not in row.options]:
+        takes = ", ".join(name for name, other in ARCHITECTURES.items() if set(strange) <= set(other.options))
+        raise ValueError(f"{' and '.join(strange)} must be for {takes}, got it for {architecture}: leave it out.")
+    features = tuple(channels or row.features)
+    module = row.build(features, in_channels, out_channels, **given)
     module.eval().requires_grad_(False)
-    side = 32 if swin else 2 ** (len(channels) - 1)
+    side = row.multiple(features)
     return Network(
         module,
         architecture,
         window=96,
-        through=known.through,
-        threshold=known.threshold,
-        layer=known.layer,
+        through=row.through,
+        threshold=row.threshold,
+        layer=row.layer,
         stride=(side, side, side),
     )
 
 
 # The tensors of a foreign file of weights; no code in it is ever run.
-
-Weights = Mapping[str, torch.Tensor]
 
 
 def read_weights(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
@@ -230,17 +324,11 @@ def first_names(names: list[str], count: int = 4) -> str:
     return ", ".join(one_line(name, 80) for name in names[:count]) + (", ..." if len(names) > count else "")
 
 
-UNUSED = "num_batches_tracked"
-"""Counters of batch normalisation that no prediction depends on; shipped files leave them out."""
+PUBLISHED = "published:unet"
+"""The one checkpoint of the paper that has a public address."""
 
-LEVELS = range(2, 9)
-"""How many levels a network of a file may have."""
-
-WIDEST = {"swin_unetr": 96}
-"""Features that a file may ask for where 1024 would fill the memory."""
-
-SWIN_FIRST = "swinViT.patch_embed.proj.weight"
-"""The tensor whose first side is a Swin UNETR's feature size."""
+MOST_CHANNELS = 1024
+"""Channels, or classes, that a file may ask for."""
 
 
 def load_network(
@@ -251,18 +339,21 @@ def load_network(
     use_checkpoint: bool = False,
     threshold: float | None = None,
     device: str = "auto",
+    **options: Any,
 ) -> Network:
     """A network with weights, ready to predict and to be explained.
 
     Args:
-        network: `unet`, `nnunet` or `swin_unetr` (shipped), `published:unet` (downloaded once), or a file:
-            `.safetensors`, `.pth`, `.pt`, or `.tar.xz` with one `.pth` inside.
-        architecture: of a file that does not say: `unet`, `nnunet` or `swin_unetr`.
+        network: a name of `ARCHITECTURES` (shipped), `published:unet` (downloaded once), or a file: `.safetensors`,
+            `.pth`, `.pt`, or `.tar.xz` with one `.pth` inside. The channels and classes of a file are its tensors';
+            the channels have names if its header gives them, as `inputs`: `flair,t1`.
+        architecture: of a file that does not say, a name of `ARCHITECTURES`.
         merging: of a Swin UNETR's file that does not say: the order in which patches were merged when it was
-            trained. `monai-0.9` for MONAI 0.9.0 to 1.4 (the paper's), see `merging.MERGINGS`.
+            trained. `monai-0.9` for MONAI 0.9.0 to 1.4 (the paper's), see `MERGINGS`.
         use_checkpoint: Swin UNETR keeps less between forward and backward pass, see `build`.
         threshold: instead of the architecture's own.
         device: `auto` takes a GPU if there is one; `cpu`, `cuda`.
+        options: of an architecture that has others.
 
     Raises:
         ValueError: an unknown name, architecture or device, another architecture than a name says, a threshold outside
@@ -279,15 +370,20 @@ def load_network(
         raise ValueError(
             f"architecture is for a file of weights, {network} is a {known}; got {architecture!r}: leave it out."
         )
-    weights, said = read_weights(path)
-    architecture = known or architecture or said.get("architecture")
+    weights, header = read_weights(path)
+    architecture = known or architecture or header.get("architecture")
     if architecture is None:
         raise ValueError(f"{path.name} does not say its architecture; give one of {', '.join(ARCHITECTURES)}.")
-    merging = _merging(architecture, merging, said, path.name)
-    built = build(architecture, _channels(architecture, weights, said, path.name), merging, use_checkpoint)
+    check_choice("architecture", architecture, tuple(ARCHITECTURES))
+    options |= {"merging": merging, "use_checkpoint": use_checkpoint}
+    options |= _recorded(architecture, options, header, path.name)
+    features, inward, outward = _sizes(architecture, weights, header, path.name)
+    built = build(architecture, features, in_channels=inward, out_channels=outward, **options)
     _fill(built.module, weights, path.name)
     built.module.to(place)
-    return replace(built, name=name, threshold=threshold if threshold is not None else built.threshold)
+    channels = SHIPPED if str(network) == PUBLISHED else _names_of_channels(header, inward, path.name)
+    threshold = built.threshold if threshold is None else threshold
+    return replace(built, name=name, threshold=threshold, channels=channels)
 
 
 def _locate(network: str | Path) -> tuple[Path, str, str | None]:
@@ -301,64 +397,75 @@ def _locate(network: str | Path) -> tuple[Path, str, str | None]:
                 f"Shipped networks are {have}; there are no weights for {name} yet, give a file of your own."
             )
         return path, name, name
-    if name == "published:unet":
-        return fetch(name)["checkpoint"], "published-unet", "unet"
-    if name.startswith("published:"):
+    origin, _, architecture = name.partition(":")
+    if name == PUBLISHED:
+        return fetch(name)["checkpoint"], f"{origin}-{architecture}", architecture
+    if origin == "published":
         raise ValueError(
-            f"Of the published checkpoints only published:unet has a public address, {name} has none: ask its authors "
+            f"Of the published checkpoints only {PUBLISHED} has a public address, {name} has none: ask its authors "
             "for the file and give its path, with its architecture."
         )
     path = Path(network)
     if not path.is_file():
         raise FileNotFoundError(
-            f"A network is one of {', '.join(ARCHITECTURES)}, published:unet or a file; no file {path}."
+            f"A network is one of {', '.join(ARCHITECTURES)}, {PUBLISHED} or a file; no file {path}."
         )
     return path, path.name.split(".")[0] if path.name.endswith(".tar.xz") else path.stem, None
 
 
-def _merging(architecture: str, asked: str | None, said: Mapping[str, str], name: str) -> str | None:
-    """The order of a Swin UNETR's patch merging: as recorded with the weights, or as asked for; never guessed."""
-    recorded = said.get("merging")
-    if asked and recorded and asked != recorded:
-        raise ValueError(f"{name} says that it was trained with merging={recorded!r}, got {asked!r}: leave it out.")
-    if architecture == "swin_unetr" and not (asked or recorded):
+def _recorded(architecture: str, asked: Mapping[str, Any], header: Mapping[str, str], name: str) -> dict[str, str]:
+    """The options that make the same weights another network: as the header says or else as asked; never guessed."""
+    found = {}
+    for option, sentence in ARCHITECTURES[architecture].recorded.items():
+        wanted, recorded = asked.get(option), header.get(option)
+        if wanted and recorded and wanted != recorded:
+            raise ValueError(
+                f"{name} says that it was trained with {option}={recorded!r}, got {wanted!r}: leave it out."
+            )
+        if not (wanted or recorded):
+            raise ValueError(sentence.format(file=name))
+        found[option] = recorded or wanted
+    return found
+
+
+def _sizes(
+    architecture: str, weights: Weights, header: Mapping[str, str], name: str
+) -> tuple[tuple[int, ...] | None, int, int]:
+    """Features per level, None as published; channels in; classes out: what the header says, or the tensors show."""
+    row = ARCHITECTURES[architecture]
+    firsts = [weights[key].shape for key in row.firsts(weights) if key in weights]
+    features = [shape[0] if shape else 0 for shape in firsts]
+    features = features if features and len(features) >= row.levels[0] else []
+    if "channels" in header:
+        features = [int(c) if c.strip().isdecimal() else 0 for c in header["channels"].split(",")]
+    if features and not (len(features) in row.levels and all(1 <= f <= row.widest for f in features)):
         raise ValueError(
-            f"A Swin UNETR needs the order in which it merged patches in training, and {name} does not say it: give "
-            "merging='monai-0.9' if that was MONAI 0.9 to 1.4 (as published), 'monai-1.5' from MONAI 1.5 on, "
-            "'mergingv2' if it was built with downsample='mergingv2'."
+            f"A {architecture} must have 1 to {row.widest} features at each of {row.levels[0]} to {row.levels[-1]} "
+            f"levels, {name} asks for {header.get('channels') or features}; name the right architecture, or take "
+            "another file."
         )
-    return asked or recorded
+    inward = firsts[0][1] if firsts and len(firsts[0]) > 1 else 2
+    outward = weights[row.last].shape[0] if row.last in weights and weights[row.last].ndim else 2
+    for what, count in (("channels", inward), ("classes", outward)):
+        if not 1 <= count <= MOST_CHANNELS:
+            raise ValueError(
+                f"A {architecture} must have 1 to {MOST_CHANNELS} {what}, {name} asks for {count}; name the right "
+                "architecture, or take another file."
+            )
+    return tuple(features) or None, inward, outward
 
 
-def _channels(architecture: str, weights: Weights, said: Mapping[str, str], name: str) -> tuple[int, ...] | None:
-    """Features per level: what the header says, or what the weights show; None: as published.
-
-    Checked before anything is built, because a few bytes can ask for more than the memory holds.
-    """
-    if "channels" in said:
-        found = [int(c) if c.strip().isdecimal() else 0 for c in said["channels"].split(",")]
-    else:
-        found = [weights[key].shape[0] if weights[key].ndim else 0 for key in _firsts(architecture, weights)]
-    most, levels = WIDEST.get(architecture, 1024), range(1, 2) if architecture == "swin_unetr" else LEVELS
-    if found and not (len(found) in levels and all(1 <= c <= most for c in found)):
+def _names_of_channels(header: Mapping[str, str], count: int, name: str) -> tuple[str, ...] | None:
+    """`("flair", "t1")` of a header whose `inputs` are `flair,t1; how they are normalised`; None without any."""
+    if not header.get("inputs"):
+        return None
+    names = tuple(part.strip() for part in header["inputs"].partition(";")[0].split(","))
+    if len(names) != count or len(set(names)) != count:
         raise ValueError(
-            f"A {architecture} must have 1 to {most} features at each of {levels[0]} to {levels[-1]} levels, {name} "
-            f"asks for {said.get('channels') or found}; name the right architecture, or take another file."
+            f"The header of {name} must name each of the {count} channels of its tensors once, as inputs; got "
+            f"{', '.join(names)}."
         )
-    return tuple(found) or None
-
-
-def _firsts(architecture: str, weights: Weights) -> list[str]:
-    """The tensors of a file whose first side is the number of features of a level, outermost level first."""
-    if architecture == "swin_unetr":
-        return [SWIN_FIRST] if SWIN_FIRST in weights else []
-    names, level = [], "model"
-    while architecture == "unet" and f"{level}.0.conv.weight" in weights:
-        names.append(f"{level}.0.conv.weight")
-        level += ".1.submodule"
-    if f"{level}.conv.weight" in weights:
-        names.append(f"{level}.conv.weight")
-    return names if len(names) > 1 else []
+    return names
 
 
 def _fill(module: nn.Module, weights: Weights, name: str) -> None:
@@ -388,8 +495,7 @@ def _fill(module: nn.Module, weights: Weights, name: str) -> None:
 
 
 def _device(device: str) -> torch.device:
-    if device not in ("auto", "cpu", "cuda"):
-        raise ValueError(f"device must be auto, cpu or cuda, got {device!r}.")
+    check_choice("device", device, ("auto", "cpu", "cuda"))
     if device == "cuda" and not torch.cuda.is_available():
         raise ValueError("device cuda needs a CUDA GPU, and torch sees none; take device='cpu'.")
     return torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")

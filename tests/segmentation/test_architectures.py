@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from ies_helpers import load_network
 from ies_helpers.segmentation import architectures as checkpoints
-from ies_helpers.segmentation.architectures import build
+from ies_helpers.segmentation.architectures import Architecture, build
 from tests.patients import write_network
 
 CHANNELS = (3, 4, 5)
@@ -80,8 +80,76 @@ def test_a_loaded_network_is_at_rest_and_takes_the_threshold_it_is_given(tmp_pat
 
 def test_the_shipped_network_loads_by_its_name() -> None:
     network = load_network("unet")
-    assert network.name == "unet"
+    assert (network.name, network.channels) == ("unet", ("flair", "t1"))
     assert (network.window, network.through, network.threshold) == (96, "whole", 0.3)
+
+
+@pytest.mark.parametrize(("channels", "classes"), [(1, 2), (3, 1), (1, 4)])
+@pytest.mark.parametrize("architecture", ["unet", "nnunet", "swin_unetr"])
+def test_channels_and_classes_are_those_of_the_tensors(
+    tmp_path: Path, architecture: str, channels: int, classes: int
+) -> None:
+    widths = {"unet": (3, 4, 5), "nnunet": (2, 3, 4, 5), "swin_unetr": (12,)}[architecture]
+    torch.manual_seed(0)
+    merging = "monai-0.9" if architecture == "swin_unetr" else None
+    made = build(architecture, widths, merging, in_channels=channels, out_channels=classes)
+    torch.save(made.module.state_dict(), tmp_path / "n.pth")
+    network = load_network(tmp_path / "n.pth", architecture=architecture, merging=merging)
+    assert network.digest() == made.digest()
+    assert network.stride == made.stride
+    assert network.channels is None
+    with torch.no_grad():
+        logits = network.logits(torch.zeros(1, channels, 64, 32, 32))
+    assert logits.shape[1] == max(classes, 2)
+
+
+def test_a_header_may_name_the_channels_but_not_others_than_there_are(tmp_path: Path) -> None:
+    weights = floats(build("unet", CHANNELS, in_channels=1).module.state_dict())
+    for inputs in ("pd", "pd; z-scored over non-zero voxels"):
+        save_file(weights, tmp_path / "n.safetensors", metadata={"architecture": "unet", "inputs": inputs})
+        assert load_network(tmp_path / "n.safetensors").channels == ("pd",)
+    save_file(weights, tmp_path / "n.safetensors", metadata={"architecture": "unet", "inputs": "flair,t1"})
+    refused(tmp_path / "n.safetensors", "each of the 1 channels of its tensors once, as inputs; got flair, t1")
+
+
+def test_the_published_network_takes_the_papers_channels(tmp_path: Path, state, monkeypatch) -> None:
+    torch.save(state, tmp_path / "model.pth")
+    monkeypatch.setattr(checkpoints, "fetch", lambda name: {"checkpoint": tmp_path / "model.pth"})
+    network = load_network("published:unet")
+    assert (network.name, network.channels) == ("published-unet", ("flair", "t1"))
+
+
+def test_a_new_architecture_is_a_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its builder, what its tensors tell, and an option that is recorded with the weights: nothing else changes."""
+
+    def sharp(features, in_channels, out_channels, edge) -> torch.nn.Module:
+        layers = (torch.nn.Conv3d(in_channels, features[0], 3, padding=1, padding_mode=edge), torch.nn.ReLU())
+        return torch.nn.Sequential(*layers, torch.nn.Conv3d(features[0], out_channels, 1))
+
+    row = Architecture(
+        sharp,
+        (8,),
+        lambda weights: ["0.weight"],
+        "2.bias",
+        through="whole",
+        threshold=0.25,
+        layer="1",
+        levels=range(1, 2),
+        options=("edge",),
+        recorded={"edge": "A sharp network needs its edge, {file} does not say it."},
+    )
+    monkeypatch.setitem(checkpoints.ARCHITECTURES, "sharp", row)
+    made = build("sharp", (5,), in_channels=3, out_channels=4, edge="circular")
+    save_file(made.module.state_dict(), tmp_path / "n.safetensors")
+    refused(tmp_path / "n.safetensors", "give one of unet, nnunet, swin_unetr, sharp")
+    refused(tmp_path / "n.safetensors", "needs its edge, n.safetensors does not say it", architecture="sharp")
+    refused(tmp_path / "n.safetensors", "edge must be for sharp, got it for unet", architecture="unet", edge="circular")
+    network = load_network(tmp_path / "n.safetensors", architecture="sharp", edge="circular")
+    assert (network.threshold, network.layer, network.stride) == (0.25, "1", (1, 1, 1))
+    image = torch.randn(1, 3, 6, 6, 6)
+    assert torch.equal(network.logits(image), made.logits(image))
+    save_file(made.module.state_dict(), tmp_path / "n.safetensors", {"architecture": "sharp", "edge": "circular"})
+    assert torch.equal(load_network(tmp_path / "n.safetensors").logits(image), made.logits(image))
 
 
 # Weights that do not fit
@@ -200,7 +268,7 @@ def test_a_header_that_asks_for_an_absurd_network_is_refused_before_it_is_built(
 
 @pytest.mark.parametrize("first", [torch.zeros(97, 2, 2, 2, 2), torch.zeros(0, 2), torch.tensor(3.0)])
 def test_a_swin_unetr_of_absurd_width_is_refused_before_it_is_built(tmp_path: Path, first: torch.Tensor) -> None:
-    torch.save({checkpoints.SWIN_FIRST: first}, tmp_path / "n.pth")
+    torch.save({"swinViT.patch_embed.proj.weight": first}, tmp_path / "n.pth")
     rule = "swin_unetr must have 1 to 96 features at each of 1 to 1 levels"
     refused(tmp_path / "n.pth", rule, architecture="swin_unetr", merging="monai-0.9")
 
@@ -236,7 +304,7 @@ def test_a_threshold_that_is_no_probability_is_refused_before_anything_is_read(t
 
 
 def test_an_unknown_device_is_refused_before_anything_is_read() -> None:
-    with pytest.raises(ValueError, match="device must be auto, cpu or cuda, got 'tpu'"):
+    with pytest.raises(ValueError, match="got 'tpu'"):
         load_network("nonet", device="tpu")
 
 
@@ -264,7 +332,7 @@ def test_a_name_that_says_its_architecture_takes_no_other(name: str, other: str,
 
 
 def test_a_merging_is_for_a_swin_unetr_alone() -> None:
-    with pytest.raises(ValueError, match="are Swin UNETR's, unet has neither: leave them out"):
+    with pytest.raises(ValueError, match="for swin_unetr, got it for unet"):
         load_network("unet", merging="monai-0.9")
     assert load_network("unet", architecture="unet").name == "unet"
 

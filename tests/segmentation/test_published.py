@@ -100,7 +100,7 @@ def test_a_swin_unetr_of_unknown_merging_is_refused_and_a_recorded_one_is_kept(t
     assert network.module.swinViT.layers1[0].downsample.order == MERGINGS["monai-1.5"]
     with pytest.raises(ValueError, match=r"trained with merging='monai-1\.5', got 'monai-0\.9'"):
         load_network(tmp_path / "said.safetensors", merging="monai-0.9")
-    with pytest.raises(ValueError, match="are Swin UNETR's, unet has neither"):
+    with pytest.raises(ValueError, match="for swin_unetr, got it for unet"):
         build("unet", merging="monai-0.9")
 
 
