@@ -1,78 +1,161 @@
-"""What the commands share: their options, how each begins, and how it speaks."""
+"""The command line, a thin layer: what each command is asked, what it calls, and what it prints.
 
+A command's options are its parameters. Those that several commands share stand in a dataclass, which `with_options`
+spreads out into one option a field; `Recipe` is one of them, so that a setting of a map is said there alone. Heavy
+modules are imported inside the functions: help is quick.
+"""
+
+import inspect
 import json
 import shlex
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import Field, dataclass, fields, is_dataclass
+from functools import wraps
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_type_hints
 
 import typer
 
+from ies_helpers.saliency.methods import METHODS, Recipe, methods_heeding
 from ies_helpers.subjects.downloads import available
 from ies_helpers.subjects.downloads import fetch as fetch_files
 
+# What commands share: their options, how each begins, and how it ends.
+
 SubjectArgument = Annotated[
-    str | None, typer.Argument(help="demo (the default), phantom:SEED, openms:patientNN or a folder with FLAIR and T1.")
+    str | None, typer.Argument(help="demo (the default), phantom:SEED, openms:patientNN or a folder of scans.")
 ]
 File = Annotated[Path | None, typer.Option(help="A NIfTI file, instead of SUBJECT.")]
-NetworkOption = Annotated[
-    str,
-    typer.Option(help="unet, nnunet, swin_unetr, published:unet or a file of weights (.safetensors, .pth, .tar.xz)."),
-]
 ArchitectureOption = Annotated[str | None, typer.Option(help="Of a file of weights: unet, nnunet or swin_unetr.")]
 MergingOption = Annotated[
     str | None, typer.Option(help="Of a Swin UNETR's file: monai-0.9 (as published), monai-1.5 or mergingv2.")
 ]
-ThresholdOption = Annotated[float | None, typer.Option(help="Lesion above this probability; default: the network's.")]
 DeviceOption = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+LesionsOption = Annotated[
+    str,
+    typer.Option(help="all, a group (TP, FP, FN, unknown), numbers as 3,7, voxels as size:90-120, both as TP:90-120."),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print machine-readable JSON.")]
 Out = Annotated[Path, typer.Option(help="Folder for what is made.")]
 
 
-def look(
-    subject: str | None,
-    network: str,
-    out: Path,
-    flair: Path | None = None,
-    t1: Path | None = None,
-    target: Path | None = None,
-    architecture: str | None = None,
-    merging: str | None = None,
-    threshold: float | None = None,
-    device: str = "auto",
-    progress: bool = True,
-    use_checkpoint: bool = False,
-    statistics: str = "exact",
-) -> tuple[Any, Any, Any]:
-    """Load, predict, number the lesions and write them: what every command begins with."""
-    from ies_helpers.saliency.frozen import frozen
-    from ies_helpers.segmentation.architectures import load_network
+@dataclass(frozen=True)
+class FileOptions:
+    """A subject as files by name."""
+
+    image: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=FILE", help="A NIfTI file of one channel, instead of SUBJECT; once a channel."),
+    ] = None
+    flair: File = None
+    t1: File = None
+    target: File = None
+
+    def given(self) -> dict[str, Any]:
+        """The arguments of `load_subject` that name files.
+
+        Raises:
+            ValueError: for what is not NAME=FILE, or a channel named twice.
+        """
+        images: dict[str, str] = {}
+        for word in self.image or ():
+            name, _, path = word.partition("=")
+            if not name or not path:
+                raise ValueError(f"--image takes NAME=FILE, as --image dir=sub-01_DIR.nii.gz, got {word!r}.")
+            if name in images:
+                raise ValueError(f"A channel must be named once, got two images of {name}; take one of them out.")
+            images[name] = path
+        files = {"images": images, "flair": self.flair, "t1": self.t1, "target": self.target}
+        return {key: str(value) if isinstance(value, Path) else value for key, value in files.items() if value}
+
+
+@dataclass(frozen=True)
+class NetworkOptions:
+    """A network by its name or file, and how it shall be loaded."""
+
+    network: Annotated[
+        str, typer.Option(help="unet, nnunet, swin_unetr, published:unet or a file of weights (.safetensors, .pth).")
+    ] = "unet"
+    architecture: ArchitectureOption = None
+    merging: MergingOption = None
+    threshold: Annotated[float | None, typer.Option(help="Lesion above this probability; default: the network's.")] = (
+        None
+    )
+    device: DeviceOption = "auto"
+
+    def load(self, *, use_checkpoint: bool = False) -> Any:
+        """The network."""
+        from ies_helpers.segmentation.architectures import load_network
+
+        asked: Any = {each.name: getattr(self, each.name) for each in fields(self)}
+        return load_network(asked.pop("network"), **asked, use_checkpoint=use_checkpoint)
+
+
+def with_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The command as Typer reads it: a parameter that is a dataclass becomes one option for each of its fields."""
+    kinds = get_type_hints(command, include_extras=True)
+    shared: dict[str, Any] = {name: kind for name, kind in kinds.items() if is_dataclass(kind)}
+
+    @wraps(command)
+    def flat(**given: Any) -> Any:
+        for name, kind in shared.items():
+            given[name] = kind(**{each.name: given.pop(each.name) for each in fields(kind)})
+        return command(**given)
+
+    parameters: list[inspect.Parameter] = []
+    for parameter in inspect.signature(command).parameters.values():
+        if parameter.name in shared:
+            parameters += _parameters_of(shared[parameter.name])
+        else:
+            parameters.append(parameter.replace(kind=parameter.KEYWORD_ONLY, annotation=kinds[parameter.name]))
+    flat.__signature__ = inspect.Signature(parameters)  # pyright: ignore[reportAttributeAccessIssue]
+    return flat
+
+
+def _parameters_of(kind: Any) -> Iterator[inspect.Parameter]:
+    """One keyword for each field of a dataclass; those of `Recipe` have their help beside their default."""
+    hints = get_type_hints(kind, include_extras=True)
+    for each in fields(kind):
+        hint = _recipe_option(each, hints[each.name]) if kind is Recipe else hints[each.name]
+        yield inspect.Parameter(each.name, inspect.Parameter.KEYWORD_ONLY, default=each.default, annotation=hint)
+
+
+def _recipe_option(each: Field[Any], hint: Any) -> Any:
+    """What the command line says of a setting: its help, the words that it may be, and the methods that heed it."""
+    choices = tuple(METHODS) if each.name == "method" else each.metadata["choices"]
+    heeding = methods_heeding(each.name)
+    known = [f"{word} {', '.join(names)}" for word, names in (("one of", choices), ("for", heeding)) if names]
+    told = each.metadata["help"] + (f" ({'; '.join(known)})" if known else "")
+    if hint == int | str:
+        return Annotated[Any, typer.Option(help=told, parser=_number_or_word, metavar="NUMBER or WORD")]
+    return Annotated[hint, typer.Option(help=told)]
+
+
+def _number_or_word(given: Any) -> int | str:
+    return int(given) if str(given).isdecimal() else given
+
+
+def segment_subject(word: str | None, files: FileOptions, network: NetworkOptions, out: Path, progress: bool) -> Any:
+    """Load a subject and a network, predict, and write the numbered lesions: subject, network and lesions."""
     from ies_helpers.segmentation.lesions import segment_into_folder
     from ies_helpers.subjects.sources import load_subject
 
-    loaded = load_subject(subject, flair=flair, t1=t1, target=target)
-    built = {"architecture": architecture, "merging": merging, "use_checkpoint": use_checkpoint}
-    net = load_network(network, **built, threshold=threshold, device=device)  # pyright: ignore[reportArgumentType]
-    if statistics == "frozen":
-        frozen(net, len(loaded.image))  # refuses a network that cannot be, before it predicts
-    return loaded, net, segment_into_folder(loaded, net, out, progress=progress)
+    subject, net = load_subject(word, **files.given()), network.load()
+    return subject, net, segment_into_folder(subject, net, out, progress=progress)
 
 
-def say(lines: Sequence[str], data: Any, as_json: bool) -> None:
-    """Print lines for a person, or the same as JSON."""
+def print_result(lines: Sequence[str], data: Any, as_json: bool) -> None:
+    """Print lines for a person, or the same as JSON; a table as its rows."""
     if hasattr(data, "to_dict"):
-        data = records(data)
+        data = rows_of(data)
     print(json.dumps(data, indent=2, default=str) if as_json else "\n".join(lines))
 
 
-def records(table: Any) -> list[dict[str, Any]]:
-    """Rows without NaN, which is no JSON."""
+def rows_of(table: Any) -> list[dict[str, Any]]:
+    """Rows of a table without NaN, which is no JSON."""
     return table.astype(object).where(table.notna(), None).to_dict("records")
-
-
-# `ies fetch`.
 
 
 def fetch(
@@ -84,13 +167,11 @@ def fetch(
     if list_ or not names:
         rows = available()
         lines = [f"{r['name']:20} {'here' if r['cached'] else '-':5} {r['what']} ({r['licence']})" for r in rows]
-        say(lines, rows, as_json)
+        print_result(lines, rows, as_json)
         return
     got = {name: {kind: str(path) for kind, path in fetch_files(name).items()} for name in names}
-    say([f"{name}: {kind} {path}" for name, files in got.items() for kind, path in files.items()], got, as_json)
-
-
-# `ies demo`.
+    lines = [f"{name}: {kind} {path}" for name, files in got.items() for kind, path in files.items()]
+    print_result(lines, got, as_json)
 
 
 def demo(out: Out = Path("demo")) -> None:
@@ -99,7 +180,7 @@ def demo(out: Out = Path("demo")) -> None:
     from ies_helpers.figures.pages import draw_folder, save_figure
     from ies_helpers.saliency.explain import explain as explain_lesions
 
-    subject, network, lesions = look("demo", "unet", out, progress=False)
+    subject, network, lesions = segment_subject("demo", FileOptions(), NetworkOptions(), out, progress=False)
     print(f"{subject}\n{lesions}\n{lesions.table().round(2).to_string(index=False)}\n")
     chosen = [max(lesions.of(group), key=lambda le: (len(le) < 150, len(le))) for group in ("TP", "FP", "FN")]
     save_figure(plot_lesions(subject, lesions), out / "figures" / "lesions.png")
@@ -116,143 +197,81 @@ def demo(out: Out = Path("demo")) -> None:
     )
 
 
-# `ies predict`.
-
-
+@with_options
 def predict(
+    files: FileOptions,
+    network: NetworkOptions,
     subject: SubjectArgument = None,
-    network: NetworkOption = "unet",
     out: Out = Path("ies-out"),
-    flair: File = None,
-    t1: File = None,
-    target: File = None,
-    architecture: ArchitectureOption = None,
-    merging: MergingOption = None,
-    threshold: ThresholdOption = None,
-    device: DeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
     """Segment a subject; write the probability, the numbered lesions and their table."""
-    _, _, lesions = look(
-        subject, network, out, flair, t1, target, architecture, merging, threshold, device, not as_json
-    )
+    _, _, lesions = segment_subject(subject, files, network, out, progress=not as_json)
     table = lesions.table()
-    say([repr(lesions), table.round(2).to_string(index=False), f"Written to {out}."], table, as_json)
+    print_result([repr(lesions), table.round(2).to_string(index=False), f"Written to {out}."], table, as_json)
 
 
-# `ies explain`.
-
-METHODS = (
-    "smoothgrad, gradcam++, gradcam or gradient; for comparison input-x-gradient, integrated-gradients, occlusion or "
-    "kernel-shap, of the lesion's mean logit."
-)
-CHOICE = "all, a group (TP, FP, FN, unknown), numbers as 3,7, voxels as size:90-120, or both as TP:90-120."
-SEEN = {"whole": "whole", "windows": "through its windows"}
-StatisticsOption = Annotated[str, typer.Option(help="exact, or frozen: approximate, for instance-norm networks.")]
-BaselineOption = Annotated[
-    str, typer.Option(help="zero, mean or blurred: what the last three methods compare the image with.")
-]
-
-
+@with_options
 def explain(
+    files: FileOptions,
+    network: NetworkOptions,
+    recipe: Recipe,
     subject: SubjectArgument = None,
-    network: NetworkOption = "unet",
-    method: Annotated[str, typer.Option(help=METHODS)] = "smoothgrad",
-    aggregate: Annotated[str, typer.Option(help="max, mean or sum over the lesion's voxels.")] = "max",
-    lesions: Annotated[str, typer.Option(help=CHOICE)] = "all",
-    draws: Annotated[str, typer.Option(help="Noisy images (smoothgrad): a number, or auto, see chapter 04.")] = "50",
-    noise: Annotated[float, typer.Option(help="Noise as a share of the FLAIR range (smoothgrad).")] = 0.05,
-    seed: Annotated[int, typer.Option(help="Of the noise (smoothgrad).")] = 0,
-    through: Annotated[str | None, typer.Option(help="Explain the network seen whole or through its windows.")] = None,
-    statistics: StatisticsOption = "exact",
-    baseline: BaselineOption = "zero",
-    out: Out = Path("ies-out"),
-    flair: File = None,
-    t1: File = None,
-    target: File = None,
-    architecture: ArchitectureOption = None,
-    merging: MergingOption = None,
+    lesions: LesionsOption = "all",
     use_checkpoint: Annotated[bool, typer.Option(help="Swin UNETR: less memory, more time.")] = False,
-    threshold: ThresholdOption = None,
-    device: DeviceOption = "auto",
+    out: Out = Path("ies-out"),
     as_json: JsonOption = False,
 ) -> None:
     """Compute saliency maps of lesions; run it again after an interruption and it goes on."""
-    from ies_helpers.saliency.explain import explain as explain_lesions
-    from ies_helpers.saliency.methods import check_settings
-    from ies_helpers.segmentation.lesions import check_choice
-
-    wanted: Any = int(draws) if draws.isdecimal() else draws
-    how: Any = {"seed": seed, "statistics": statistics, "baseline": baseline}
-    check_settings(method, aggregate, wanted, noise, through=through, **how)
-    check_choice(lesions)
-    network_options = (architecture, merging, threshold, device, not as_json, use_checkpoint, statistics)
-    loaded, net, numbered = look(subject, network, out, flair, t1, target, *network_options)
-    if through:
-        net = net.explained_through(through)  # pyright: ignore[reportArgumentType]
-    chosen = numbered.select(lesions)
-    if not as_json:
-        print(_plan(loaded, net, chosen, method, aggregate, wanted, statistics))
-    settings: Any = how | {"method": method, "aggregate": aggregate, "draws": wanted, "noise": noise}
-    index = explain_lesions(
-        loaded, net, chosen, out, **settings, progress=not as_json, command=shlex.join(["ies", *sys.argv[1:]])
-    )
-    _close(out, loaded.name, index, as_json)
-
-
-def _close(out: Path, subject: str, index: Any, as_json: bool) -> None:
-    """Put what the maps measure into the lesions' table, and say what there is."""
     from ies_helpers.measures.evaluation import add_measures
+    from ies_helpers.saliency.explain import make_maps
+    from ies_helpers.segmentation.lesions import check_choice, segment_into_folder
+    from ies_helpers.subjects.sources import load_subject
 
-    add_measures(out, subject)
-    table = out / f"sub-{subject}" / "lesions.tsv"
+    check_choice(lesions)
+    loaded, net = load_subject(subject, **files.given()), network.load(use_checkpoint=use_checkpoint)
+    view = recipe.view_of(net, len(loaded.with_channels(net.channels).channels))
+    chosen = segment_into_folder(loaded, net, out, progress=not as_json).select(lesions)
+    if not as_json:
+        print(describe_work(loaded, view, chosen, recipe))
+    command = shlex.join(["ies", *sys.argv[1:]])
+    index, _ = make_maps(loaded, view, chosen, out, recipe, progress=not as_json, command=command)
+    add_measures(out, loaded.name)
+    table = out / f"sub-{loaded.name}" / "lesions.tsv"
     held = f"{out} holds {len(index)} maps, listed in maps.tsv; {table} says what they measure."
-    say([f"{held} See them: ies view {out}"], index, as_json)
+    print_result([f"{held} See them: ies view {out}"], index, as_json)
 
 
-def _plan(subject: Any, network: Any, lesions: Any, method: str, aggregate: Any, draws: Any, statistics: Any) -> str:
+def describe_work(subject: Any, network: Any, lesions: Sequence[Any], recipe: Recipe) -> str:
     """Two sentences: what is explained, how long it takes and how."""
-    from ies_helpers.saliency.methods import OTHERS, estimate_other, estimate_seconds, in_words
+    from ies_helpers.saliency.estimate import in_words
 
-    voxels, other = sum(map(len, lesions)), "windows" if network.through == "whole" else "whole"
-    seen = f"{network.name} seen {SEEN[network.through]} (--through {other} otherwise)"
+    seen, other = ("whole", "windows") if network.through == "whole" else ("through its windows", "whole")
     many = f"{len(lesions)} lesions" if len(lesions) != 1 else "1 lesion"
-    told = f"Explaining {many} of {subject.name}: {seen}.\n{voxels} lesion voxels"
-    if method.startswith("gradcam"):
-        return f"{told}, one forward pass a lesion."
-    if method in OTHERS:
-        seconds, passes = estimate_other(network, subject.image, lesions, method)
-        return f"{told}, {passes}: about {in_words(seconds)}, less what is there already."
-    draws = draws if method == "smoothgrad" else 1
-    how = {"aggregate": aggregate, "draws": draws, "statistics": statistics}
-    seconds, way = estimate_seconds(network, subject.image, lesions, **how)
-    about = "at most" if draws == "auto" else "about"
-    return f"{told} x {draws} draws by {way}: {about} {in_words(seconds)}, less what is there already."
+    what = f"Explaining {many} of {subject.name}: {network.name} seen {seen} (--through {other} otherwise)."
+    cost, voxels = recipe.cost(subject, network, lesions), sum(map(len, lesions))
+    if cost is None:
+        return f"{what}\n{voxels} lesion voxels, one forward pass a lesion."
+    about = f"{'at most' if cost.at_most else 'about'} {in_words(cost.seconds)}"
+    return f"{what}\n{voxels} lesion voxels, {cost.passes}: {about}, less what is there already."
 
 
-# `ies perilesional`.
-
-
+@with_options
 def perilesional(
+    files: FileOptions,
+    network: NetworkOptions,
     subjects: Annotated[
         list[str] | None, typer.Argument(help="demo, phantom:SEED, openms:patientNN or folders.")
     ] = None,
-    network: NetworkOption = "unet",
     lesions: Annotated[str, typer.Option(help="As of explain; published: 91 to 119 voxels.")] = "TP:91-119",
     fill: Annotated[str, typer.Option(help="What hides tissue: zero (as published), mean or blurred.")] = "zero",
     by: Annotated[str, typer.Option(help="Dilations as steps (published), or true mm.")] = "steps",
     wide: Annotated[bool, typer.Option("--wide", help="Also tables laid out as the published script's.")] = False,
     out: Out = Path("ies-out"),
-    flair: File = None,
-    t1: File = None,
-    target: File = None,
-    architecture: ArchitectureOption = None,
-    merging: MergingOption = None,
-    threshold: ThresholdOption = None,
-    device: DeviceOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
     """How much surrounding tissue a network needs; run it again after an interruption and it goes on."""
+    from ies_helpers.cohort import select_lesions
     from ies_helpers.figures.charts import save_perilesional
     from ies_helpers.measures.context import ContextTable
     from ies_helpers.saliency.context import check_curve
@@ -260,52 +279,41 @@ def perilesional(
 
     check_curve(by, fill)
     check_choice(lesions)
-    names = _found(subjects, {"flair": flair, "t1": t1, "target": target})
-    table = ContextTable(out / "perilesional.csv")
-    options = (network, out, flair, t1, target, architecture, merging, threshold, device, not as_json)
-    _compute(table, names, options, lesions, {"fill": fill, "by": by, "progress": not as_json})
-    summary, medians = save_perilesional(out, table.curves)
-    if wide:
-        _write_wide(out, table.curves)
-    told = [made.round(1).to_string(index=False, na_rep="n/a") for made in (summary, medians)]
-    files = "perilesional.csv, perilesional_summary.tsv, _medians.tsv and _average.tsv, figures/perilesional.png"
-    data = {"lesions": records(summary), "medians": records(medians)}
-    say([*told, f"Written to {out}: {files}."], data, as_json)
-
-
-def _found(subjects: list[str] | None, files: dict[str, Path | None]) -> list[str | None]:
-    """The names of the subjects, all of them checked, and downloaded where they must be, before any is worked on."""
-    from ies_helpers.subjects.downloads import fetch
-    from ies_helpers.subjects.sources import find_subject
-
-    given = {key: str(path) for key, path in files.items() if path}
-    found = {}
-    for name in subjects or [None]:
-        one = find_subject(name, **given)
-        if found.setdefault(one.name, one) != one:
-            raise ValueError(
-                f"The subjects of a table must have different names, {name} is the second {one.name}; rename its "
-                "files, as sub-01_ses-1_FLAIR.nii.gz, or take another --out."
-            )
-        if name and name.startswith("openms:"):
-            fetch(name)
-    return list(subjects or [None])
-
-
-def _compute(table: Any, names: list[str | None], options: tuple[Any, ...], lesions: str, how: dict[str, Any]) -> None:
-    """The curves of each subject's lesions; one without such a lesion is noted, none with one is refused."""
-    from ies_helpers.cohort import chosen_of
-
-    without: list[str] = []
-    for name in names:
-        subject, net, found = look(name, *options)
-        notes: list[str] = []
-        table.add(subject, net, chosen_of(found, lesions, notes), **how)
-        without += [f"{subject.name}: {note}" for note in notes]
-    if len(without) == len(names):
+    words = subjects or [None]
+    _check_subjects(words, files)
+    table, without = ContextTable(out / "perilesional.csv"), []
+    for word in words:
+        subject, net, found = segment_subject(word, files, network, out, progress=not as_json)
+        chosen, note = select_lesions(found, lesions)
+        table.add(subject, net, chosen, fill=fill, by=by, progress=not as_json)  # pyright: ignore[reportArgumentType]
+        without += [f"{subject.name}: {note}"] if note else []
+    if len(without) == len(words):
         raise ValueError(" ".join(without))
     for note in without:
         warnings.warn(note, stacklevel=1)
+    summary, medians = save_perilesional(out, table.curves)
+    if wide:
+        _write_wide(out, table.curves)
+    lines = [made.round(1).to_string(index=False, na_rep="n/a") for made in (summary, medians)]
+    made = "perilesional.csv, perilesional_summary.tsv, _medians.tsv and _average.tsv, figures/perilesional.png"
+    data = {"lesions": rows_of(summary), "medians": rows_of(medians)}
+    print_result([*lines, f"Written to {out}: {made}."], data, as_json)
+
+
+def _check_subjects(words: Sequence[str | None], files: FileOptions) -> None:
+    """Find every subject, and download it where it must be, before any is worked on; no two may have one name."""
+    from ies_helpers.subjects.sources import find_subject
+
+    found = {}
+    for word in words:
+        one = find_subject(word, **files.given())
+        if found.setdefault(one.name, one) != one:
+            raise ValueError(
+                f"The subjects of a table must have different names, {word} is the second {one.name}; rename its "
+                "files, as sub-01_ses-1_FLAIR.nii.gz, or take another --out."
+            )
+        if word and word.startswith("openms:"):
+            fetch_files(word)
 
 
 def _write_wide(out: Path, curves: Any) -> None:
@@ -315,8 +323,6 @@ def _write_wide(out: Path, curves: Any) -> None:
     for (network, fill), part in curves.groupby(["network", "fill"]):
         write_text(out / f"perilesional_wide_{network}_{fill}.csv", wide_curves(part).to_csv(index=False))
 
-
-# `ies evaluate`.
 
 NOTE = """\
 Mean ± standard deviation (ddof 1) over maps; group `all` is every lesion; quartiles are in summary.csv. Arrows say
@@ -353,19 +359,19 @@ def evaluate(
 
     check_seed(seed)
     named = {"network": network, "architecture": architecture, "merging": merging}
-    told = ", ".join(f"--{option} {value}" for option, value in named.items() if value)
-    if told and not faithfulness:
-        raise ValueError(f"Only --faithfulness asks a network, got {told} without it; add it, or leave them out.")
-    built = named | {"device": device}
-    maps, measures, summary, ranking = measure(folders, out, built if faithfulness else None, seed, not as_json)
+    idle = ", ".join(f"--{option} {value}" for option, value in named.items() if value)
+    if idle and not faithfulness:
+        raise ValueError(f"Only --faithfulness asks a network, got {idle} without it; add it, or leave them out.")
+    asked = named | {"device": device} if faithfulness else None
+    maps, measures, summary, ranking = evaluate_folders(folders, out, asked, seed, not as_json)
     lost = measures.loc[measures["value"].isna(), "reason"].value_counts()
-    told = [f"{count} values do not exist: {why}." for why, count in lost.items()]
+    lacking = [f"{count} values do not exist: {why}." for why, count in lost.items()]
     made = f"{len(maps)} maps measured; {out} holds measures.csv, summary.csv, .md and .tex, ranking.csv and figures/."
-    data = {"summary": records(summary), "ranking": records(ranking)}
-    say([headline(summary).to_string(index=False), *told, made], data, as_json)
+    data = {"summary": rows_of(summary), "ranking": rows_of(ranking)}
+    print_result([headline(summary).to_string(index=False), *lacking, made], data, as_json)
 
 
-def measure(folders: list[Path], out: Path, networks: dict[str, Any] | None, seed: int, progress: bool) -> Any:
+def evaluate_folders(folders: list[Path], out: Path, networks: dict[str, Any] | None, seed: int, progress: bool) -> Any:
     """Measure all maps of folders and write tables and figures; `networks`, for faithfulness, as of `networks_of`."""
     from ies_helpers.measures.evaluation import evaluate_maps, networks_of, rank_methods, summarise_measures
     from ies_helpers.subjects.folder import read_maps
@@ -374,11 +380,11 @@ def measure(folders: list[Path], out: Path, networks: dict[str, Any] | None, see
     asked = None if networks is None else networks_of(maps, **networks)
     measures, curves = evaluate_maps(maps, networks=asked, seed=seed, progress=progress)
     summary, ranking = summarise_measures(measures), rank_methods(measures, seed=seed)
-    _write(out, measures, curves, summary, ranking)
+    _write_evaluation(out, measures, curves, summary, ranking)
     return maps, measures, summary, ranking
 
 
-def _write(out: Path, measures: Any, curves: Any, summary: Any, ranking: Any) -> None:
+def _write_evaluation(out: Path, measures: Any, curves: Any, summary: Any, ranking: Any) -> None:
     from ies_helpers.figures import charts as draw
     from ies_helpers.figures.pages import save_figure
     from ies_helpers.measures.evaluation import headline, latex, markdown, standings
@@ -398,9 +404,6 @@ def _write(out: Path, measures: Any, curves: Any, summary: Any, ranking: Any) ->
         save_figure(figure, out / "figures" / f"{name}.png")
 
 
-# `ies cohort`.
-
-
 def cohort(
     config: Annotated[Path, typer.Argument(help="A TOML file: subjects, network, what to run, out; see chapter 12.")],
     workers: Annotated[
@@ -411,35 +414,31 @@ def cohort(
     as_json: JsonOption = False,
 ) -> int:
     """Predict, explain and evaluate many subjects; run it again after an interruption and it goes on."""
-    from ies_helpers.cohort import TABLE, hire, plan, read_config, run_cohort, tasks_of
-    from ies_helpers.saliency.frozen import frozen
+    from ies_helpers.cohort import TABLE, find_workers, list_tasks, plan_cohort, read_config, run_cohort
     from ies_helpers.segmentation.architectures import load_network
     from ies_helpers.subjects.folder import MAPS
     from ies_helpers.subjects.subject import SHIPPED
 
     asked = read_config(config)
-    crew = hire(workers, threads=asked.threads, device=asked.network["device"], dask=dask)
+    crew = find_workers(workers, threads=asked.threads, device=asked.network["device"], dask=dask)
     network = load_network(**asked.network)
-    if any(run["statistics"] == "frozen" for run in asked.explain):
-        frozen(network, len(SHIPPED))  # refuses a network that cannot be
-    planned = plan(asked, network, *tasks_of(asked, network), crew)
+    for request in asked.explain:
+        request.recipe.view_of(network, len(network.channels or SHIPPED))
+    planned = plan_cohort(asked, network, *list_tasks(asked, network), crew)
     if dry_run:
-        say([str(planned)], planned.as_json(), as_json)
+        print_result([str(planned)], planned.as_json(), as_json)
         return 0
     if not as_json:
         print(planned)
     table = run_cohort(asked, network, crew, progress=not as_json)
     if asked.evaluate is not None and any(asked.out.glob(f"sub-*/anat/{MAPS}")):
         networks = asked.network if asked.evaluate["faithfulness"] else None
-        measure([asked.out], asked.out / "evaluation", networks, asked.evaluate["seed"], not as_json)
+        evaluate_folders([asked.out], asked.out / "evaluation", networks, asked.evaluate["seed"], not as_json)
     failed = table[table["status"] == "failed"]
-    told = [f"{row['subject']} failed at {row['step']}: {row['why']}" for _, row in failed.iterrows()]
+    failures = [f"{row['subject']} failed at {row['step']}: {row['why']}" for _, row in failed.iterrows()]
     done = f"{len(table) - len(failed)} of {len(table)} subjects are done, see {asked.out / TABLE}."
-    say([*told, done], table, as_json)
+    print_result([*failures, done], table, as_json)
     return 1 if len(failed) else 0
-
-
-# `ies view`.
 
 
 def view(
@@ -454,7 +453,7 @@ def view(
     from ies_helpers.subjects.folder import read_maps
 
     check_threshold(threshold)
-    names_of(read_maps(folders))  # what cannot be shown together is told before an hour of drawing
+    names_of(read_maps(folders))  # what cannot be shown together is refused before an hour of drawing
     for folder in folders:
         for path in draw_folder(folder):
             print(path)

@@ -1,4 +1,29 @@
-"""A cohort from beginning to end: who works, what is there already, what is left, and the tables of all."""
+"""A cohort: the same work for many subjects, here or on a cluster, told in one TOML file.
+
+    subjects = ["demo", "phantom:3", "openms:patient26", "bids", "plain/patient*"]
+    out = "derivatives/ies"
+
+    [network]
+    name = "unet"             # as --network; also architecture, merging, threshold, use_checkpoint, device
+
+    [[explain]]               # as often as wanted, each like one run of ies explain
+    aggregate = "max"
+    lesions = "TP"
+    draws = 50
+
+    [[perilesional]]          # like ies perilesional
+    lesions = "TP:91-119"
+
+    [evaluate]                # like ies evaluate, of all maps, when they are done
+    faithfulness = false
+
+A subject is a name as `load_subject` takes it, a folder, a pattern of folders, a BIDS folder, which stands for all its
+`sub-*` and their `ses-*`, or files, one a channel: `{flair = "F.nii.gz", t1 = "T.nii.gz", target = "M.nii.gz"}`. Paths
+are relative to the file. `targets`, a pattern such as `"bids/derivatives/manual/**/{sub}_*mask.nii.gz"`, finds masks
+that lie apart from their scans; `{sub}` is what the FLAIR's name begins with, as `sub-01_ses-2`, or the subject's name.
+`threads` (1) is how many each process has; it stands here, because another number may round a gradient otherwise, and
+the number of processes shall not change a bit.
+"""
 
 import glob
 import hashlib
@@ -13,12 +38,12 @@ import warnings
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from itertools import combinations
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import joblib
 import pandas as pd
@@ -31,10 +56,9 @@ from ies_helpers.figures.charts import save_perilesional
 from ies_helpers.measures.context import ContextTable
 from ies_helpers.measures.evaluation import add_measures
 from ies_helpers.saliency.context import STEPS, check_curve, perilesional_curve
+from ies_helpers.saliency.estimate import in_words
 from ies_helpers.saliency.explain import explain
-from ies_helpers.saliency.gradcam import gradcam, gradcam_pp
-from ies_helpers.saliency.gradients import LesionGradient
-from ies_helpers.saliency.methods import AGGREGATED, OTHERS, check_settings, estimate_other, estimate_seconds, in_words
+from ies_helpers.saliency.methods import Recipe
 from ies_helpers.segmentation.architectures import load_network
 from ies_helpers.segmentation.inference import predict
 from ies_helpers.segmentation.lesions import GROUPS, Lesion, Lesions, check_choice, find_lesions, segment_into_folder
@@ -42,58 +66,10 @@ from ies_helpers.segmentation.network import Network
 from ies_helpers.subjects.files import write_text
 from ies_helpers.subjects.folder import MAPS, open_derivative, versions, write_index, write_table
 from ies_helpers.subjects.sources import BIDS, Found, find_subject, load_subject
-from ies_helpers.subjects.subject import Subject
+from ies_helpers.subjects.subject import SHIPPED, Subject
 
-# What a cohort run shall do: a TOML file, checked before anything is loaded.
-#
-# subjects = ["demo", "phantom:3", "openms:patient26", "bids", "plain/patient*"]
-# out = "derivatives/ies"
-#
-# [network]
-# name = "unet"             # as --network; also architecture, merging, threshold, use_checkpoint, device
-#
-# [[explain]]               # as often as wanted, each like one run of ies explain
-# aggregate = "max"
-# lesions = "TP"
-# draws = 50
-#
-# [[perilesional]]          # like ies perilesional
-# lesions = "TP:91-119"
-#
-# [evaluate]                # like ies evaluate, of all maps, when they are done
-# faithfulness = false
-#
-# A subject is a name as `load_subject` takes it, a folder, a pattern of folders, a BIDS folder, which stands for
-# all its
-# `sub-*` and their `ses-*`, or files: `{flair = "F.nii.gz", t1 = "T.nii.gz", target = "M.nii.gz"}`. Paths are
-# relative to
-# the file. `targets`, a pattern such as `"bids/derivatives/manual/**/{sub}_*mask.nii.gz"`, finds masks that lie apart
-# from their scans; `{sub}` is what the FLAIR's name begins with, as `sub-01_ses-2`, or the subject's name.
-# `threads` (1)
-# is how many each process has; it stands here, because another number may round a gradient otherwise, and the number of
-# processes shall not change a bit.
+# What a cohort shall do: the file, checked before anything is loaded.
 
-NETWORK = {
-    "name": "unet",
-    "architecture": "",
-    "merging": "",
-    "threshold": 0.0,
-    "use_checkpoint": False,
-    "device": "auto",
-}
-EXPLAIN = {
-    "method": "smoothgrad",
-    "aggregate": "max",
-    "lesions": "all",
-    "draws": 50,
-    "noise": 0.05,
-    "seed": 0,
-    "through": "",
-    "statistics": "exact",
-    "baseline": "zero",
-}
-EVALUATE = {"faithfulness": False, "seed": 0}
-PERILESIONAL = {"lesions": "TP:91-119", "fill": "zero", "by": "steps"}
 TOP = {
     "subjects": [],
     "out": "ies-out",
@@ -104,7 +80,63 @@ TOP = {
     "perilesional": [],
     "evaluate": {},
 }
-"""Allowed keys and their defaults, an empty one meaning not given; a value must be of its default's kind."""
+NETWORK = {
+    "name": "unet",
+    "architecture": "",
+    "merging": "",
+    "threshold": 0.0,
+    "use_checkpoint": False,
+    "device": "auto",
+}
+EXPLAIN = {each.name: "" if each.default is None else each.default for each in fields(Recipe)} | {"lesions": "all"}
+PERILESIONAL = {"lesions": "TP:91-119", "fill": "zero", "by": "steps"}
+EVALUATE = {"faithfulness": False, "seed": 0}
+"""Allowed keys of each table and their defaults, an empty one meaning not given."""
+
+KINDS = {name: get_args(kind) or (kind,) for name, kind in get_type_hints(Recipe).items()}
+"""Of what type a setting of a recipe may be; other values must be of their default's."""
+
+
+@dataclass(frozen=True)
+class MapRequest:
+    """One `[[explain]]`: maps by one recipe of the lesions that `lesions` names."""
+
+    recipe: Recipe
+    lesions: str = "all"
+
+    def __post_init__(self) -> None:
+        check_choice(self.lesions)
+
+    @property
+    def name(self) -> str:
+        """What the names of its maps tell beside their lesions."""
+        return self.recipe.name
+
+    def as_table(self) -> dict[str, Any]:
+        """As the file has it, defaults and all; what makes a finished subject another one is hashed from it."""
+        return asdict(self.recipe) | {"through": self.recipe.through or "", "lesions": self.lesions}
+
+
+@dataclass(frozen=True)
+class CurveRequest:
+    """One `[[perilesional]]`: curves of the lesions that `lesions` names."""
+
+    lesions: str
+    fill: str
+    by: str
+
+    def __post_init__(self) -> None:
+        check_curve(self.by, self.fill)
+        check_choice(self.lesions)
+
+    @property
+    def name(self) -> str:
+        """What its rows of the table of curves tell beside their lesions."""
+        return f"curves of fill {self.fill}"
+
+    def as_table(self) -> dict[str, Any]:
+        """As the file has it, defaults and all."""
+        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -116,22 +148,31 @@ class Config:
         out: a BIDS derivative.
         threads: of torch, for each process.
         network: the arguments of `load_network`.
-        explain: for each wanted kind of map, the settings of `explain`, with `lesions` and `through`.
-        perilesional: for each wanted kind of curve `lesions`, `fill` and `by`.
+        explain: the wanted maps.
+        perilesional: the wanted curves.
         evaluate: `faithfulness` and `seed`, or None: not wanted.
         path: the file.
         text: of the file.
     """
 
-    sources: tuple[dict[str, str], ...]
+    sources: tuple[dict[str, Any], ...]
     out: Path
     threads: int
     network: dict[str, Any]
-    explain: tuple[dict[str, Any], ...]
-    perilesional: tuple[dict[str, Any], ...]
+    explain: tuple[MapRequest, ...]
+    perilesional: tuple[CurveRequest, ...]
     evaluate: dict[str, Any] | None
     path: Path
     text: str
+
+    def asked(self) -> dict[str, Any]:
+        """What is asked of every subject, as the file has it."""
+        return {
+            "network": self.network,
+            "explain": [request.as_table() for request in self.explain],
+            "perilesional": [request.as_table() for request in self.perilesional],
+            "threads": self.threads,
+        }
 
 
 def read_config(path: Path) -> Config:
@@ -149,71 +190,65 @@ def read_config(path: Path) -> Config:
         given = tomllib.loads(text)
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path.name} must be a TOML file, it is not readable as one ({error}).") from error
+    home, where = path.absolute().parent, f"of {path.name}"
     top = _checked(given, TOP, path.name)
-    network = _checked(top["network"], NETWORK, f"[network] of {path.name}")
-    explain = tuple(_checked(run, EXPLAIN, f"[[explain]] of {path.name}") for run in top["explain"])
-    curves = tuple(_checked(run, PERILESIONAL, f"[[perilesional]] of {path.name}") for run in top["perilesional"])
-    for run in explain:
-        named: Any = {key: value for key, value in run.items() if key != "lesions"}
-        check_settings(**named | {"through": run["through"] or None})
-        check_choice(run["lesions"])
-    for run in curves:
-        check_curve(run["by"], run["fill"])
-        check_choice(run["lesions"])
-    _check_files(explain, _map, f"[[explain]] of {path.name}", by_group=True)
-    _check_files(curves, _curves, f"[[perilesional]] of {path.name}", by_group=False)
-    home = path.absolute().parent
-    sources = tuple(_sources(top["subjects"], home, top["targets"], path.name))
+    if top["threads"] < 1:
+        raise ValueError(f"threads {where} must be 1 or more, got {top['threads']}.")
+    network = _checked(top["network"], NETWORK, f"[network] {where}")
     options = {key: value for key, value in network.items() if value not in ("", 0.0)}
     options["network"] = _weights(options.pop("name"), home)
-    evaluate = _checked(top["evaluate"], EVALUATE, f"[evaluate] of {path.name}") if "evaluate" in given else None
-    if top["threads"] < 1:
-        raise ValueError(f"threads of {path.name} must be 1 or more, got {top['threads']}.")
+    maps = tuple(_map_request(table, f"[[explain]] {where}") for table in top["explain"])
+    curves = tuple(
+        CurveRequest(**_checked(table, PERILESIONAL, f"[[perilesional]] {where}")) for table in top["perilesional"]
+    )
+    _check_names(maps, f"[[explain]] {where}", by_group=True)
+    _check_names(curves, f"[[perilesional]] {where}", by_group=False)
+    evaluate = _checked(top["evaluate"], EVALUATE, f"[evaluate] {where}") if "evaluate" in given else None
     if evaluate:
-        check_seed(evaluate["seed"], f"seed of {path.name}")
+        check_seed(evaluate["seed"], f"seed {where}")
+    sources = tuple(_sources(top["subjects"], home, top["targets"], path.name))
     out = (home / top["out"]).resolve()
-    return Config(sources, out, top["threads"], options, explain, curves, evaluate, path.absolute(), text)
+    return Config(sources, out, top["threads"], options, maps, curves, evaluate, path.absolute(), text)
 
 
-def _checked(given: Any, allowed: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """The settings of one table, defaults filled in."""
+def _checked(
+    given: Any, allowed: Mapping[str, Any], where: str, kinds: Mapping[str, tuple[type, ...]] | None = None
+) -> dict[str, Any]:
+    """The settings of one table, defaults filled in; `kinds` says which types a value may have beside its default's."""
     if not isinstance(given, dict):
         raise ValueError(f"{where} must be a table of settings, got {given!r}.")
     for key, value in given.items():
         if key not in allowed:
             raise ValueError(f"{where} has no key {key!r}; allowed are {', '.join(allowed)}.")
         default = allowed[key]
-        fits = type(value) is type(default) or (isinstance(default, float) and type(value) is int)
-        if not (fits or (key == "draws" and value == "auto")):
+        fits = (kinds or {}).get(key, (type(default),))
+        if type(value) not in fits and not (float in fits and type(value) is int):
             kind = type(default).__name__
             raise ValueError(f"{key} of {where} must be of type {kind}, as {default!r}, got {value!r}.")
     return dict(allowed) | given
 
 
-def _map(run: dict[str, Any]) -> str:
-    """What the name of a map tells, beside its lesion."""
-    return " ".join([run["method"], *([run["aggregate"], run["statistics"]] if run["method"] in AGGREGATED else [])])
+def _map_request(table: Any, where: str) -> MapRequest:
+    settings: dict[str, Any] = _checked(table, EXPLAIN, where, KINDS)
+    lesions = settings.pop("lesions")
+    settings["through"] = settings["through"] or None
+    return MapRequest(Recipe(**settings), lesions)
 
 
-def _curves(run: dict[str, Any]) -> str:
-    return f"curves of fill {run['fill']}"
-
-
-def _check_files(
-    runs: Sequence[dict[str, Any]], name: Callable[[dict[str, Any]], str], where: str, *, by_group: bool
-) -> None:
+def _check_names(requests: Sequence[MapRequest | CurveRequest], where: str, *, by_group: bool) -> None:
     """Refuse two entries that would make what has one name in two ways.
 
     Maps of lesions of two groups (`by_group`) never have one name; curves of all lesions are averaged.
     """
-    for one, other in combinations(runs, 2):
-        groups = {run["lesions"].partition(":")[0] for run in (one, other)}
-        differ = [f"{k} {one[k]!r} and {other[k]!r}" for k in one if k != "lesions" and one[k] != other[k]]
+    for one, other in combinations(requests, 2):
+        first, second = one.as_table(), other.as_table()
+        groups = {request.lesions.partition(":")[0] for request in (one, other)}
+        differ = [f"{k} {first[k]!r} and {second[k]!r}" for k in first if k != "lesions" and first[k] != second[k]]
         apart = by_group and len(groups) == 2 and groups <= set(GROUPS)
-        if name(one) == name(other) and differ and not apart:
+        if one.name == other.name and differ and not apart:
             remedy = "choose lesions of two groups, or make two cohorts" if by_group else "or make two cohorts"
             raise ValueError(
-                f"A folder holds one result of a name; two {where} make {name(one)}, with {', '.join(differ)}. Take "
+                f"A folder holds one result of a name; two {where} make {one.name}, with {', '.join(differ)}. Take "
                 f"one out, {remedy}."
             )
 
@@ -223,25 +258,27 @@ def _weights(name: str, home: Path) -> str:
     return str(home / name) if (home / name).is_file() else name
 
 
-def _sources(entries: list[Any], home: Path, targets: str, where: str) -> Iterator[dict[str, str]]:
+def _sources(entries: list[Any], home: Path, targets: str, where: str) -> Iterator[dict[str, Any]]:
     """The arguments of `load_subject` for every subject that the entries stand for, none twice."""
     if not entries:
         raise ValueError(f'{where} must name its subjects, as subjects = ["demo", "bids"].')
-    seen: list[dict[str, str]] = []
+    seen: list[dict[str, Any]] = []
     for source in (s for entry in entries for s in _expanded(entry, home, where)):
         if source in seen:
-            raise ValueError(f"{where} names a subject twice: {', '.join(source.values())}; take one of them out.")
+            raise ValueError(f"{where} names a subject twice: {source_in_words(source)}; take one of them out.")
         seen.append(source)
         yield _with_target(source, home, targets) if targets and "target" not in source else source
 
 
-def _expanded(entry: Any, home: Path, where: str) -> Iterator[dict[str, str]]:
+def _expanded(entry: Any, home: Path, where: str) -> Iterator[dict[str, Any]]:
     """What one entry stands for: files by name, one subject, or all that match a pattern or lie in a BIDS folder."""
-    if isinstance(entry, dict) and set(entry) <= {"flair", "t1", "target"} and {"flair", "t1"} <= set(entry):
-        yield {key: str((home / str(value)).resolve()) for key, value in entry.items()}
+    if isinstance(entry, dict) and set(entry) - {"target"} and all(isinstance(file, str) for file in entry.values()):
+        yield _files({name: str((home / file).resolve()) for name, file in entry.items()})
         return
     if not isinstance(entry, str):
-        raise ValueError(f"A subject of {where} is a name or {{flair = ..., t1 = ..., target = ...}}, got {entry!r}.")
+        raise ValueError(
+            f"A subject of {where} is a name, or files as {{flair = ..., t1 = ..., target = ...}}, got {entry!r}."
+        )
     if entry == "demo" or entry.partition(":")[0] in ("phantom", "openms"):
         yield {"subject": entry}
         return
@@ -253,6 +290,13 @@ def _expanded(entry: Any, home: Path, where: str) -> Iterator[dict[str, str]]:
         yield from ({"subject": str(visit.resolve())} for visit in _visits(folder))
 
 
+def _files(paths: dict[str, str]) -> dict[str, Any]:
+    """The arguments of `load_subject` for files by channel, and a target."""
+    others = {name: path for name, path in paths.items() if name not in (*SHIPPED, "target")}
+    named = {name: path for name, path in paths.items() if name not in others}
+    return named | ({"images": others} if others else {})
+
+
 def _visits(folder: Path) -> list[Path]:
     """A BIDS folder's subjects, a subject's sessions, or the folder itself."""
     for pattern in ("sub-*", "ses-*"):
@@ -262,7 +306,13 @@ def _visits(folder: Path) -> list[Path]:
     return [folder]
 
 
-def _with_target(source: dict[str, str], home: Path, targets: str) -> dict[str, str]:
+def source_in_words(source: dict[str, Any]) -> str:
+    """A subject as its files or its name, for tables and sentences."""
+    paths = (list(value.values()) if isinstance(value, dict) else [value] for value in source.values())
+    return ", ".join(path for some in paths for path in some)
+
+
+def _with_target(source: dict[str, Any], home: Path, targets: str) -> dict[str, Any]:
     """A subject of folders as its files, with the one mask that the pattern finds for its name."""
     try:
         found = find_subject(**source)
@@ -280,7 +330,7 @@ def _with_target(source: dict[str, str], home: Path, targets: str) -> dict[str, 
     return {"flair": flair, "t1": t1, "target": masks[0]}
 
 
-# What a cohort does with one subject: whole, or told at which step it failed and why.
+# What is done with one subject: all of it, or as far as the step at which it failed.
 
 COLUMNS = ["subject", "status", "lesions", "maps", "curves", "seconds", "step", "why", "notes", "source"]
 """Of `cohort.tsv`. `status` is `done`, `kept` (from an earlier run), `failed` (at `step`, `why`) or `waiting`."""
@@ -300,7 +350,7 @@ class Task:
     """
 
     config: Config
-    source: dict[str, str]
+    source: dict[str, Any]
     found: Found
     digest: str
 
@@ -318,14 +368,14 @@ class Task:
     def key(self) -> str:
         """Equal for equal scans (path, size, time), network and settings."""
         stamps = [(str(p.resolve()), p.stat().st_size, p.stat().st_mtime_ns) for p in self.found.files]
-        network = {k: v for k, v in self.config.network.items() if k != "device"}
-        config = self.config
-        asked = [self.source, stamps, self.digest, network, config.explain, config.perilesional, config.threads]
-        return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:24]
+        asked = self.config.asked()
+        network = {k: v for k, v in asked.pop("network").items() if k != "device"}
+        parts = [self.source, stamps, self.digest, network, *asked.values()]
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:24]
 
     def blank(self, status: str, **known: Any) -> dict[str, Any]:
         """A row of `cohort.tsv`."""
-        source = ", ".join(self.source.values())
+        source = source_in_words(self.source)
         return dict.fromkeys(COLUMNS) | {"subject": self.name, "status": status, "source": source} | known
 
     def kept(self) -> dict[str, Any] | None:
@@ -339,7 +389,7 @@ class Task:
         return None
 
 
-def work(task: Task, devices: Any = None) -> dict[str, Any]:
+def work_on(task: Task, devices: Any = None) -> dict[str, Any]:
     """Do everything that is asked for one subject; a mistake ends in its row and nowhere else.
 
     Args:
@@ -380,44 +430,47 @@ def _steps(task: Task, row: dict[str, Any], notes: list[str]) -> Iterator[str]:
     yield "predict"
     lesions = segment_into_folder(subject, network, config.out)
     row["lesions"] = len(lesions)
-    for settings in config.explain:
-        yield f"explain {settings['method']} of {settings['lesions']}"
-        how = dict(settings)
-        through, chosen = how.pop("through"), chosen_of(lesions, how.pop("lesions"), notes)
-        net = network.explained_through(through) if through else network
-        if chosen:
-            explain(subject, net, chosen, config.out, **how, command=f"ies cohort {config.path.name}")
+    for request in config.explain:
+        yield f"explain {request.recipe.method} of {request.lesions}"
+        if chosen := _chosen(lesions, request.lesions, notes):
+            command = f"ies cohort {config.path.name}"
+            explain(subject, network, chosen, config.out, recipe=request.recipe, command=command)
     if any((task.folder / "anat").glob(MAPS)):
         add_measures(config.out, subject.name)
     row["maps"] = sum(1 for _ in (task.folder / "anat").glob(MAPS))
-    for settings in config.perilesional:
-        yield f"perilesional {settings['fill']} of {settings['lesions']}"
-        table, chosen = ContextTable(task.folder / CURVES), chosen_of(lesions, settings["lesions"], notes)
-        table.add(subject, network, chosen, fill=settings["fill"], by=settings["by"])
+    for request in config.perilesional:
+        yield f"perilesional {request.fill} of {request.lesions}"
+        table, chosen = ContextTable(task.folder / CURVES), _chosen(lesions, request.lesions, notes)
+        table.add(subject, network, chosen, fill=request.fill, by=request.by)  # pyright: ignore[reportArgumentType]
         row["curves"] = len(table.curves.drop_duplicates(["lesion", "network", "fill"]))
 
 
-def chosen_of(lesions: Lesions, wanted: str, notes: list[str]) -> list[Lesion]:
-    """The lesions that `wanted` names; in a cohort none is no failure, but told."""
+def _chosen(lesions: Lesions, wanted: str, notes: list[str]) -> list[Lesion]:
+    chosen, note = select_lesions(lesions, wanted)
+    notes += [note] if note else []
+    return chosen
+
+
+def select_lesions(lesions: Lesions, wanted: str) -> tuple[list[Lesion], str]:
+    """The lesions of one of many subjects that `wanted` names; where it names none, a sentence that says so."""
     try:
-        return lesions.select(wanted)
+        return lesions.select(wanted), ""
     except (ValueError, KeyError) as error:
-        notes.append(str(error.args[0]))
-        return []
+        return [], str(error.args[0])
 
 
 def _why(error: Exception) -> str:
-    """One line; for what nobody foresaw also where it happened."""
-    told = " ".join(str(error.args[0] if isinstance(error, KeyError) and error.args else error).split())
+    """The error in one line; if it is not one of ours, with the place where it happened."""
+    message = " ".join(str(error.args[0] if isinstance(error, KeyError) and error.args else error).split())
     if isinstance(error, ValueError | OSError | KeyError):
-        return told or type(error).__name__
+        return message or type(error).__name__
     last = traceback.extract_tb(error.__traceback__)[-1]
-    return f"{type(error).__name__}: {told} ({Path(last.filename).name}, line {last.lineno})"
+    return f"{type(error).__name__}: {message} ({Path(last.filename).name}, line {last.lineno})"
 
 
 @contextmanager
 def torch_threads(wanted: int) -> Iterator[None]:
-    """So many threads of torch inside, as many as before afterwards."""
+    """Set the number of torch's threads inside, and put it back afterwards."""
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(wanted)
@@ -440,11 +493,13 @@ def _borrowed(devices: Any) -> Iterator[None]:
         devices.put(number)
 
 
+# Who works, and how the work is handed out.
+
 TABLE = "cohort.tsv"
 
 
 @dataclass(frozen=True)
-class Crew:
+class Workforce:
     """Who does the work.
 
     Attributes:
@@ -467,7 +522,7 @@ class Crew:
         return f"{who} of {threads}" + (", a GPU each" if self.devices else "")
 
 
-def hire(workers: int | None = None, *, threads: int = 1, device: str = "auto", dask: str = "") -> Crew:
+def find_workers(workers: int | None = None, *, threads: int = 1, device: str = "auto", dask: str = "") -> Workforce:
     """Who can work: `workers` processes; None takes one for each GPU, or one, or all workers of a cluster.
 
     Raises:
@@ -479,7 +534,7 @@ def hire(workers: int | None = None, *, threads: int = 1, device: str = "auto", 
     if dask:
         if find_spec("distributed") is None:
             raise ValueError("A Dask cluster needs dask: pip install 'ies-helpers[cluster]'.")
-        return Crew(workers, threads, dask=dask)
+        return Workforce(workers, threads, dask=dask)
     devices = torch.cuda.device_count() if device != "cpu" and torch.cuda.is_available() else 0
     wanted, cores = workers or devices or 1, joblib.cpu_count()
     if devices and wanted > devices:
@@ -488,10 +543,10 @@ def hire(workers: int | None = None, *, threads: int = 1, device: str = "auto", 
         raise ValueError(
             f"There must be a core for each thread, {cores} here; got {wanted} workers of {threads}. Take fewer."
         )
-    return Crew(wanted, threads, devices)
+    return Workforce(wanted, threads, devices)
 
 
-def tasks_of(config: Config, network: Network) -> tuple[list[Task], dict[str, dict[str, Any]]]:
+def list_tasks(config: Config, network: Network) -> tuple[list[Task], dict[str, dict[str, Any]]]:
     """The subjects that are left to do, and rows of `cohort.tsv` for all, by source, in the order of the file.
 
     Raises:
@@ -499,41 +554,41 @@ def tasks_of(config: Config, network: Network) -> tuple[list[Task], dict[str, di
     """
     tasks, rows, named = [], {}, {}
     for source in config.sources:
-        told, task = ", ".join(source.values()), Task(config, source, Found(""), network.digest())
+        words, task = source_in_words(source), Task(config, source, Found(""), network.digest())
         try:
             task = Task(config, source, find_subject(**source), task.digest)
         except (ValueError, OSError) as error:
-            rows[told] = task.blank("failed", subject=Path(told).name, step="find", why=str(error))
+            rows[words] = task.blank("failed", subject=Path(words).name, step="find", why=str(error))
             continue
         if task.name in named:
             raise ValueError(
-                f"A cohort's subjects must have different names, {task.name} is both {named[task.name]} and {told}; "
+                f"A cohort's subjects must have different names, {task.name} is both {named[task.name]} and {words}; "
                 "rename the files, as sub-01_ses-1_FLAIR.nii.gz, or run them as two cohorts."
             )
-        named[task.name] = told
-        rows[told] = task.kept() or task.blank("waiting")
-        tasks += [task] if rows[told]["status"] == "waiting" else []
+        named[task.name] = words
+        rows[words] = task.kept() or task.blank("waiting")
+        tasks += [task] if rows[words]["status"] == "waiting" else []
     return tasks, rows
 
 
-def run_cohort(config: Config, network: Network, crew: Crew, *, progress: bool = False) -> pd.DataFrame:
+def run_cohort(config: Config, network: Network, crew: Workforce, *, progress: bool = False) -> pd.DataFrame:
     """Do the work of a cohort; what is there is kept, a subject that fails does not stop the others.
 
     Args:
         config: see `read_config`.
         network: `load_network(**config.network)`.
-        crew: see `hire`. Maps do not depend on it.
+        crew: see `find_workers`. Maps do not depend on it.
         progress: show a bar over subjects.
 
     Returns:
-        `cohort.tsv`, one row a subject, see `work.COLUMNS`; it is written anew after each subject.
+        `cohort.tsv`, one row a subject, see `COLUMNS`; it is written anew after each subject.
 
     Raises:
         ValueError: if two subjects have one name.
         OSError: if the folder cannot be written.
     """
     out = open_derivative(config.out)
-    tasks, rows = tasks_of(config, network)
+    tasks, rows = list_tasks(config, network)
     write_text(out / "cohort.toml", config.text)
     write_text(out / "cohort.json", json.dumps(_provenance(config, network), indent=2) + "\n")
     table = _write(out, rows)
@@ -560,12 +615,10 @@ def _provenance(config: Config, network: Network) -> dict[str, Any]:
             found[package] = version(package)
         except PackageNotFoundError:
             found[package] = None
-    asked = {"network": config.network, "explain": config.explain, "perilesional": config.perilesional}
-    asked["threads"] = config.threads
-    return {"config": str(config.path), **asked, "digest": network.digest(), "versions": found}
+    return {"config": str(config.path), **config.asked(), "digest": network.digest(), "versions": found}
 
 
-def _rows(tasks: list[Task], crew: Crew) -> Iterator[dict[str, Any]]:
+def _rows(tasks: list[Task], crew: Workforce) -> Iterator[dict[str, Any]]:
     """Rows as they come. If a process dies, half as many go on; one that dies alone is told as failed."""
     waiting, workers = {task.name: task for task in tasks}, crew.workers
     with _devices(crew) as devices, _backend(crew) as deaths:
@@ -587,11 +640,11 @@ def _rows(tasks: list[Task], crew: Crew) -> Iterator[dict[str, Any]]:
 
 def _parallel(tasks: list[Task], workers: int | None, devices: Any) -> Iterator[dict[str, Any]]:
     pool: Any = joblib.Parallel(n_jobs=workers or -1, return_as="generator_unordered", batch_size=1)  # pyright: ignore
-    return pool(joblib.delayed(work)(task, devices) for task in tasks)
+    return pool(joblib.delayed(work_on)(task, devices) for task in tasks)
 
 
 @contextmanager
-def _devices(crew: Crew) -> Iterator[Any]:
+def _devices(crew: Workforce) -> Iterator[Any]:
     """A queue of the numbers of GPUs that all processes can reach; None where there is at most one."""
     if crew.devices < 2:
         yield None
@@ -604,7 +657,7 @@ def _devices(crew: Crew) -> Iterator[Any]:
 
 
 @contextmanager
-def _backend(crew: Crew) -> Iterator[tuple[type[Exception], ...]]:
+def _backend(crew: Workforce) -> Iterator[tuple[type[Exception], ...]]:
     """Joblib's processes on this machine, or those of the cluster; yields what is raised when one of them dies."""
     with ExitStack() as stack:
         if not crew.dask:
@@ -628,7 +681,7 @@ def _gather(out: Path, names: list[str]) -> None:
     save_perilesional(out, ContextTable(out / CURVES).curves)
 
 
-# What a cohort run will make and take, judged by one of its subjects, before it begins.
+# What a cohort will make and take, judged by one of its subjects before it begins.
 
 
 @dataclass(frozen=True)
@@ -649,7 +702,7 @@ class Plan:
     waiting: int
     kept: int
     failed: int
-    crew: Crew
+    crew: Workforce
     pilot: str = ""
     maps: int = 0
     curves: int = 0
@@ -673,7 +726,9 @@ class Plan:
         return asdict(self) | {"crew": str(self.crew)}
 
 
-def plan(config: Config, network: Network, tasks: Sequence[Task], rows: dict[str, dict[str, Any]], crew: Crew) -> Plan:
+def plan_cohort(
+    config: Config, network: Network, tasks: Sequence[Task], rows: dict[str, dict[str, Any]], crew: Workforce
+) -> Plan:
     """Load and predict the first subject that can be, time a little of its work, and count for all; writes nothing."""
     status = [row["status"] for row in rows.values()]
     why = [f"{row['subject']}: {row['why']}" for row in rows.values() if row["status"] == "failed"]
@@ -681,69 +736,48 @@ def plan(config: Config, network: Network, tasks: Sequence[Task], rows: dict[str
     for task in tasks[:3]:
         try:
             with torch_threads(config.threads):
-                found = _piloted(config, network, task)
+                one = _pilot(config, network, task)
         except (ValueError, OSError) as error:
-            why.append(f"{task.name}: {error}")  # it will be told again when its turn comes
+            why.append(f"{task.name}: {error}")  # its row will say so, too, when its turn comes
             continue
-        scaled = {key: value * len(tasks) for key, value in found.items()}
+        scaled = {key: value * len(tasks) for key, value in one.items()}
         return Plan(**count, pilot=task.name, why=tuple(why), **scaled)
     return Plan(**count, why=tuple(why))
 
 
-def _piloted(config: Config, network: Network, task: Task) -> dict[str, Any]:
+def _pilot(config: Config, network: Network, task: Task) -> dict[str, Any]:
     """Maps, curves, seconds and gigabytes of one subject."""
     begun = time.perf_counter()
-    subject = load_subject(**task.source)
+    subject = load_subject(**task.source).with_channels(network.channels)
     probability = predict(network, subject.image)
     lesions = find_lesions(probability, subject.target, threshold=network.threshold, affine=subject.affine)
-    found = {"maps": 0, "curves": 0, "seconds": time.perf_counter() - begun, "gigabytes": 0.0}
-    for settings in config.explain:
-        chosen = chosen_of(lesions, settings["lesions"], [])
-        net = network.explained_through(settings["through"]) if settings["through"] else network
+    total = {"maps": 0, "curves": 0, "seconds": time.perf_counter() - begun, "gigabytes": 0.0}
+    for request in config.explain:
+        chosen, _ = select_lesions(lesions, request.lesions)
         if chosen:
-            files, seconds, size = _maps(subject, net, chosen, settings)
-            found["maps"] += files
-            found["seconds"] += seconds
-            found["gigabytes"] += size / 1e9
-    for settings in config.perilesional:
-        found["curves"] += len(chosen_of(lesions, settings["lesions"], []))
-    found["seconds"] += found["curves"] * _seconds_of_a_curve(subject, network, lesions)
-    return found
+            files, seconds, size = _maps_of_one(subject, network, chosen, request.recipe)
+            total["maps"] += files
+            total["seconds"] += seconds
+            total["gigabytes"] += size / 1e9
+    for request in config.perilesional:
+        total["curves"] += len(select_lesions(lesions, request.lesions)[0])
+    if total["curves"]:  # of the first lesion's curve one distance and the full score: two passes of all
+        _, seconds = _timed(lambda: perilesional_curve(network, subject.image, lesions[1], distances=[STEPS[-1]]))
+        total["seconds"] += total["curves"] * seconds * (len(STEPS) + 1) / 2
+    return total
 
 
-def _maps(
-    subject: Subject, network: Network, lesions: Sequence[Lesion], settings: dict[str, Any]
+def _maps_of_one(
+    subject: Subject, network: Network, lesions: Sequence[Lesion], recipe: Recipe
 ) -> tuple[int, float, float]:
-    """Files, seconds and bytes of the maps of one setting; the size is that of the middle lesion's map."""
-    middle = sorted(lesions, key=len)[len(lesions) // 2]
-    method, cams = settings["method"], {"gradcam": gradcam, "gradcam++": gradcam_pp}
-    if method in cams:
-        saliency, once = _timed(lambda: cams[method](network, subject.image, middle))
-        seconds = once * len(lesions)
-    else:
-        engine = LesionGradient(network, subject.image, middle, "mean")
-        saliency = engine.place(engine(subject.image))
-        seconds = _seconds(subject, network, lesions, settings)
+    """Files, seconds and bytes of the maps by one recipe; the middle lesion's map, or its gradient, is weighed."""
+    view = recipe.view_of(network, len(subject.channels))
+    cost, middle = recipe.cost(subject, view, lesions), sorted(lesions, key=len)[len(lesions) // 2]
+    weighed = recipe if cost is None else Recipe("gradient", "mean")
+    saliency, once = _timed(lambda: next(weighed.maps(subject, view, [middle]))[1])
     size = sum(len(zlib.compress(channel.numpy().tobytes(), 1)) for channel in saliency)
+    seconds = once * len(lesions) if cost is None else cost.seconds
     return len(lesions) * len(saliency), seconds, len(lesions) * float(size)
-
-
-def _seconds(subject: Subject, network: Network, lesions: Sequence[Lesion], settings: dict[str, Any]) -> float:
-    """Of all draws, or edited images, of all lesions."""
-    method = settings["method"]
-    if method in OTHERS:
-        return estimate_other(network, subject.image, lesions, method)[0]
-    draws = settings["draws"] if method == "smoothgrad" else 1
-    how = {"aggregate": settings["aggregate"], "draws": draws, "statistics": settings["statistics"]}
-    return estimate_seconds(network, subject.image, lesions, **how)[0]
-
-
-def _seconds_of_a_curve(subject: Subject, network: Network, lesions: Lesions) -> float:
-    """From one distance of the first lesion, which with the full score is two passes."""
-    if not len(lesions):
-        return 0.0
-    _, seconds = _timed(lambda: perilesional_curve(network, subject.image, lesions[1], distances=[STEPS[-1]]))
-    return seconds * (len(STEPS) + 1) / 2
 
 
 def _timed(run: Callable[[], Any]) -> tuple[Any, float]:

@@ -111,7 +111,7 @@ import ies_helpers.figures.pages
 import monai.networks.nets.unet, monai.transforms.intensity.array
 from ies_helpers import __main__, saliency
 from ies_helpers.saliency import explain
-explain.EVERY = 0.0
+explain.SAVE_EVERY_S = 0.0
 exec(sys.argv[1])
 CHANGES = {"os.rename", "os.rmdir", "os.remove", "os.truncate"}
 def end_at(left, full):

@@ -22,7 +22,7 @@ from ies_helpers import cohort as work
 from ies_helpers import load_network
 from ies_helpers.__main__ import main
 from ies_helpers.cli import cohort
-from ies_helpers.cohort import Config, Crew, hire, read_config, run_cohort, tasks_of
+from ies_helpers.cohort import Config, Workforce, find_workers, list_tasks, read_config, run_cohort
 from tests.cohort.dying import Mortal, die
 from tests.patients import SPOTS, strays, write_image, write_network, write_patient
 
@@ -69,7 +69,7 @@ def config_of(home: Path, out: str, **replaced: str) -> Config:
     return read_config(path)
 
 
-def run_it(config: Config, crew: Crew = Crew(1)) -> pd.DataFrame:  # noqa: B008
+def run_it(config: Config, crew: Workforce = Workforce(1)) -> pd.DataFrame:  # noqa: B008
     return run_cohort(config, load_network(**config.network), crew)
 
 
@@ -135,7 +135,7 @@ def test_what_the_maps_depend_on_is_kept_beside_them(home: Path, serial: tuple[C
     kept = json.loads((config.out / "cohort.json").read_text())
     assert kept["digest"] == load_network(home / "narrow.safetensors").digest()
     assert kept["versions"]["torch"] == torch.__version__
-    assert kept["explain"] == list(config.explain)
+    assert kept["explain"] == [request.as_table() for request in config.explain]
     (sidecar, *_) = sorted(config.out.rglob("*smoothgradmean*_FLAIR.json"))
     assert json.loads(sidecar.read_text())["command"] == "ies cohort cohort.toml"
 
@@ -168,21 +168,21 @@ def test_two_processes_and_two_workers_of_a_cluster_make_the_same_bits(home: Pat
 
     expected = bits(serial[0].out)
     two = config_of(home, "two")
-    table = run_it(two, Crew(2))
+    table = run_it(two, Workforce(2))
     assert bits(two.out) == expected
     with LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None) as cluster:
         dask = config_of(home, "dask")
         (home / "scheduler.json").write_text(json.dumps(cluster.scheduler.identity(), default=str))
         assert len(cluster.scheduler_info["workers"]) == 2
-        other = run_it(dask, hire(dask=str(home / "scheduler.json")))
+        other = run_it(dask, find_workers(dask=str(home / "scheduler.json")))
     assert bits(dask.out) == expected
     for made in (table, other):
         pd.testing.assert_frame_equal(made.drop(columns="seconds"), serial[1].drop(columns="seconds"))
 
 
 def test_a_process_that_dies_is_told_and_the_others_are_done(monkeypatch) -> None:
-    monkeypatch.setattr(run, "work", die)
-    rows = list(run._rows([Mortal("bad"), Mortal("good"), Mortal("better")], Crew(2)))  # pyright: ignore
+    monkeypatch.setattr(run, "work_on", die)
+    rows = list(run._rows([Mortal("bad"), Mortal("good"), Mortal("better")], Workforce(2)))  # pyright: ignore
     assert {row["subject"]: row["status"] for row in rows} == {"bad": "failed", "good": "done", "better": "done"}
     (bad,) = [row for row in rows if row["subject"] == "bad"]
     assert bad["why"] == "Its process died; the usual reason is too little memory."
@@ -224,24 +224,24 @@ def test_each_process_borrows_a_gpu_of_its_own(monkeypatch) -> None:
 
 def test_there_is_one_process_a_gpu_and_no_more_threads_than_cores(monkeypatch) -> None:
     monkeypatch.setattr(run.joblib, "cpu_count", lambda: 8)
-    assert hire() == Crew(1, 1)
-    assert hire(4, threads=2) == Crew(4, 2)
+    assert find_workers() == Workforce(1, 1)
+    assert find_workers(4, threads=2) == Workforce(4, 2)
     with pytest.raises(ValueError, match=r"a core for each thread, 8 here; got 5 workers of 2\. Take fewer"):
-        hire(5, threads=2)
+        find_workers(5, threads=2)
     with pytest.raises(ValueError, match="at least one worker, got 0"):
-        hire(0)
+        find_workers(0)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
-    assert hire() == Crew(3, 1, devices=3)
-    assert hire(device="cpu") == Crew(1, 1)
+    assert find_workers() == Workforce(3, 1, devices=3)
+    assert find_workers(device="cpu") == Workforce(1, 1)
     with pytest.raises(ValueError, match="a GPU for each worker, 3 here; got 4 workers"):
-        hire(4)
+        find_workers(4)
 
 
 def test_a_cluster_without_dask_is_told(monkeypatch) -> None:
     monkeypatch.setattr(run, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r"needs dask: pip install 'ies-helpers\[cluster\]'"):
-        hire(dask="tcp://nowhere:1")
+        find_workers(dask="tcp://nowhere:1")
 
 
 # After whatever went wrong
@@ -277,21 +277,21 @@ def test_an_interrupted_run_goes_on_by_subject_and_by_lesion(home: Path, serial,
 def test_a_second_run_does_only_what_is_not_there_or_is_another(home: Path, serial) -> None:
     config, network = serial[0], load_network(home / "narrow.safetensors")
     before = bits(config.out)
-    tasks, rows = tasks_of(config, network)
+    tasks, rows = list_tasks(config, network)
     assert [(task.name, rows[str(home / "patients" / task.name)]["status"]) for task in tasks] == [("c", "waiting")]
     lost = sorted(config.out.glob("sub-b/anat/*gradcam*.nii.gz"))[0]
     lost.unlink()
-    assert [task.name for task in tasks_of(config, network)[0]] == ["b", "c"]
+    assert [task.name for task in list_tasks(config, network)[0]] == ["b", "c"]
     assert run_it(config)["status"].tolist() == ["kept", "done", "failed"]
     assert bits(config.out) == before
     more = config_of(home, "serial", **{'"gradcam++"': '"gradcam++"\nlesions = "TP"'})
-    assert [task.name for task in tasks_of(more, network)[0]] == ["a", "b", "c"]
+    assert [task.name for task in list_tasks(more, network)[0]] == ["a", "b", "c"]
     scan = home / "patients" / "a" / "sub-a_FLAIR.nii.gz"
     stamp = scan.stat()
     os.utime(scan, ns=(stamp.st_atime_ns, stamp.st_mtime_ns + 1))
-    assert [task.name for task in tasks_of(config, network)[0]] == ["a", "c"]
+    assert [task.name for task in list_tasks(config, network)[0]] == ["a", "c"]
     os.utime(scan, ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
-    assert [task.name for task in tasks_of(config, network)[0]] == ["c"]
+    assert [task.name for task in list_tasks(config, network)[0]] == ["c"]
 
 
 def test_a_mistake_that_nobody_foresaw_says_where_it_happened(home: Path, monkeypatch) -> None:
@@ -300,10 +300,10 @@ def test_a_mistake_that_nobody_foresaw_says_where_it_happened(home: Path, monkey
 
     monkeypatch.setattr(work, "explain", broken)
     config = config_of(home, "broken")
-    task = tasks_of(config, load_network(home / "narrow.safetensors"))[0][0]
-    row = work.work(task)
+    task = list_tasks(config, load_network(home / "narrow.safetensors"))[0][0]
+    row = work.work_on(task)
     assert (row["status"], row["step"]) == ("failed", "explain smoothgrad of TP")
-    assert row["why"].startswith("RuntimeError: no such kernel here (test_run.py, line ")
+    assert row["why"].startswith("RuntimeError: no such kernel here (test_cohort.py, line ")
     assert not (config.out / "sub-a" / "cohort.json").exists()
 
 

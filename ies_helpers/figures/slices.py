@@ -20,8 +20,8 @@ from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation
 from PIL import Image
 
 from ies_helpers.arrays import LabelMap, Saliency, Voxels, as_voxels
+from ies_helpers.saliency.methods import GRADIENT_UNIT
 from ies_helpers.segmentation.lesions import Lesion, Lesions
-from ies_helpers.subjects.folder import GRADIENT_UNIT
 from ies_helpers.subjects.subject import Subject
 
 # One panel of a figure: a slice in grey, a signed map over it, outlines, letters for the sides, a colour bar.

@@ -16,8 +16,9 @@ from nibabel.affines import apply_affine
 
 from ies_helpers.arrays import LabelMap, Saliency, Voxels, as_voxels
 from ies_helpers.figures.slices import MODALITY_NAMES, PLANES, Look, Place, Slices, check_map
+from ies_helpers.saliency.methods import GRADIENT_UNIT, METHODS
 from ies_helpers.segmentation.lesions import GROUPS, Lesion, Lesions, lesion_of
-from ies_helpers.subjects.folder import GRADIENT_UNIT, UNITS, SavedMap, Scans, groups_path, read_maps, subject_folder
+from ies_helpers.subjects.folder import SavedMap, Scans, groups_path, read_maps, subject_folder
 from ies_helpers.subjects.nifti import read_image, read_values
 from ies_helpers.subjects.subject import Subject
 
@@ -95,7 +96,7 @@ def scene_of(subject: Subject, maps: Any, lesions: Some) -> Scene:
         for number, saliency in some.items():
             check_map(saliency, subject, f" of lesion {numbered[number].number}")
         sorted_out[key] = dict(some)  # pyright: ignore[reportArgumentType]
-    units = {key: UNITS.get(key[0], GRADIENT_UNIT) for key in sorted_out}
+    units = {key: METHODS[key[0]].unit if key[0] in METHODS else GRADIENT_UNIT for key in sorted_out}
     return Scene(subject, numbered, sorted_out, units)
 
 

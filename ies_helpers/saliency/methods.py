@@ -1,213 +1,378 @@
-"""What `explain` can be asked for, and one sentence for what it cannot."""
+"""How a map is made: `Recipe`, one frozen set of checked settings, and METHODS, one row an attribution method.
 
-import time
-from collections.abc import Sequence
-from importlib.metadata import version
-from typing import Any, get_args
+Everything else derives from these two: the options of `ies explain` and the keys of a cohort's file with their checks,
+what a sidecar tells and a file is called, when a finished map is that of another recipe, the estimate, the plan, and
+the sentences of errors. A new method is one row and one function; a new setting one field of `Recipe`.
 
-from torch import nn
+The command line reads this module for its help, so nothing heavy is imported until a map is made.
+"""
 
-from ies_helpers.arrays import LabelMap, Saliency, Volume, Voxels
-from ies_helpers.saliency.comparison import (
-    REACH,
-    SAMPLES,
-    SIDE,
-    STEPS,
-    SUPERVOXEL,
-    baseline_image,
-    blocks,
-    captum_attr,
-    check_baseline,
-    input_x_gradient,
-    integrated_gradients,
-    kernel_shap,
-    occlusion,
-    zone_of,
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from math import isfinite
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+if TYPE_CHECKING:
+    from ies_helpers.arrays import Saliency
+    from ies_helpers.saliency.smoothgrad import RunState
+    from ies_helpers.segmentation.lesions import Lesion
+    from ies_helpers.segmentation.network import Network
+    from ies_helpers.subjects.subject import Subject
+
+GRADIENT_UNIT = "logit per unit of z-scored intensity"
+CAM_UNIT = "arbitrary (weighted activation)"
+LOGIT = "logit"
+
+Made = Iterator[tuple[int, "Saliency", dict[str, Any]]]
+"""A lesion's position among those asked for, its map `(C, I, J, K)` or `(1, I, J, K)`, and notes for its sidecar."""
+
+
+class Cost(NamedTuple):
+    """What maps will take.
+
+    Attributes:
+        seconds: on this machine.
+        passes: what takes them, in words: `50 draws by cone`.
+        at_most: whether it may well be less.
+    """
+
+    seconds: float
+    passes: str
+    at_most: bool = False
+
+
+@dataclass(frozen=True)
+class Method:
+    """One way to make a lesion's map.
+
+    Attributes:
+        run: `run(subject, network, lesions, recipe, state, progress)` makes the maps one after another; a method whose
+            lesions share work may keep sums in the `state`, and clears it when all maps are made.
+        unit: of the maps' values.
+        heeds: the settings of a recipe that change its maps; sidecars tell them, and other settings make no other map.
+        aggregate: of the lesion's voxels, where that is part of the method; None where the recipe says or none is.
+        settings: what its function is given beside these, the same in every run.
+        reads_layer: whether it reads the activations of `network.layer`.
+        cost: of maps of these lesions; None: one forward and backward pass a lesion.
+        check: what it refuses, beside what no method can do, before anything is loaded.
+    """
+
+    run: Callable[[Subject, Network, Sequence[Lesion], Recipe, RunState | None, bool], Made]
+    unit: str
+    heeds: tuple[str, ...] = ()
+    aggregate: str | None = None
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    reads_layer: bool = False
+    cost: Callable[[Subject, Network, Sequence[Lesion], Recipe], Cost] | None = None
+    check: Callable[[Recipe], None] = lambda recipe: None
+
+
+def setting(default: Any, told: str, *choices: str) -> Any:
+    """A field of `Recipe`: its default, what it means in one sentence, and the words that it may be, if only some."""
+    return field(default=default, metadata={"help": told, "choices": choices})
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a map is made; refused where it cannot work, before anything is loaded. `help(Recipe)` explains its fields.
+
+    Raises:
+        ValueError: for a value that is not allowed, or settings that do not go together.
+    """
+
+    method: str = setting("smoothgrad", "How a map is made.")
+    aggregate: str = setting("max", "Over the lesion's voxels.", "mean", "sum", "max")
+    draws: int | str = setting(50, "Noisy images: a number, or auto, which stops when the peak is known well.")
+    noise: float = setting(0.05, "Noise as a share of the range of FLAIR, or without one of the first channel.")
+    seed: int = setting(0, "Of what is drawn at random.")
+    through: str | None = setting(None, "Explain the network seen whole or through its windows.", "whole", "windows")
+    statistics: str = setting("exact", "frozen: approximate, for instance-norm networks and max.", "exact", "frozen")
+    baseline: str = setting("zero", "What the image is compared with.", "zero", "mean", "blurred")
+
+    def __post_init__(self) -> None:
+        from ies_helpers.arrays import check_choice
+        from ies_helpers.saliency.smoothgrad import check_noise
+
+        check_choice("method", self.method, tuple(METHODS))
+        for each in fields(self):
+            choices, value = each.metadata["choices"], getattr(self, each.name)
+            if choices and value != each.default:
+                check_choice(each.name, value, choices)
+        check_noise(self.draws, self.noise, self.seed)
+        if self.statistics == "frozen" and ("statistics" not in METHODS[self.method].heeds or self.aggregate != "max"):
+            raise ValueError(
+                f"statistics='frozen' is for {' and '.join(methods_heeding('statistics'))} with max, got {self.method} "
+                f"with {self.aggregate}; leave it out, which is exact."
+            )
+        METHODS[self.method].check(self)
+
+    @property
+    def heeded(self) -> dict[str, Any]:
+        """The settings that change the maps of its method."""
+        return {name: getattr(self, name) for name in METHODS[self.method].heeds}
+
+    @property
+    def name(self) -> str:
+        """What the name of a map tells beside its lesion: `smoothgrad max exact`."""
+        return " ".join([self.method, *(self.heeded[key] for key in ("aggregate", "statistics") if key in self.heeded)])
+
+    def view_of(self, network: Network, channels: int) -> Network:
+        """The network as it is explained, refused before any long work where it cannot be.
+
+        Args:
+            network: any.
+            channels: of the image.
+
+        Raises:
+            ValueError: for a network without windows, layer, or norms that can be held still, if these are needed.
+        """
+        if self.through is not None:
+            network = network.explained_through(self.through)  # pyright: ignore[reportArgumentType]
+        if METHODS[self.method].reads_layer:
+            from ies_helpers.saliency.gradcam import find_layer
+
+            find_layer(network, network.layer)
+        if self.statistics == "frozen":
+            from ies_helpers.saliency.frozen import frozen
+
+            frozen(network, channels)  # kept, and used when maps are made
+        return network
+
+    def maps(
+        self,
+        subject: Subject,
+        network: Network,
+        lesions: Sequence[Lesion],
+        state: RunState | None = None,
+        progress: bool = False,
+    ) -> Made:
+        """The lesions' maps one after another, each with its position and notes; see `Method.run`."""
+        return METHODS[self.method].run(subject, network, lesions, self, state, progress)
+
+    def cost(self, subject: Subject, network: Network, lesions: Sequence[Lesion]) -> Cost | None:
+        """What maps of these lesions will take; None where that is not worth a look."""
+        cost = METHODS[self.method].cost
+        return cost(subject, network, lesions, self) if cost else None
+
+
+Recipe.__doc__ = f"{Recipe.__doc__}\n    Attributes:\n" + "".join(
+    f"        {each.name}: {each.metadata['help']}\n" for each in fields(Recipe)
 )
-from ies_helpers.saliency.context import BLUR_MM
-from ies_helpers.saliency.gradients import Aggregate, LesionGradient, Statistics
-from ies_helpers.saliency.score import LesionScore
-from ies_helpers.saliency.smoothgrad import Draws, check_noise, most
-from ies_helpers.saliency.views import voxels_seen
-from ies_helpers.segmentation.lesions import Lesion
-from ies_helpers.segmentation.network import Network
-from ies_helpers.subjects.folder import UNITS
-from ies_helpers.subjects.subject import Subject
-
-# How long a run will take on this machine, said before it begins.
 
 
-def estimate_seconds(
-    network: Network | nn.Module,
-    image: Volume,
-    lesions: Sequence[Lesion | LabelMap | Voxels],
-    *,
-    aggregate: Aggregate = "max",
-    draws: Draws = 1,
-    statistics: Statistics = "exact",
-) -> tuple[float, str]:
-    """Seconds that `draws` gradients of all `lesions` will take, for `auto` at most, and the way they are computed.
+def methods_heeding(name: str) -> list[str]:
+    """The methods whose maps a setting changes."""
+    return [method for method, row in METHODS.items() if name in row.heeds]
 
-    For `max`, one and a few voxels of the largest lesion are timed: their difference is the cost of a voxel, the
-    rest that of a forward pass, and both are counted over all parts and views. For `mean` and `sum` the smallest
-    lesion is timed, and the rest scaled by the voxels looked at. Good to about a third on a quiet machine.
+
+def one_by_one(prepare: Callable[..., Callable[[Lesion], tuple[Saliency, dict[str, Any]]]]) -> Callable[..., Made]:
+    """The `run` of a method that makes one lesion's map after another.
+
+    Args:
+        prepare: called once, `prepare(subject, network, recipe)`; gives what makes a lesion's map and its notes.
     """
-    engines = [LesionGradient(network, image, lesion, aggregate, statistics=statistics) for lesion in lesions]
-    if aggregate == "max":
-        seconds = _by_voxels(engines, network, image, statistics)
-    else:
-        smallest = min(engines, key=_looked_at)
-        smallest(image)
-        seconds = _timed(smallest, image) * sum(map(_looked_at, engines)) / _looked_at(smallest)
-    return seconds * most(draws), engines[0].way
+
+    def run(
+        subject: Subject,
+        network: Network,
+        lesions: Sequence[Lesion],
+        recipe: Recipe,
+        state: RunState | None,
+        progress: bool,
+    ) -> Made:
+        from tqdm.auto import tqdm
+
+        attribute = prepare(subject, network, recipe)
+        for n, lesion in enumerate(tqdm(lesions, desc=recipe.method, unit="lesion", disable=not progress)):
+            yield n, *attribute(lesion)
+
+    return run
 
 
-def _by_voxels(
-    engines: list[LesionGradient], network: Network | nn.Module, image: Volume, statistics: Statistics
-) -> float:
-    part = max((p for engine in engines for p in engine.parts), key=lambda p: len(p.voxels))
-    few = 8 if engines[0].way == "cone" else 1
-    some = [part.voxels[:1], part.voxels[: 1 + few]]
-    timed = [LesionGradient(network, image, v, "max", statistics=statistics) for v in some]
-    timed[0](image)  # the first call makes what later ones find ready
-    once, more = (_timed(engine, image) for engine in timed)
-    extra = max(1, len(some[1]) - 1)
-    voxel = max(0.0, more - once) / extra if len(some[1]) > 1 else once / 2
-    views = len(part.views)
-    passes = sum(map(_looked_at, engines)) * views / voxels_seen(timed[0].parts[0])
-    voxels = sum(len(p.views) * len(p.voxels) for engine in engines for p in engine.parts)
-    return max(0.0, once - voxel) / views * passes + voxel / views * voxels
+# Gradients, averaged over noisy images or of the image as it is.
 
 
-def estimate_scores(scores: Sequence[LesionScore], images: Sequence[int]) -> float:
-    """Seconds that so many edited images of each lesion will take, at most: windows without an edit are run once.
+def _smoothgrad(
+    subject: Subject,
+    network: Network,
+    lesions: Sequence[Lesion],
+    recipe: Recipe,
+    state: RunState | None,
+    progress: bool,
+) -> Made:
+    from ies_helpers.saliency.smoothgrad import smoothgrad_each
 
-    The smallest lesion is timed, and the rest scaled by the voxels looked at.
-    """
-    smallest = min(scores, key=lambda score: score.looked_at)
-    smallest.logits([smallest.image])  # the first call makes what later ones find ready
-    begun = time.perf_counter()
-    smallest.logits([smallest.image])
-    once = (time.perf_counter() - begun) / smallest.looked_at
-    return once * sum(score.looked_at * n for score, n in zip(scores, images, strict=True))
-
-
-def _looked_at(engine: LesionGradient) -> int:
-    """Voxels that go through the network for one call."""
-    return sum(map(voxels_seen, engine.parts))
-
-
-def _timed(engine: LesionGradient, image: Volume) -> float:
-    begun = time.perf_counter()
-    engine(image).cpu()
-    return time.perf_counter() - begun
+    how = recipe.heeded | {"state": state, "progress": progress, "channels": subject.channels}
+    for n, average in smoothgrad_each(network, subject.image, lesions, **how):
+        peak = average.peak
+        error = peak.standard_error if isfinite(peak.standard_error) else None
+        where = {"modality": subject.channels[peak.channel], "voxel": list(peak.voxel)}
+        notes = {"draws": average.draws, "peak": {"value": peak.value, "standard_error": error} | where}
+        yield n, average.full(subject.shape), notes
+    if state:
+        state.clear()
 
 
-def in_words(seconds: float) -> str:
-    """`40 s`, `12 min` or `3.5 h`."""
-    if seconds < 90:
-        return f"{max(1, round(seconds))} s"
-    return f"{round(seconds / 60)} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+def _gradient(subject: Subject, network: Network, recipe: Recipe) -> Callable[[Lesion], Any]:
+    from ies_helpers.saliency.gradients import LesionGradient
+
+    def attribute(lesion: Lesion) -> tuple[Saliency, dict[str, Any]]:
+        engine = LesionGradient(network, subject.image, lesion, **recipe.heeded)
+        return engine.place(engine(subject.image)), {}
+
+    return attribute
 
 
-# The attributions for comparison as `explain` runs them: what is recorded, what is computed, how long it takes.
+def _cost_of_draws(subject: Subject, network: Network, lesions: Sequence[Lesion], recipe: Recipe) -> Cost:
+    from ies_helpers.saliency.estimate import estimate_seconds
+    from ies_helpers.saliency.smoothgrad import most_draws
 
-SETTINGS: dict[str, dict[str, Any]] = {
-    "input-x-gradient": {},
-    "integrated-gradients": {"steps": STEPS},
-    "occlusion": {"side": SIDE, "stride": SIDE, "reach": REACH, "modalities": "each"},
-    "kernel-shap": {"side": SUPERVOXEL, "reach": REACH, "samples": SAMPLES},
+    draws = recipe.heeded.get("draws", 1)
+    how: Any = {"aggregate": recipe.aggregate, "statistics": recipe.statistics, "draws": most_draws(draws)}
+    seconds, way = estimate_seconds(network, subject.image, lesions, **how)
+    passes = f"{draws} draws" if "draws" in recipe.heeded else _many(len(lesions), "gradient")
+    return Cost(seconds, f"{passes} by {way}", at_most=draws == "auto")
+
+
+# Weighted activations of one layer.
+
+
+def _cam(subject: Subject, network: Network, recipe: Recipe) -> Callable[[Lesion], Any]:
+    from ies_helpers.saliency import gradcam
+
+    cam = {"gradcam": gradcam.gradcam, "gradcam++": gradcam.gradcam_pp}[recipe.method]
+    return lambda lesion: (cam(network, subject.image, lesion), {})
+
+
+# For comparison: attributions of the lesion's mean logit, by gradients or by edited images.
+
+
+def _input_x_gradient(subject: Subject, network: Network, recipe: Recipe) -> Callable[[Lesion], Any]:
+    from ies_helpers.saliency.comparison import input_x_gradient
+
+    return lambda lesion: (input_x_gradient(network, subject.image, lesion), {})
+
+
+def _integrated_gradients(subject: Subject, network: Network, recipe: Recipe) -> Callable[[Lesion], Any]:
+    from ies_helpers.saliency.comparison import integrated_gradients
+
+    how = _compared(subject, recipe)
+
+    def attribute(lesion: Lesion) -> tuple[Saliency, dict[str, Any]]:
+        found = integrated_gradients(network, subject.image, lesion, **how)
+        return found.saliency, {"completeness": {"change": found.change, "error": found.error}}
+
+    return attribute
+
+
+def _occlusion(subject: Subject, network: Network, recipe: Recipe) -> Callable[[Lesion], Any]:
+    from ies_helpers.saliency.comparison import occlusion
+
+    how = _compared(subject, recipe)
+    return lambda lesion: (occlusion(network, subject.image, lesion, **how), {})
+
+
+def _kernel_shap(subject: Subject, network: Network, recipe: Recipe) -> Callable[[Lesion], Any]:
+    from importlib.metadata import version
+
+    from ies_helpers.saliency.comparison import kernel_shap
+
+    how, notes = _compared(subject, recipe), {"captum": version("captum")}
+    return lambda lesion: (kernel_shap(network, subject.image, lesion, **how, seed=recipe.seed), notes)
+
+
+def _compared(subject: Subject, recipe: Recipe) -> dict[str, Any]:
+    """What the function of a comparing method is given; the baseline's image is made once."""
+    from ies_helpers.saliency.comparison import baseline_image
+
+    baseline: Any = recipe.baseline
+    return {"baseline": baseline_image(subject.image, baseline, subject.affine), **METHODS[recipe.method].settings}
+
+
+def _check_zero(recipe: Recipe) -> None:
+    if recipe.baseline != "zero":
+        raise ValueError(f"{recipe.method} compares with zero, got the baseline {recipe.baseline!r}; leave it out.")
+
+
+def _check_captum(recipe: Recipe) -> None:
+    from ies_helpers.saliency.comparison import captum_attr
+
+    captum_attr()
+
+
+def _cost_of_steps(subject: Subject, network: Network, lesions: Sequence[Lesion], recipe: Recipe) -> Cost:
+    from ies_helpers.saliency.estimate import estimate_seconds
+
+    steps = METHODS[recipe.method].settings.get("steps", 1)
+    seconds, way = estimate_seconds(network, subject.image, lesions, aggregate="mean", draws=steps)
+    return Cost(seconds, f"{_many(steps * len(lesions), 'gradient')} by {way}")
+
+
+def _cost_of_images(subject: Subject, network: Network, lesions: Sequence[Lesion], recipe: Recipe) -> Cost:
+    from ies_helpers.saliency.comparison import blocks, zone_of
+    from ies_helpers.saliency.estimate import estimate_scores
+    from ies_helpers.saliency.score import LesionScore
+
+    how = METHODS[recipe.method].settings
+    scores = [LesionScore(network, subject.image, lesion) for lesion in lesions]
+    images = []
+    for score in scores:
+        if "samples" in how:
+            images.append(how["samples"])
+        else:
+            places = blocks(subject.shape, zone_of(score, how["reach"]), how["side"], how["stride"])
+            images.append(1 + len(subject.image) * len(places))
+    return Cost(estimate_scores(scores, images), f"{sum(images)} edited images")
+
+
+def _many(count: int, what: str) -> str:
+    return f"{count} {what}{'s' if count > 1 else ''}"
+
+
+METHODS: dict[str, Method] = {
+    "smoothgrad": Method(
+        _smoothgrad,
+        GRADIENT_UNIT,
+        heeds=("aggregate", "draws", "noise", "seed", "statistics"),
+        cost=_cost_of_draws,
+    ),
+    "gradcam++": Method(one_by_one(_cam), CAM_UNIT, reads_layer=True),
+    "gradcam": Method(one_by_one(_cam), CAM_UNIT, reads_layer=True),
+    "gradient": Method(one_by_one(_gradient), GRADIENT_UNIT, heeds=("aggregate", "statistics"), cost=_cost_of_draws),
+    "input-x-gradient": Method(
+        one_by_one(_input_x_gradient),
+        LOGIT,
+        aggregate="mean",
+        settings={"baseline": "zero"},
+        cost=_cost_of_steps,
+        check=_check_zero,
+    ),
+    "integrated-gradients": Method(
+        one_by_one(_integrated_gradients),
+        LOGIT,
+        heeds=("baseline",),
+        aggregate="mean",
+        settings={"steps": 32},
+        cost=_cost_of_steps,
+    ),
+    "occlusion": Method(
+        one_by_one(_occlusion),
+        LOGIT,
+        heeds=("baseline",),
+        aggregate="mean",
+        settings={"side": 5, "stride": 5, "reach": 15, "modalities": "each"},
+        cost=_cost_of_images,
+    ),
+    "kernel-shap": Method(
+        one_by_one(_kernel_shap),
+        LOGIT,
+        heeds=("baseline", "seed"),
+        aggregate="mean",
+        settings={"side": 10, "reach": 15, "samples": 1000},
+        cost=_cost_of_images,
+        check=_check_captum,
+    ),
 }
-"""Method -> what its function is given beside baseline and seed, and the sidecar tells."""
-
-OTHERS = tuple(SETTINGS)
-
-
-def check_other(method: str, baseline: str) -> None:
-    """Refuse what cannot be computed, before anything is loaded."""
-    check_baseline(baseline)
-    if method == "input-x-gradient" and baseline != "zero":
-        raise ValueError(f"input-x-gradient compares with zero, got the baseline {baseline!r}; leave it out.")
-    if method == "kernel-shap":
-        captum_attr()
-
-
-def settings_of(method: str, baseline: str) -> dict[str, Any]:
-    """What makes two maps of a method the same, for the sidecar."""
-    return {"baseline": baseline} | ({"blur_mm": BLUR_MM} if baseline == "blurred" else {}) | SETTINGS[method]
-
-
-class Comparison:
-    """One subject's attributions by one method; the baseline is made once."""
-
-    def __init__(self, subject: Subject, network: Network, method: str, baseline: str, seed: int) -> None:
-        self.network, self.image, self.method, self.seed = network, subject.image, method, seed
-        self.baseline: Volume = baseline_image(subject.image, baseline, subject.affine)  # pyright: ignore[reportArgumentType]
-
-    def __call__(self, lesion: Lesion) -> tuple[Saliency, dict[str, Any]]:
-        """The map, and what of its making goes into the sidecar."""
-        what = (self.network, self.image, lesion)
-        if self.method == "input-x-gradient":
-            return input_x_gradient(*what), {}
-        settings: dict[str, Any] = {"baseline": self.baseline} | SETTINGS[self.method]
-        if self.method == "integrated-gradients":
-            found = integrated_gradients(*what, **settings)
-            return found.saliency, {"completeness": {"change": found.change, "error": found.error}}
-        if self.method == "occlusion":
-            return occlusion(*what, **settings), {}
-        return kernel_shap(*what, **settings, seed=self.seed), {"captum": version("captum")}
-
-
-def estimate_other(network: Network, image: Volume, lesions: Sequence[Lesion], method: str) -> tuple[float, str]:
-    """Seconds that a method will take for all `lesions`, and what takes them; see `estimate_seconds`."""
-    if method in ("input-x-gradient", "integrated-gradients"):
-        steps = SETTINGS[method].get("steps", 1)
-        seconds, way = estimate_seconds(network, image, lesions, aggregate="mean", draws=steps)
-        count = steps * len(lesions)
-        return seconds, f"{count} gradient{'s' if count > 1 else ''} by {way}"
-    scores = [LesionScore(network, image, lesion) for lesion in lesions]
-    passes = [_passes(score, image, method) for score in scores]
-    return estimate_scores(scores, passes), f"{sum(passes)} edited images"
-
-
-def _passes(score: LesionScore, image: Volume, method: str) -> int:
-    how = SETTINGS[method]
-    if method == "kernel-shap":
-        return how["samples"]
-    places = blocks(tuple(image.shape[1:]), zone_of(score, how["reach"]), how["side"], how["stride"])
-    return 1 + len(image) * len(places)
-
-
-METHODS = tuple(UNITS)
-
-AGGREGATED = ("smoothgrad", "gradient")
-"""Methods that heed `aggregate` and `statistics`."""
-
-
-def check_settings(
-    method: str,
-    aggregate: str,
-    draws: Draws,
-    noise: float,
-    *,
-    through: str | None = None,
-    seed: int = 0,
-    statistics: str = "exact",
-    baseline: str = "zero",
-) -> None:
-    """Refuse settings that `explain` cannot work with, before anything is loaded."""
-    for name, value, allowed in (
-        ("method", method, METHODS),
-        ("aggregate", aggregate, get_args(Aggregate)),
-        ("through", through, (None, "whole", "windows")),
-        ("statistics", statistics, get_args(Statistics)),
-    ):
-        if value not in allowed:
-            raise ValueError(f"{name} must be one of {', '.join(filter(None, allowed))}, got {value!r}.")
-    check_noise(draws, noise, seed)
-    check_other(method, baseline)
-    if statistics == "frozen" and (method not in AGGREGATED or aggregate != "max"):
-        raise ValueError(
-            f"statistics='frozen' is for {' and '.join(AGGREGATED)} with max, got {method} with {aggregate}; leave "
-            "it out, which is exact."
-        )
+"""Every method that `explain` knows, by its name on the command line and in sidecars."""

@@ -30,6 +30,7 @@ from ies_helpers.segmentation.inference import check_finite
 from ies_helpers.segmentation.lesions import Lesion
 from ies_helpers.segmentation.network import Network, as_network
 from ies_helpers.subjects.files import replacing
+from ies_helpers.subjects.subject import noise_reference
 
 # How many draws are enough: a SmoothGrad map's Monte-Carlo standard error, and when to stop drawing.
 
@@ -123,7 +124,7 @@ class Average:
         return Peak(total / n, error, channel, voxel)
 
 
-def most(draws: Draws) -> int:
+def most_draws(draws: Draws) -> int:
     """The number of draws, or the largest that `auto` can come to."""
     return MOST if draws == "auto" else draws
 
@@ -150,7 +151,7 @@ def enough(average: Average, draws: Draws) -> bool:
     """
     if average.draws < (FEWEST if draws == "auto" else draws):
         return False
-    return average.draws >= most(draws) or _known(average.peak)
+    return average.draws >= most_draws(draws) or _known(average.peak)
 
 
 def _known(peak: Peak) -> bool:
@@ -170,17 +171,26 @@ NOISE = 0.05
 """Standard deviation of the noise as a share of the range of the FLAIR channel, as published."""
 
 
-def check_noise(draws: Draws, noise: float, seed: int) -> None:
+def check_noise(draws: int | str, noise: float, seed: int) -> None:
     """Refuse fewer than one draw, noise that is negative or above the range itself, or a seed that is none."""
     check_seed(seed)
-    if not (draws == "auto" or (isinstance(draws, Integral) and draws >= 1)) or not 0 <= noise <= 1:
-        told = f"got {draws} and {noise}; for draws give a whole number, or auto"
-        raise ValueError(f"draws must be at least 1 and noise a share from 0 to 1, {told}.")
+    if not (draws == "auto" or (isinstance(draws, Integral) and int(draws) >= 1)) or not 0 <= noise <= 1:
+        raise ValueError(
+            f"draws must be at least 1 and noise a share from 0 to 1, got {draws!r} and {noise}; for draws give a "
+            "whole number, or auto."
+        )
 
 
-def noise_sigma(image: Volume, noise: float) -> float:
-    """Standard deviation of the noise: a share of max - min of the FLAIR channel, in z-scored intensity."""
-    return noise * float(image[0].max() - image[0].min())
+def noise_sigma(image: Volume, noise: float, channels: Sequence[str] | None = None) -> float:
+    """Standard deviation of the noise, in z-scored intensity: a share of max - min of FLAIR, as published.
+
+    Args:
+        image: `(C, I, J, K)`.
+        noise: the share.
+        channels: what the channels are; without FLAIR among them, or without names, the first counts.
+    """
+    reference = image[noise_reference(channels)]
+    return noise * float(reference.max() - reference.min())
 
 
 def noisy_image(image: Volume, sigma: float, seed: int, draw: int) -> Volume:
@@ -348,6 +358,7 @@ def smoothgrad_each(
     statistics: Statistics = "exact",
     progress: bool = False,
     state: RunState | None = None,
+    channels: Sequence[str] | None = None,
 ) -> Iterator[tuple[int, Average]]:
     """`smoothgrad` of many lesions, each draw's noise made once: yields (position in `lesions`, its average).
 
@@ -363,24 +374,24 @@ def smoothgrad_each(
     network = as_network(network)
     how = {"aggregate": aggregate, "way": way, "statistics": statistics}
     engines = [LesionGradient(network, image, lesion, **how) for lesion in lesions]
-    noisy = NoisyImages(image, noise_sigma(image, noise), seed, network)
-    bar = tqdm(total=most(draws) * len(engines), desc="SmoothGrad", unit="map", disable=not progress)
+    noisy = NoisyImages(image, noise_sigma(image, noise, network.channels or channels), seed, network)
+    bar = tqdm(total=most_draws(draws) * len(engines), desc="SmoothGrad", unit="map", disable=not progress)
     for group in _groups(engines):
         averages = {n: Average(len(image), engines[n].box, network.device) for n in group}
         voxels = [engines[n].voxels for n in group]
         for n, average in averages.items():
-            average.draws = state.load(engines[n].voxels, average.sums, most(draws)) if state else 0
+            average.draws = state.load(engines[n].voxels, average.sums, most_draws(draws)) if state else 0
             bar.update(average.draws)
         while todo := [n for n in group if not enough(averages[n], draws)]:
             draw = min(averages[n].draws for n in todo)
             image_of_draw = noisy(draw)
             for n in [n for n in todo if averages[n].draws == draw]:
-                bar.set_postfix_str(f"draw {draw + 1}/{most(draws)}, lesion {_name(lesions[n], n)}")
+                bar.set_postfix_str(f"draw {draw + 1}/{most_draws(draws)}, lesion {_name(lesions[n], n)}")
                 _add(averages[n], engines[n](image_of_draw), network)
                 bar.update()
             if state:
                 state.save(voxels, [a.sums for a in averages.values()], [a.draws for a in averages.values()])
-        bar.total -= sum(most(draws) - a.draws for a in averages.values())
+        bar.total -= sum(most_draws(draws) - a.draws for a in averages.values())
         for n, average in averages.items():
             check_finite(average.sums, network)
             if draws == "auto":

@@ -27,22 +27,6 @@ from ies_helpers.subjects.subject import Subject
 
 # How one map was made: what its sidecar says, and what makes two maps the same.
 
-GRADIENT_UNIT = "logit per unit of z-scored intensity"
-CAM_UNIT = "arbitrary (weighted activation)"
-LOGIT = "logit"
-
-UNITS = {
-    "smoothgrad": GRADIENT_UNIT,
-    "gradcam++": CAM_UNIT,
-    "gradcam": CAM_UNIT,
-    "gradient": GRADIENT_UNIT,
-    "input-x-gradient": LOGIT,
-    "integrated-gradients": LOGIT,
-    "occlusion": LOGIT,
-    "kernel-shap": LOGIT,
-}
-"""Every method that `explain` knows -> the unit of its maps."""
-
 
 @dataclass(frozen=True)
 class MapRecord:

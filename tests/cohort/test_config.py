@@ -41,11 +41,13 @@ def test_the_documented_example_is_read_as_it_says(home: Path) -> None:
     assert read.out == home / "derivatives" / "ies"
     assert read.network == {"network": "unet", "device": "auto"}
     (run,) = read.explain
+    run = run.as_table()
     assert {k: run[k] for k in ("method", "aggregate", "lesions", "draws", "noise", "seed")} == {
         **{"method": "smoothgrad", "aggregate": "max", "lesions": "TP", "draws": 50, "noise": 0.05, "seed": 0}
     }
     assert read.evaluate == {"faithfulness": False, "seed": 0}
-    assert read.perilesional == ({"lesions": "TP:91-119", "fill": "zero", "by": "steps"},)
+    (curves,) = read.perilesional
+    assert curves.as_table() == {"lesions": "TP:91-119", "fill": "zero", "by": "steps"}
 
 
 def test_masks_that_lie_apart_are_found_by_name(home: Path) -> None:
@@ -81,13 +83,13 @@ MISTAKES = {
     ),
     "an unknown key of explain": (
         'subjects = ["demo"]\n[[explain]]\nlesion = "TP"',
-        r"\[\[explain\]\] of cohort.toml has no key 'lesion'; allowed are method, aggregate, lesions, draws, noise",
+        r"\[\[explain\]\] of cohort.toml has no key 'lesion'; allowed are method, aggregate, draws, noise",
     ),
     "an unknown key of perilesional": (
         'subjects = ["demo"]\n[[perilesional]]\nsteps = 3',
         r"\[\[perilesional\]\] of cohort.toml has no key 'steps'; allowed are lesions, fill, by",
     ),
-    "a word for a number": ('subjects = ["demo"]\n[[explain]]\ndraws = "50"', "draws of .* must be of type int"),
+    "a word for a number": ('subjects = ["demo"]\n[[explain]]\ndraws = "50"', "draws must be at least 1 .* got '50' "),
     "a number for a list": ("subjects = 3", r"subjects of cohort.toml must be of type list, as \[\], got 3"),
     "one table for many": ('subjects = ["demo"]\n[explain]\ndraws = 5', "explain of cohort.toml must be of type list"),
     "an unknown method": ('subjects = ["demo"]\n[[explain]]\nmethod = "lime"', "method must be one of .* 'lime'"),
@@ -117,7 +119,7 @@ MISTAKES = {
     "no subjects": ('out = "here"', "must name its subjects, as subjects"),
     "no threads": ('subjects = ["demo"]\nthreads = 0', "threads of cohort.toml must be 1 or more, got 0"),
     "one subject twice": ('subjects = ["demo", "demo"]', "names a subject twice: demo; take one of them out"),
-    "half a subject": ('subjects = [{flair = "F.nii"}]', "is a name or {flair = ..., t1 = ..., target = ...}, got"),
+    "no scan": ('subjects = [{target = "F.nii"}]', "is a name, or files as {flair = ..., t1 = ..., target = ...}, got"),
     "no TOML": ("subjects = [", "cohort.toml must be a TOML file, it is not readable as one"),
 }
 

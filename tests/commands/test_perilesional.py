@@ -64,7 +64,7 @@ def test_without_any_lesion_it_is_refused_with_every_subject_s_reason(home, tmp_
 def test_a_mistake_in_the_last_name_is_met_before_the_first_is_worked_on(
     second, told, home, tmp_path, capsys, monkeypatch
 ) -> None:
-    monkeypatch.setattr(command, "look", lambda *_: pytest.fail("work was begun"))
+    monkeypatch.setattr(command, "segment_subject", lambda *_: pytest.fail("work was begun"))
     write_patient(home / "again" / "a", "a")
     second = home / second if "/" in second else second
     assert run(home, home / "a", second, "--out", tmp_path / "out") == 2

@@ -15,8 +15,9 @@ from PIL import Image
 from ies_helpers import Subject, explain, find_lesions, load_subject
 from ies_helpers.figures.slices import GROUP_COLOURS, LABEL, PLANES, SIGNED, Canonical, Look, borders, plane_of
 from ies_helpers.figures.viewer import WIDGET, Viewer, view
+from ies_helpers.saliency.methods import CAM_UNIT, LOGIT
 from ies_helpers.segmentation.architectures import build
-from ies_helpers.subjects.folder import CAM_UNIT, LOGIT, save_lesions
+from ies_helpers.subjects.folder import save_lesions
 from tests.patients import write_patient
 from tests.viewers import CENTRES, PEAKS, SHAPE, click, scene
 

@@ -19,7 +19,7 @@ from ies_helpers.saliency.smoothgrad import (
     Peak,
     RunState,
     enough,
-    most,
+    most_draws,
     noise_sigma,
     noisy_image,
     smoothgrad_average,
@@ -205,7 +205,7 @@ def test_auto_ends_in_time_and_says_that_it_did_not_get_there(image: torch.Tenso
     image[:, 15, 15, 15] = torch.tensor([0.05, 0.0])
     with pytest.warns(UserWarning, match=rf"peak of lesion 1 is \d+\.\d% of it after {MOST} draws, more than 2%"):
         average = smoothgrad_average(Quadratic(), image, WEAK, draws="auto", noise=NOISE)
-    assert average.draws == MOST == most("auto")
+    assert average.draws == MOST == most_draws("auto")
 
 
 def test_a_map_of_zeros_is_known_at_once(image: torch.Tensor) -> None:

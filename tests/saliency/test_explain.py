@@ -13,12 +13,13 @@ import torch
 from torch import nn
 
 from ies_helpers import Network, explain, gradcam_pp, gradient, smoothgrad
+from ies_helpers.saliency import comparison
 from ies_helpers.saliency import explain as module
-from ies_helpers.saliency import methods as comparison
 from ies_helpers.saliency import smoothgrad as engine
 from ies_helpers.saliency import smoothgrad as noise_module
 from ies_helpers.saliency.comparison import input_x_gradient, integrated_gradients, kernel_shap, occlusion
 from ies_helpers.saliency.frozen import deviation
+from ies_helpers.saliency.methods import METHODS
 from ies_helpers.saliency.smoothgrad import smoothgrad_average
 from ies_helpers.segmentation.architectures import build
 from ies_helpers.subjects.folder import read_maps
@@ -181,7 +182,7 @@ def test_a_run_that_stops_goes_on_to_the_same_maps(network, tmp_path, calls, mon
     """The draws before the stop are not made again."""
     run(network, tmp_path / "straight")
     calls.clear()
-    monkeypatch.setattr(module, "EVERY", 0.0)
+    monkeypatch.setattr(module, "SAVE_EVERY_S", 0.0)
     noise = noise_module.noisy_image
 
     def stopping(image, sigma, seed, draw):
@@ -204,7 +205,7 @@ def test_a_run_that_stops_goes_on_to_the_same_maps(network, tmp_path, calls, mon
 
 def test_sums_of_more_draws_are_not_taken_for_those_of_fewer(network, tmp_path, monkeypatch) -> None:
     """Stopped after two of three draws, then asked for one: a third of the sum of two would be wrong."""
-    monkeypatch.setattr(module, "EVERY", 0.0)
+    monkeypatch.setattr(module, "SAVE_EVERY_S", 0.0)
     noise = noise_module.noisy_image
     monkeypatch.setattr(
         noise_module, "noisy_image", lambda *a: noise(*a) if a[3] < 2 else (_ for _ in ()).throw(StoppedError)
@@ -217,7 +218,7 @@ def test_sums_of_more_draws_are_not_taken_for_those_of_fewer(network, tmp_path, 
 
 
 def test_two_subjects_in_one_folder_keep_their_own_state(network, tmp_path, monkeypatch, calls) -> None:
-    monkeypatch.setattr(module, "EVERY", 0.0)
+    monkeypatch.setattr(module, "SAVE_EVERY_S", 0.0)
     noise = noise_module.noisy_image
     monkeypatch.setattr(
         noise_module, "noisy_image", lambda *a: noise(*a) if a[3] < 2 else (_ for _ in ()).throw(StoppedError)
@@ -296,7 +297,7 @@ MISTAKES = {
     "method": ({"method": "lime"}, "method must be one of smoothgrad, .*, input-x-gradient, .*kernel-shap, got 'lime'"),
     "aggregate": ({"aggregate": "median"}, "aggregate must be one of mean, sum, max, got 'median'"),
     "draws": ({"draws": 0}, "draws must be at least 1 .* got 0"),
-    "word": ({"draws": "many"}, "draws must be at least 1 .* got many .* or auto"),
+    "word": ({"draws": "many"}, "draws must be at least 1 .* got 'many' .* or auto"),
     "noise": ({"noise": -0.1}, "noise a share from 0 to 1, got 3 and -0.1"),
     "seed": ({"seed": -1}, "seed must be 0 or more, got -1"),
     "statistics": ({"statistics": "frzen"}, "statistics must be one of exact, frozen, got 'frzen'"),
@@ -408,7 +409,7 @@ def test_another_lesion_of_the_same_number_is_refused_before_any_work(network, t
 INCOMPLETE = pytest.mark.filterwarnings("ignore:Integrated gradients add up")
 
 SMALL = {
-    "input-x-gradient": {},
+    "input-x-gradient": {"baseline": "zero"},
     "integrated-gradients": {"steps": 3},
     "occlusion": {"side": 6, "stride": 6, "reach": 4, "modalities": "each"},
     "kernel-shap": {"side": 8, "reach": 4, "samples": 90},
@@ -419,7 +420,7 @@ SMALL = {
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Few steps, large blocks."""
     for method, settings in SMALL.items():
-        monkeypatch.setitem(comparison.SETTINGS, method, settings)
+        monkeypatch.setitem(METHODS, method, replace(METHODS[method], settings=settings))
 
 
 OTHERS = {
@@ -437,7 +438,7 @@ def test_other_attributions_are_saved_as_their_functions_give_them(method, netwo
     function, baseline = OTHERS[method]
     index = run(network, tmp_path, method=method, baseline=baseline, seed=3, aggregate="max")
     assert set(index["aggregate"]) == {"mean"}
-    given = SMALL[method] | ({} if method == "input-x-gradient" else {"baseline": baseline})
+    given = {} if method == "input-x-gradient" else SMALL[method] | {"baseline": baseline}
     given |= {"seed": 3} if method == "kernel-shap" else {}
     for lesion in LESIONS:
         wanted = function(network, SUBJECT.image, lesion, **given)
@@ -466,7 +467,9 @@ def test_another_baseline_or_number_of_steps_is_refused_in_the_same_folder(netwo
     run(network, tmp_path, method="integrated-gradients")
     with pytest.raises(ValueError, match=r"settings .*'zero'.* instead of .*'mean'.* Take another --out"):
         run(network, tmp_path, method="integrated-gradients", baseline="mean")
-    monkeypatch.setitem(comparison.SETTINGS, "integrated-gradients", {"steps": 4})
+    monkeypatch.setitem(
+        METHODS, "integrated-gradients", replace(METHODS["integrated-gradients"], settings={"steps": 4})
+    )
     with pytest.raises(ValueError, match=r"'steps': 3.* instead of .*'steps': 4"):
         run(network, tmp_path, method="integrated-gradients")
 
@@ -474,7 +477,7 @@ def test_another_baseline_or_number_of_steps_is_refused_in_the_same_folder(netwo
 @pytest.mark.usefixtures("small")
 def test_a_seed_and_draws_that_a_method_has_not_make_no_other_map(network, tmp_path, monkeypatch) -> None:
     run(network, tmp_path, method="occlusion", seed=1, draws=5)
-    monkeypatch.setattr(comparison.Comparison, "__call__", lambda *_: pytest.fail("it was computed again"))
+    monkeypatch.setattr(comparison, "occlusion", lambda *_, **__: pytest.fail("it was computed again"))
     assert len(run(network, tmp_path, method="occlusion", seed=2, draws=6)) == 4
 
 

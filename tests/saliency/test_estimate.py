@@ -1,0 +1,68 @@
+"""The time told up front: counted over voxels, parts and draws, by a clock that the test holds."""
+
+import numpy as np
+import pytest
+import torch
+
+from ies_helpers.saliency import estimate
+from ies_helpers.saliency.estimate import estimate_scores, estimate_seconds, in_words
+from ies_helpers.saliency.gradients import LesionGradient
+from ies_helpers.saliency.score import LesionScore
+from tests.networks import unet
+
+IMAGE = torch.randn(2, 16, 16, 64)
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A call costs 2 s for its forward pass and 0.5 s for each voxel."""
+    monkeypatch.setattr(estimate, "_timed", lambda engine, image: 2.0 + 0.5 * len(engine.voxels))
+
+
+@pytest.mark.usefixtures("clock")
+def test_the_maximum_counts_forward_passes_and_voxels() -> None:
+    network = unet((3, 4, 5))
+    row = np.array([[7, 7, k] for k in range(20, 24)])  # one cell, one crop
+    one, way = estimate_seconds(network, IMAGE, [row], aggregate="max", draws=1)
+    assert way == "cone"
+    assert one == pytest.approx(2.0 + 0.5 * 4)
+    both, _ = estimate_seconds(network, IMAGE, [row, row + np.array([0, 0, 20])], aggregate="max", draws=10)
+    assert both == pytest.approx(10 * 2 * (2.0 + 0.5 * 4))
+
+
+@pytest.mark.usefixtures("clock")
+def test_the_mean_is_scaled_by_what_is_looked_at() -> None:
+    network = unet((3, 4, 5))
+    small = np.array([[7, 7, 20]])
+    once, way = estimate_seconds(network, IMAGE, [small], aggregate="mean")
+    assert way == "cone"
+    assert once == pytest.approx(2.5)
+    engines = [LesionGradient(network, IMAGE, v, "mean") for v in (small, np.array([[7, 7, 20], [7, 7, 24]]))]
+    sides = [e.box[2].stop - e.box[2].start for e in engines]
+    both, _ = estimate_seconds(network, IMAGE, [e.voxels for e in engines], aggregate="mean")
+    assert both == pytest.approx(2.5 * sum(sides) / sides[0])
+
+
+def test_edited_images_are_scaled_by_what_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each look at the clock is 3 s after the last: one score of the smallest lesion takes 3 s."""
+    monkeypatch.setattr(estimate.time, "perf_counter", iter(range(0, 100, 3)).__next__)
+    network = unet((3, 4, 5))
+    lesions = [np.array([[7, 7, 8], [7, 7, 50]]), np.array([[7, 7, 20]])]
+    scores = [LesionScore(network, IMAGE, lesion) for lesion in lesions]
+    large, small = (score.looked_at for score in scores)
+    assert small == np.prod([s.stop - s.start for s in scores[1].box]) < large
+    assert estimate_scores(scores, [10, 4]) == pytest.approx(3 * 4 + 3 * 10 * large / small)
+
+
+def test_the_clock_is_read_around_one_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine, ticks = LesionGradient(unet((3, 4)), IMAGE, np.array([[7, 7, 20]]), "max"), iter((10.0, 13.0))
+    monkeypatch.setattr(estimate.time, "perf_counter", ticks.__next__)
+    assert estimate._timed(engine, IMAGE) == 3.0
+    assert list(ticks) == []
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"), [(0.2, "1 s"), (42.4, "42 s"), (600, "10 min"), (5399, "90 min"), (9000, "2.5 h")]
+)
+def test_durations_are_told_in_the_unit_one_would_use(seconds: float, words: str) -> None:
+    assert in_words(seconds) == words
