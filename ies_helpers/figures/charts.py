@@ -21,8 +21,8 @@ from ies_helpers.figures.slices import GROUP_COLOURS, LABEL
 from ies_helpers.measures.agg2exp import explained as explained_in
 from ies_helpers.measures.agg2exp import masses, structures
 from ies_helpers.measures.context import average_curves, median_distances, summarise_curves
-from ies_helpers.measures.evaluation import RANKED, TITLES
-from ies_helpers.measures.groups import GRID, ORDER, Roc, valued
+from ies_helpers.measures.groups import ORDER, ROC_GRID, Roc, valued
+from ies_helpers.measures.maps import MEASURES, measure_of
 from ies_helpers.measures.removal import Curve, Road
 from ies_helpers.measures.sanity import SHUFFLED
 from ies_helpers.subjects.folder import write_table
@@ -373,7 +373,7 @@ def plot_roc(curves: Mapping[str, Roc], *, title: str | None = None) -> Figure:
         told = f"{curve.auc:.2f}" + (f" ({low:.2f} to {high:.2f})" if np.isfinite(low) else "")
         ax.plot(curve.alarms, curve.caught, color=colour, ls=dash, lw=2.4, label=f"{name}: {told}")
         if n == 0 and np.isfinite(curve.band).all():
-            ax.fill_between(GRID, *curve.band, color=colour, alpha=0.15, lw=0)
+            ax.fill_between(ROC_GRID, *curve.band, color=colour, alpha=0.15, lw=0)
     first = next(iter(curves.values()))
     ax.set_xlabel(f"true lesions called false, share of {first.true}", fontsize=12)
     ax.set_ylabel(f"false lesions caught, share of {first.false}", fontsize=12)
@@ -605,11 +605,8 @@ def _words(name: str) -> str:
 
 # What maps are worth, drawn: boxes for each method and group, curves, and who is ahead.
 
-ENDS = ("_max", "_min")
-"""Of the names of peaks."""
-
 BALANCE = "balance_"
-"""Of the names of sign balances."""
+"""Before the place in the names of sign balances."""
 
 WIDE = 10.2
 """Inches across a row of panels beyond which it breaks: what is wider is shown smaller, its text too."""
@@ -624,9 +621,18 @@ def plot_measures(measures: pd.DataFrame) -> Figure:
     Raises:
         ValueError: for a table without such measures.
     """
-    found = [measure for measure in RANKED if measure in set(measures["measure"])]
-    panels = [(measures[measures["measure"] == m], f"{TITLES[m]} ({RANKED[m]} is better)", "") for m in found]
+    panels = []
+    for row in MEASURES.values():
+        its = measures[measures["measure"] == row.name]
+        if len(its) and row.drawn in ("box", "bar"):
+            panels.append((its, f"{row.title} ({row.better} is better)" if row.better else row.title, ""))
     return _boxes(panels, "What the maps are worth, lesion by lesion")
+
+
+def _drawn_as(measures: pd.Series, drawn: str) -> pd.Series:
+    """Which entries are measures that are drawn in this way."""
+    rows = {name: measure_of(name) for name in measures.unique()}
+    return measures.map({name: row is not None and row.drawn == drawn for name, row in rows.items()}).astype(bool)
 
 
 def plot_peaks(measures: pd.DataFrame) -> Figure:
@@ -637,7 +643,7 @@ def plot_peaks(measures: pd.DataFrame) -> Figure:
     panels = []
     for network, method in _methods(measures):
         part = _of(measures, network, method)
-        peaks = part[part["measure"].str.endswith(ENDS)]
+        peaks = part[_drawn_as(part["measure"], "peak")]
         some = peaks.groupby("measure")["value"].transform(lambda values: values.ne(0).any())
         peaks = peaks[some.to_numpy(dtype=bool)]  # not the smallest value of what is nowhere negative
         panels.append(
@@ -651,7 +657,7 @@ def plot_balance(measures: pd.DataFrame) -> Figure:
 
     1 where the first modality's map is positive everywhere, -1 where it is negative.
     """
-    rows: Any = measures[measures["measure"].str.startswith(BALANCE)]
+    rows: Any = measures[_drawn_as(measures["measure"], "balance")]
     where = list(dict.fromkeys(rows["measure"].str.removeprefix(BALANCE)))
     methods = _methods(rows)
     figure, axes = _panels(len(methods), width=4.2)
@@ -717,7 +723,7 @@ def plot_ranking(ranking: pd.DataFrame) -> Figure:
         first: Any = part.iloc[0]
         several = len(set(ranking["network"])) > 1
         network = f"{first['network']}: " if several else ""
-        ax.set_title(f"{network}{TITLES[first['measure']]} ({first['better']} is better)", fontsize=11)
+        ax.set_title(f"{network}{MEASURES[first['measure']].title} ({first['better']} is better)", fontsize=11)
         ax.grid(axis="x", alpha=0.3)
         if not int(first["lesions"]):
             ax.text(0.5, 0.5, "no lesion that all explained", transform=ax.transAxes, ha="center", va="center")
@@ -740,7 +746,7 @@ def _boxes(panels: Sequence[tuple[Any, str, str]], title: str) -> Figure:
             for m, group in enumerate(groups):
                 offset = (m - (len(groups) - 1) / 2) * 0.8 / len(groups)
                 values = its.loc[its["group"] == group, "value"].dropna().to_numpy()
-                draw = _share if name.startswith(TITLES["pointing"]) else _box
+                draw = _share if _drawn_as(part["measure"], "bar").all() else _box
                 draw(ax, values, n + offset, 0.6 / len(groups), GROUP_COLOURS[group])
         names = [_called(part, network, method).split(", ") for network, method in methods]
         labels = [",\n".join(fill(words, 12) for words in name) for name in names]

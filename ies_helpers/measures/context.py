@@ -1,4 +1,9 @@
-"""Perilesional curves, told in numbers: when a lesion is seen, when it keeps its score, and how sure that is."""
+"""Perilesional curves in numbers, over lesions and subjects, and the table of them on disk.
+
+When is a lesion seen, when does it keep its score, and how sure is that? Intervals resample subjects, and within each
+drawn subject its lesions (`resample.draw_rows`). The table grows lesion by lesion, nothing computed twice, nothing
+half-written.
+"""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,8 +13,7 @@ import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
-from ies_helpers.measures.evaluation import resampled_rows
-from ies_helpers.measures.groups import FEW_SUBJECTS
+from ies_helpers.measures.resample import PERCENTILES, draw_rows, note_on_subjects
 from ies_helpers.saliency.context import Fill, perilesional_curve
 from ies_helpers.segmentation.lesions import Lesion
 from ies_helpers.segmentation.network import Network
@@ -17,10 +21,10 @@ from ies_helpers.subjects.files import replacing
 from ies_helpers.subjects.folder import fingerprint, pixels_of
 from ies_helpers.subjects.subject import Subject
 
-KEEPS = 0.95
+KEPT_SHARE = 0.95
 """Share of the full score that counts as kept."""
 
-KEY = ["subject", "network", "lesion", "fill"]
+CURVE_KEY = ["subject", "network", "lesion", "fill"]
 """What tells one curve from another."""
 
 
@@ -37,14 +41,13 @@ def summarise_curves(curves: pd.DataFrame) -> pd.DataFrame:
         95 % of the full score. NaN where there is none.
     """
     rows = []
-    for key, curve in curves.sort_values("distance_mm").groupby([*KEY, "group"], sort=False):
+    for key, curve in curves.sort_values("distance_mm").groupby([*CURVE_KEY, "group"], sort=False):
         names: Any = key
         at, seen = curve["distance_mm"].to_numpy(), curve["seen"].to_numpy(dtype=bool)
-        kept = curve["score"].to_numpy() >= KEEPS * curve["full_score"].to_numpy()
-        told = {"first_seen_mm": at[seen][0] if seen.any() else np.nan}
-        told |= {"seen_from_mm": _from_here_on(at, seen), "keeps_mm": _from_here_on(at, kept)}
-        rows.append(dict(zip([*KEY, "group"], names, strict=True)) | told)
-    return pd.DataFrame(rows, columns=[*KEY, "group", "first_seen_mm", "seen_from_mm", "keeps_mm"])
+        kept = curve["score"].to_numpy() >= KEPT_SHARE * curve["full_score"].to_numpy()
+        first = at[seen][0] if seen.any() else np.nan
+        rows.append((*names, first, _from_here_on(at, seen), _from_here_on(at, kept)))
+    return pd.DataFrame(rows, columns=[*CURVE_KEY, "group", "first_seen_mm", "seen_from_mm", "keeps_mm"])
 
 
 def _from_here_on(at: np.ndarray, holds: np.ndarray) -> float:
@@ -59,7 +62,7 @@ def median_distances(summary: pd.DataFrame, *, resamples: int = 1000, seed: int 
     """The distance at which half of the lesions are seen, and at which half keep their score, with intervals.
 
     A lesion that is never seen counts as one that is seen beyond all distances shown; to leave it out would make the
-    median too small. Intervals as in `average_curves`.
+    median too small.
 
     Args:
         summary: as `summarise_curves` gives it.
@@ -74,7 +77,7 @@ def median_distances(summary: pd.DataFrame, *, resamples: int = 1000, seed: int 
     for key, part in summary.groupby(["network", "fill"], sort=False):
         names: Any = key
         about = {"network": names[0], "fill": names[1], "lesions": len(part), "subjects": part["subject"].nunique()}
-        drawn = list(resampled_rows(pd.Index(part["subject"]), resamples, seed))
+        drawn = list(draw_rows(pd.Index(part["subject"]), resamples, seed))
         for measure in ("first_seen_mm", "keeps_mm"):
             at = part[measure].fillna(np.inf).to_numpy()
             rows.append(about | {"measure": measure, "reached": int(np.isfinite(at).sum())} | _median(at, drawn, about))
@@ -85,20 +88,14 @@ def median_distances(summary: pd.DataFrame, *, resamples: int = 1000, seed: int 
 def _median(at: np.ndarray, drawn: list[np.ndarray], about: dict[str, Any]) -> dict[str, Any]:
     """Median of distances, some of them infinite, its interval, and what must be said of both."""
     medians, subjects = [np.median(at[rows]) for rows in drawn], about["subjects"]
-    low = np.percentile(medians, 2.5, method="lower") if subjects > 1 else np.nan  # infinite ones cannot be mixed
-    high = np.percentile(medians, 97.5, method="higher") if subjects > 1 else np.nan
-    told = {"median": float(np.median(at)), "low": float(low), "high": float(high)}
-    beyond = ", ".join(name for name, value in told.items() if np.isinf(value))
-    notes = [_note(subjects), f"beyond all distances shown: {beyond}" if beyond else ""]
-    finite = {name: np.nan if np.isinf(value) else value for name, value in told.items()}
+    numbers = {"median": float(np.median(at)), "low": np.nan, "high": np.nan}
+    if subjects > 1:
+        for name, percentile, method in zip(("low", "high"), PERCENTILES, ("lower", "higher"), strict=True):
+            numbers[name] = float(np.percentile(medians, percentile, method=method))  # infinite ones cannot be mixed
+    beyond = ", ".join(name for name, value in numbers.items() if np.isinf(value))
+    notes = [note_on_subjects(subjects), f"beyond all distances shown: {beyond}" if beyond else ""]
+    finite = {name: np.nan if np.isinf(value) else value for name, value in numbers.items()}
     return finite | {"note": "; ".join(filter(None, notes))}
-
-
-def _note(subjects: int) -> str:
-    """What must be said of an interval over so many subjects."""
-    if subjects < 2:
-        return "one subject: no interval over subjects"
-    return f"only {subjects} subjects: their interval is likely too narrow" if subjects < FEW_SUBJECTS else ""
 
 
 def average_curves(curves: pd.DataFrame, *, resamples: int = 1000, seed: int = 0) -> pd.DataFrame:
@@ -106,9 +103,6 @@ def average_curves(curves: pd.DataFrame, *, resamples: int = 1000, seed: int = 0
 
     Subjects of different spacing have values at different distances. A curve keeps each value up to its next distance,
     and has none beyond its last.
-
-    Lesions of one subject are alike, so the intervals resample subjects, and within each drawn subject its lesions
-    (a two-stage bootstrap, percentiles 2.5 to 97.5).
 
     Returns:
         `network, fill, distance_mm` (all of any curve, to 0.01 mm)`, lesions, subjects` (with a value there)`, seen,
@@ -128,21 +122,26 @@ def average_curves(curves: pd.DataFrame, *, resamples: int = 1000, seed: int = 0
 
 
 def _average(part: pd.DataFrame, resamples: int, seed: int) -> pd.DataFrame:
-    scores, seen = _at_all_distances(part)
+    scores, seen = _at_all_distances(part)  # (lesions, distances)
     there = scores.notna()
     subjects = there.groupby(level="subject").any().sum()
-    drawn = resampled_rows(scores.index.get_level_values("subject"), resamples, seed)
+
+    # (resamples, lesions) how often each is drawn -> (resamples, distances) means of those that have a value there
+    drawn = draw_rows(scores.index.get_level_values("subject"), resamples, seed)
     times = np.stack([np.bincount(rows, minlength=len(scores)) for rows in drawn])
     sums, counts = times @ scores.fillna(0).to_numpy(), times @ there.to_numpy()
     means = np.divide(sums, counts, out=np.full(sums.shape, np.nan), where=counts > 0)
-    interval = np.where(subjects > 1, np.nanpercentile(means, [2.5, 97.5], axis=0), np.nan)
-    table = pd.DataFrame(
-        {"distance_mm": scores.columns, "lesions": there.sum().tolist(), "subjects": subjects.tolist()}
-    )
-    table = table.assign(
-        seen=seen.sum().astype(int).tolist(), mean=scores.mean().tolist(), sd=scores.std(ddof=1).tolist()
-    )
-    return table.assign(low=interval[0], high=interval[1], note=[_note(n) for n in subjects])
+    low, high = np.where(subjects > 1, np.nanpercentile(means, PERCENTILES, axis=0), np.nan)
+
+    columns = {
+        "distance_mm": scores.columns,
+        "lesions": there.sum().tolist(),
+        "subjects": subjects.tolist(),
+        "seen": seen.sum().astype(int).tolist(),
+        "mean": scores.mean().tolist(),
+        "sd": scores.std(ddof=1).tolist(),
+    }
+    return pd.DataFrame(columns | {"low": low, "high": high, "note": [note_on_subjects(n) for n in subjects]})
 
 
 def _at_all_distances(curves: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -171,17 +170,18 @@ def wide_curves(curves: pd.DataFrame) -> pd.DataFrame:
     return table.join(pd.DataFrame({f"score_{n}": row for n, row in enumerate(scores.to_numpy())}))
 
 
-# The table of perilesional curves on disk: grows lesion by lesion, nothing computed twice, nothing half-written.
+# The table of curves on disk.
 
-COLUMNS = ["subject", "lesion", "group", "network", "fill", "distance_mm", "score", "seen", "volume_mm3", "full_score"]
-"""Columns of the tidy table; behind them what tells whether a curve can be kept."""
+MADE_WITH = ["by", "threshold", "digest", "voxels", "image"]
+"""Columns that tell whether a curve can be kept; `image` is a hash of image, affine and where the lesion lies in it."""
 
-SETTINGS = ["by", "threshold", "digest", "voxels", "image"]
-"""`image` is a hash of the image, its affine and where the lesion lies in it."""
+TABLE_COLUMNS = [
+    *("subject", "lesion", "group", "network", "fill", "distance_mm", "score", "seen", "volume_mm3", "full_score"),
+    *MADE_WITH,
+]
 
-
-TEXT = ["subject", "group", "network", "fill", "by", "digest", "image"]
-"""Columns read as they stand: a network may be called 31, and a subject NA."""
+TEXT_COLUMNS = ["subject", "group", "network", "fill", "by", "digest", "image"]
+"""Read as they stand: a network may be called 31, and a subject NA."""
 
 
 class ContextTable:
@@ -198,13 +198,14 @@ class ContextTable:
             ValueError: for a file of that name with other columns.
         """
         self.path = path
-        self.curves: pd.DataFrame = pd.DataFrame(columns=[*COLUMNS, *SETTINGS])
+        self.curves: pd.DataFrame = pd.DataFrame(columns=TABLE_COLUMNS)
         if path.is_file():
-            lost = {name: [""] for name in (*COLUMNS, *SETTINGS) if name not in TEXT}
-            self.curves = pd.read_csv(path, dtype=dict.fromkeys(TEXT, str), keep_default_na=False, na_values=lost)
-            if list(self.curves.columns) != [*COLUMNS, *SETTINGS]:
-                columns = ", ".join([*COLUMNS, *SETTINGS])
-                raise ValueError(f"{path} must have the columns {columns}; move it away, or take another --out.")
+            text, empty = dict.fromkeys(TEXT_COLUMNS, str), {n: [""] for n in TABLE_COLUMNS if n not in TEXT_COLUMNS}
+            self.curves = pd.read_csv(path, dtype=text, keep_default_na=False, na_values=empty)
+            if list(self.curves.columns) != TABLE_COLUMNS:
+                raise ValueError(
+                    f"{path} must have the columns {', '.join(TABLE_COLUMNS)}; move it away, or take another --out."
+                )
 
     def add(
         self,
@@ -231,7 +232,7 @@ class ContextTable:
             if self._holds(key, of):
                 continue
             curve = perilesional_curve(network, subject.image, lesion, by=by, fill=fill, affine=subject.affine)  # pyright: ignore[reportArgumentType]
-            rows = curve.assign(**key, **made, **of, volume_mm3=lesion.volume_mm3)[[*COLUMNS, *SETTINGS]]
+            rows = curve.assign(**key, **made, **of, volume_mm3=lesion.volume_mm3)[TABLE_COLUMNS]
             self.curves = pd.concat([self.curves, rows], ignore_index=True) if len(self.curves) else rows  # pyright: ignore[reportAttributeAccessIssue]
             with replacing(self.path) as part:
                 self.curves.to_csv(part, index=False)

@@ -1,4 +1,9 @@
-"""Groups of lesions compared in one measure: ranks, effect sizes, and intervals that know lesions share subjects."""
+"""Groups of lesions compared in one measure, and false lesions told from true ones, where lesions share subjects.
+
+First ranks: every pair of groups, by the usual test and by effect sizes whose intervals resample subjects. Then "is
+this found lesion a false one?": ROC and AUC of one measure, and of a model split by subject. There found lesions alone
+are judged, FP against TP: a missed lesion and a control are not before a reader's eyes.
+"""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -7,19 +12,26 @@ from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
-from scipy.stats import mannwhitneyu
+from scipy.stats import binomtest, mannwhitneyu
+
+from ies_helpers.arrays import check_choice
+from ies_helpers.measures.resample import (
+    FEW_SUBJECTS,
+    NO_INTERVAL,
+    PERCENTILES,
+    Interval,
+    draw_times,
+    interval_of,
+    note_on_subjects,
+)
 
 ORDER = ("TP", "FP", "FN", "TN")
 """The paper's order of peaks, the highest first."""
 
-FEWEST = 5
-"""Lesions that a group must have to be compared."""
+FEWEST_LESIONS = 5
+"""That a group must have to be compared."""
 
-FEW_SUBJECTS = 10
-"""Below that many subjects in a group a percentile interval over them is likely too narrow, and the note says so."""
-
-Interval = tuple[float, float]
-NONE: Interval = (np.nan, np.nan)
+# Any two groups: tests and effect sizes.
 
 
 @dataclass(frozen=True)
@@ -36,21 +48,20 @@ class Effect:
     """
 
     delta: float
-    naive: Interval
-    interval: Interval
-    within: float
-    within_interval: Interval
-    note: str
+    naive: Interval = NO_INTERVAL
+    interval: Interval = NO_INTERVAL
+    within: float = np.nan
+    within_interval: Interval = NO_INTERVAL
+    note: str = ""
 
 
 def compare_groups(table: pd.DataFrame, measure: str, *, resamples: int = 2000, seed: int = 0) -> pd.DataFrame:
     """Every pair of groups in one measure: the usual test, and what is left of it if subjects are the unit.
 
-    The usual test (Mann-Whitney U, two-sided, as in the paper) takes lesions as independent. Lesions of one subject
-    share scanner, contrast and the network's luck with them, so a hundred lesions of five subjects tell less than a
-    hundred subjects with one lesion each, and its p is too small. The interval of `delta` therefore resamples whole
-    subjects with all their lesions; `naive` beside it resamples lesions. `within` goes further and compares lesions
-    with lesions of the same subject only: no difference between subjects can make it.
+    The usual test (Mann-Whitney U, two-sided, as in the paper) takes lesions as independent, so its p is too small
+    (`resample` says why). The interval of `delta` therefore resamples whole subjects with all their lesions; `naive`
+    beside it resamples lesions. `within` goes further and compares lesions with lesions of the same subject only: no
+    difference between subjects can make it.
 
     Args:
         table: a row a lesion, columns `subject`, `group` and the measure. Lesions without a value (NaN) and those of
@@ -120,37 +131,41 @@ def effect(first: pd.DataFrame, second: pd.DataFrame, measure: str, *, resamples
     Both tables must have values in all rows (`valued`), and some. What an interval over subjects is worth depends on
     the group with fewer of them, however many the other has.
     """
-    signs, delta = _signs(first[measure], second[measure]), cliffs_delta(first[measure], second[measure])
+    # (m, n): which of each pair of lesions is larger, and whether both are of one subject
+    signs = _signs(first[measure], second[measure])
     names, codes = np.unique(np.r_[first["subject"].astype(str), second["subject"].astype(str)], return_inverse=True)
     of_first, of_second = codes[: len(first)], codes[len(first) :]
-    rng = np.random.default_rng(seed)
-    naive = _percentiles(_resampled(signs, *(_drawn(rng, resamples, n) for n in signs.shape)))
     same = of_first[:, None] == of_second
-    within = float(signs[same].mean()) if same.any() else np.nan
+    delta, within = float(signs.mean()), float(signs[same].mean()) if same.any() else np.nan
     fewest, both = min(len(set(of_first)), len(set(of_second))), len(set(of_first) & set(of_second))
+    note = _note(fewest, both)
+
+    # lesions drawn as if they were subjects: (R, m) and (R, n)
+    rng = np.random.default_rng(seed)
+    naive = interval_of(_deltas(signs, *(draw_times(rng, resamples, n) for n in signs.shape)))
     if fewest < 2:
-        return Effect(delta, naive, NONE, within, NONE, _note(fewest, both))
-    times = _drawn(rng, resamples, len(names))
-    over = _percentiles(_resampled(signs, times[:, of_first], times[:, of_second]))
+        return Effect(delta, naive, within=within, note=note)
+
+    # subjects drawn with all their lesions: (R, S)
+    times = draw_times(rng, resamples, len(names))
+    over = interval_of(_deltas(signs, times[:, of_first], times[:, of_second]))
+
+    # within subjects: each adds its wins and its pairs, (S,), as often as it is drawn
     wins, pairs = (
         np.bincount(of_first, weights=part.sum(axis=1), minlength=len(names)) for part in (signs * same, same)
     )
-    inside = _percentiles(_quotients(times @ wins, times @ pairs))
-    return Effect(delta, naive, over, within, inside if both > 1 else NONE, _note(fewest, both))
+    inside = interval_of(_quotients(times @ wins, times @ pairs)) if both > 1 else NO_INTERVAL
+    return Effect(delta, naive, over, within, inside, note)
 
 
 def _note(fewest: int, both: int) -> str:
     """What must be said of intervals over so many subjects in the smaller group, and so many that have both."""
-    notes = []
-    if fewest < 2:
-        notes.append("one subject in a group: no interval over subjects")
-    elif fewest < FEW_SUBJECTS:
-        notes.append(f"only {fewest} subjects in a group: their interval is likely too narrow")
+    notes = [note_on_subjects(fewest, " in a group")]
     if both == 0:
         notes.append("no subject has both groups: nothing within")
     elif both < min(fewest, FEW_SUBJECTS):
         notes.append(f"only {both} with both groups: {'no' if both == 1 else 'too narrow an'} interval within")
-    return "; ".join(notes)
+    return "; ".join(filter(None, notes))
 
 
 def valued(table: pd.DataFrame, measure: str) -> pd.DataFrame:
@@ -177,18 +192,17 @@ def _pair(table: pd.DataFrame, measure: str, pair: tuple[str, str], resamples: i
     parts: Any = [table[table["group"] == group] for group in pair]
     first, second = parts
     subjects = pd.concat(parts)["subject"].nunique()
-    told = {"first": pair[0], "second": pair[1], "n_first": len(first), "n_second": len(second), "subjects": subjects}
-    small = [f"{g} has {len(part)}" for g, part in zip(pair, parts, strict=True) if len(part) < FEWEST]
+    row = {"first": pair[0], "second": pair[1], "n_first": len(first), "n_second": len(second), "subjects": subjects}
+    small = [f"{g} has {len(part)}" for g, part in zip(pair, parts, strict=True) if len(part) < FEWEST_LESIONS]
     if small:
-        note = f"{' and '.join(small)} lesions, {FEWEST} are needed"
         u = p = np.nan
-        found = Effect(np.nan, NONE, NONE, np.nan, NONE, note)
+        found = Effect(np.nan, note=f"{' and '.join(small)} lesions, {FEWEST_LESIONS} are needed")
     else:
         u, p = _mann_whitney(first[measure].to_numpy(), second[measure].to_numpy())
         found = effect(first, second, measure, resamples=resamples, seed=seed)
-    told |= {"u": u, "p": p, "delta": found.delta, "naive_low": found.naive[0], "naive_high": found.naive[1]}
-    told |= {"low": found.interval[0], "high": found.interval[1], "within": found.within}
-    return told | {"within_low": found.within_interval[0], "within_high": found.within_interval[1], "note": found.note}
+    row |= {"u": u, "p": p, "delta": found.delta, "naive_low": found.naive[0], "naive_high": found.naive[1]}
+    row |= {"low": found.interval[0], "high": found.interval[1], "within": found.within}
+    return row | {"within_low": found.within_interval[0], "within_high": found.within_interval[1], "note": found.note}
 
 
 def _mann_whitney(first: np.ndarray, second: np.ndarray) -> tuple[float, float]:
@@ -204,12 +218,7 @@ def _signs(first: Any, second: Any) -> np.ndarray:
     return np.sign(np.asarray(first, np.float64)[:, None] - np.asarray(second, np.float64))
 
 
-def _drawn(rng: np.random.Generator, resamples: int, count: int) -> np.ndarray:
-    """`(R, count)`: how often each of `count` units is drawn when as many are drawn with replacement."""
-    return rng.multinomial(count, np.full(count, 1 / count), size=resamples).astype(np.float64)
-
-
-def _resampled(signs: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+def _deltas(signs: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """`(R,)` delta of each resample, from how often each lesion is in it, `(R, m)` and `(R, n)`."""
     return _quotients(((first @ signs) * second).sum(axis=1), first.sum(axis=1) * second.sum(axis=1))
 
@@ -219,20 +228,10 @@ def _quotients(parts: np.ndarray, wholes: np.ndarray) -> np.ndarray:
     return parts[wholes > 0] / wholes[wholes > 0]
 
 
-def _percentiles(values: np.ndarray) -> Interval:
-    if not len(values):
-        return NONE
-    low, high = np.percentile(values, [2.5, 97.5])
-    return float(low), float(high)
+# A false lesion or a true one? "False" is the event, so the two rates are the share of false lesions caught and the
+# share of true lesions called false.
 
-
-# Is a lesion that the network found a false one? ROC and AUC of one measure, and of a model split by subject.
-#
-# Found lesions alone are judged, FP against TP: a missed lesion and a control are not before a reader's eyes.
-# "False" is
-# the event, so the two rates are the share of false lesions caught and the share of true lesions called false.
-
-GRID = np.linspace(0, 1, 101)
+ROC_GRID = np.linspace(0, 1, 101)
 """Shares of true lesions at which a band is given."""
 
 FOLDS = 5
@@ -245,7 +244,7 @@ class Roc:
     Attributes:
         alarms: `(K,)` share of true lesions called false, from 0 to 1, one entry a threshold.
         caught: `(K,)` share of false lesions called false.
-        band: `(2, 101)` 95 % interval of `caught` over subjects at `GRID`, point by point; NaN where `interval` is.
+        band: `(2, 101)` 95 % interval of `caught` over subjects at `ROC_GRID`, point by point; NaN where `interval` is.
         auc: P(a false lesion looks more false than a true one), ties count half; 0.5 is chance.
         naive: its 95 % interval as if every lesion were a subject.
         interval: its 95 % interval over subjects.
@@ -277,7 +276,7 @@ def roc(
     resamples: int = 1000,
     seed: int = 0,
 ) -> Roc:
-    """ROC of "this lesion is false" from one measure; intervals resample whole subjects (`compare_groups` says why).
+    """ROC of "this lesion is false" from one measure; intervals resample whole subjects.
 
     The side must be chosen before the data is seen, so that an AUC may fall below 0.5: whoever turns it round
     afterwards finds 0.5 or more in pure chance. The paper's order of peaks, TP > FP, says `low`.
@@ -292,18 +291,27 @@ def roc(
     Raises:
         ValueError: for fewer than 5 TP or FP, lacking columns, or another side.
     """
-    if false_when not in ("low", "high"):
-        raise ValueError(f"false_when must be low or high, got {false_when!r}.")
+    check_choice("false_when", false_when, ("low", "high"))
     found = _found(valued(table, measure))
     found = found.assign(evidence=found[measure] * (1 if false_when == "high" else -1))
     parts: Any = [found[found["group"] == group] for group in ("FP", "TP")]
     false, true = parts
-    told = effect(false, true, "evidence", resamples=resamples, seed=seed)
-    about_half = {"auc": _auc(told.delta), "within": _auc(told.within), "naive": _both(told.naive)}
-    intervals = {"interval": _both(told.interval), "within_interval": _both(told.within_interval), "note": told.note}
-    counts = {"false": len(false), "true": len(true), "subjects": found["subject"].nunique()}
+    ranks = effect(false, true, "evidence", resamples=resamples, seed=seed)
     alarms, caught = (curves[0] for curves in _curves(found, np.ones((1, len(found)))))
-    return Roc(alarms, caught, _band(found, resamples, seed), **about_half, **intervals, **counts)
+    return Roc(
+        alarms,
+        caught,
+        _band(found, resamples, seed),
+        auc=_auc(ranks.delta),
+        naive=_aucs(ranks.naive),
+        interval=_aucs(ranks.interval),
+        within=_auc(ranks.within),
+        within_interval=_aucs(ranks.within_interval),
+        false=len(false),
+        true=len(true),
+        subjects=found["subject"].nunique(),
+        note=ranks.note,
+    )
 
 
 def predict_false(table: pd.DataFrame, measures: Sequence[str], *, folds: int = FOLDS) -> pd.DataFrame:
@@ -335,8 +343,10 @@ def predict_false(table: pd.DataFrame, measures: Sequence[str], *, folds: int = 
     features = found[list(measures)].to_numpy(dtype=np.float64)
     false, subjects = (found["group"] == "FP").to_numpy(), found["subject"].astype(str).to_numpy()
     if len(set(subjects)) < 3:
-        told = "A model split by subject needs 3 subjects, one to judge, one to fit and one to calibrate"
-        raise ValueError(f"{told}; got {len(set(subjects))}. Take more, or roc of one measure.")
+        raise ValueError(
+            "A model split by subject needs 3 subjects, one to judge, one to fit and one to calibrate; "
+            f"got {len(set(subjects))}. Take more, or roc of one measure."
+        )
     chance = np.empty(len(found))
     for train, test in _splits(false, subjects, folds):
         model = _calibrated(_splits(false[train], subjects[train], folds))
@@ -363,17 +373,18 @@ def calibration(predicted: pd.DataFrame, *, bins: int = 5) -> pd.DataFrame:
     rows = []
     for n in np.unique(which):
         hit = false[which == n]
-        rows.append((len(hit), chance[which == n].mean(), hit.mean(), *_wilson(int(hit.sum()), len(hit))))
-    told = pd.DataFrame(rows, columns=["lesions", "predicted", "observed", "low", "high"])
-    return told.assign(brier=np.mean((chance - false) ** 2), brier_of_share=np.mean((false.mean() - false) ** 2))
+        wilson = binomtest(int(hit.sum()), len(hit)).proportion_ci(method="wilson")
+        rows.append((len(hit), chance[which == n].mean(), hit.mean(), wilson.low, wilson.high))
+    table = pd.DataFrame(rows, columns=["lesions", "predicted", "observed", "low", "high"])
+    return table.assign(brier=np.mean((chance - false) ** 2), brier_of_share=np.mean((false.mean() - false) ** 2))
 
 
 def _found(table: pd.DataFrame) -> pd.DataFrame:
     found = table.loc[table["group"].isin(["TP", "FP"])]
     true, false = (int((found["group"] == group).sum()) for group in ("TP", "FP"))
-    if min(true, false) < FEWEST:
+    if min(true, false) < FEWEST_LESIONS:
         raise ValueError(
-            f"Telling false lesions from true ones needs {FEWEST} of each, got {true} TP and {false} FP; "
+            f"Telling false lesions from true ones needs {FEWEST_LESIONS} of each, got {true} TP and {false} FP; "
             "take more subjects."
         )
     return found
@@ -383,30 +394,33 @@ def _auc(delta: float) -> float:
     return (delta + 1) / 2
 
 
-def _both(interval: Interval) -> Interval:
+def _aucs(interval: Interval) -> Interval:
     return _auc(interval[0]), _auc(interval[1])
 
 
 def _curves(found: pd.DataFrame, times: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Alarms and caught, `(R, K)` each, from how often each lesion is in a resample, `(R, n)`, both groups in each."""
+    """Alarms and caught, `(R, K)` each, from how often each lesion is in a resample, `(R, n)`, both groups in each.
+
+    It is scikit-learn's `roc_curve` with weights, for all resamples at once.
+    """
     order = np.argsort(-found["evidence"].to_numpy(), kind="stable")
-    sorted_, false = found["evidence"].to_numpy()[order], (found["group"] == "FP").to_numpy()[order]
-    ends = np.flatnonzero(np.r_[np.diff(sorted_) != 0, True])
+    evidence, false = found["evidence"].to_numpy()[order], (found["group"] == "FP").to_numpy()[order]
+    ends = np.flatnonzero(np.r_[np.diff(evidence) != 0, True])  # the last lesion of each threshold
     sums = [np.cumsum(times[:, order] * kind, axis=1)[:, ends] for kind in (~false, false)]
     alarms, caught = (np.pad(s / s[:, -1:], ((0, 0), (1, 0))) for s in sums)
     return alarms, caught
 
 
 def _band(found: pd.DataFrame, resamples: int, seed: int) -> np.ndarray:
-    """Curves of resampled subjects, read at `GRID`; resamples without a false or a true lesion are left out."""
+    """Curves of resampled subjects, read at `ROC_GRID`; resamples without a false or a true lesion are left out."""
     names, codes = np.unique(found["subject"].astype(str), return_inverse=True)
-    draws = np.random.default_rng(seed).multinomial(len(names), np.full(len(names), 1 / len(names)), size=resamples)
-    times, false = draws[:, codes], (found["group"] == "FP").to_numpy()
+    times = draw_times(np.random.default_rng(seed), resamples, len(names))[:, codes]
+    false = (found["group"] == "FP").to_numpy()
     times = times[times[:, false].any(axis=1) & times[:, ~false].any(axis=1)]
     if min(len(set(codes[false])), len(set(codes[~false]))) < 2 or not len(times):
-        return np.full((2, len(GRID)), np.nan)
-    curves = [np.interp(GRID, *curve) for curve in zip(*_curves(found, times), strict=True)]
-    return np.percentile(curves, [2.5, 97.5], axis=0)
+        return np.full((2, len(ROC_GRID)), np.nan)
+    curves = [np.interp(ROC_GRID, *curve) for curve in zip(*_curves(found, times), strict=True)]
+    return np.percentile(curves, PERCENTILES, axis=0)
 
 
 def _splits(false: np.ndarray, subjects: np.ndarray, folds: int) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -414,8 +428,10 @@ def _splits(false: np.ndarray, subjects: np.ndarray, folds: int) -> list[tuple[n
 
     count = len(set(subjects))
     if min(folds, count) < 2:
-        told = "Subjects must be split into 2 folds or more, and those left to learn from once more"
-        raise ValueError(f"{told}; got {count} subjects to split into {folds}. Take more folds, or more subjects.")
+        raise ValueError(
+            "Subjects must be split into 2 folds or more, and those left to learn from once more; "
+            f"got {count} subjects to split into {folds}. Take more folds, or more subjects."
+        )
     splits = list(GroupKFold(min(folds, count)).split(false, false, subjects))
     if not all(0 < false[train].sum() < len(train) for train, _ in splits):
         held = len(set(subjects[false]))
@@ -434,9 +450,3 @@ def _calibrated(splits: list[tuple[np.ndarray, np.ndarray]]) -> Any:
 
     model = make_pipeline(StandardScaler(), LogisticRegression())
     return CalibratedClassifierCV(model, method="sigmoid", cv=splits, ensemble=False)  # pyright: ignore
-
-
-def _wilson(hits: int, count: int) -> Interval:
-    z, share = 1.959964, hits / count
-    middle, half = share + z * z / (2 * count), z * np.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
-    return float((middle - half) / (1 + z * z / count)), float((middle + half) / (1 + z * z / count))

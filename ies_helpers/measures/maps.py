@@ -1,29 +1,31 @@
-"""A map and a lesion -> numbers: where it lies, how strong it is, which way it points.
+"""A map and its lesion -> numbers: where it lies, how strong it is, which way it points. `MEASURES` lists them all.
 
 A quantity that has no value, for a map that is zero everywhere or a region without voxels, is NaN, and a warning says
 why; it is never 0 or True. Maps are signed, so every measure of shares says which `part` of a map it takes: `abs`,
-`positive` or `negative` (its magnitude). `(C, I, J, K)` maps are summed over modalities after that.
+`positive` or `negative` (its magnitude). `(C, I, J, K)` maps are summed over channels after that.
 """
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Literal, get_args
 
 import numpy as np
 import torch
 from scipy import ndimage
 
-from ies_helpers.arrays import Affine, Box, LabelMap, Saliency, Voxels, as_mask
-from ies_helpers.segmentation.lesions import Lesion
+from ies_helpers.arrays import Affine, Box, LesionLike, Saliency, as_mask, check_choice, check_finite, spacing_of
+from ies_helpers.measures.removal import Curve, Road
 from ies_helpers.subjects.subject import SHIPPED
 
 SignPart = Literal["abs", "positive", "negative"]
-Region = Lesion | LabelMap | Voxels | Box
+Region = LesionLike | Box
+"""A `Lesion`, a boolean mask `(I, J, K)`, voxels `(V, 3)`, or a box of three slices."""
 
 SHELLS = ((0.0, 2.0), (2.0, 5.0), (5.0, 10.0))
 """Distances from the lesion, in mm: voxels farther than the first and up to the second."""
 
-EPSILON = 0.1
+COMPLEXITY_THRESHOLD = 0.1
 """Share of the peak above which a voxel counts for `effective_complexity`, as in Agg2Exp's evaluation."""
 
 
@@ -35,14 +37,14 @@ def proportional_energy(saliency: Saliency, region: Region, *, part: SignPart = 
 
     Args:
         saliency: `(C, I, J, K)` or `(I, J, K)`.
-        region: a `Lesion`, a boolean mask `(I, J, K)`, voxels `(V, 3)`, or a box of three slices.
+        region: where; see `Region`.
         part: of the signed map.
 
     Raises:
         ValueError: for a region or part that cannot be meant, or of another shape.
     """
     values, mask = part_of(saliency, part), _mask(region, saliency.shape[-3:])
-    return _over(float(values[mask].sum()), float(values.sum()), mask, _why_none(saliency, part))
+    return _over(float(values[mask].sum()), float(values.sum()), mask, why_empty(saliency, part))
 
 
 def average_saliency_focus(saliency: Saliency, region: Region, *, part: SignPart = "abs") -> float:
@@ -51,7 +53,13 @@ def average_saliency_focus(saliency: Saliency, region: Region, *, part: SignPart
     0 for a map that is strong elsewhere; NaN for one that is zero everywhere, which says nothing about a region.
     """
     values, mask = part_of(saliency, part), _mask(region, saliency.shape[-3:])
-    return _over(float(values[mask].sum()), float(mask.sum()) if values.any() else 0.0, mask, _why_none(saliency, part))
+    return _over(float(values[mask].sum()), float(mask.sum()) if values.any() else 0.0, mask, why_empty(saliency, part))
+
+
+def relative_focus(saliency: Saliency, region: Region) -> float:
+    """`average_saliency_focus` over the map's largest absolute value, so that methods of different units compare."""
+    focus = average_saliency_focus(saliency, region)
+    return focus / float(saliency.abs().sum(dim=0).max()) if np.isfinite(focus) else focus
 
 
 def pointing_game(saliency: Saliency, region: Region, *, part: SignPart = "abs") -> float:
@@ -61,7 +69,7 @@ def pointing_game(saliency: Saliency, region: Region, *, part: SignPart = "abs")
     """
     values, mask = part_of(saliency, part), _mask(region, saliency.shape[-3:])
     peaks = (values == values.max()) & values.any()
-    return _over(float((peaks & mask).sum()), float(peaks.sum()), mask, _why_none(saliency, part))
+    return _over(float((peaks & mask).sum()), float(peaks.sum()), mask, why_empty(saliency, part))
 
 
 def rank_accuracy(saliency: Saliency, region: Region, *, part: SignPart = "positive") -> float:
@@ -71,7 +79,7 @@ def rank_accuracy(saliency: Saliency, region: Region, *, part: SignPart = "posit
     """
     values, mask = part_of(saliency, part), _mask(region, saliency.shape[-3:])
     if not values.any() or not mask.any():
-        return _over(0.0, 0.0, mask, _why_none(saliency, part))
+        return _over(0.0, 0.0, mask, why_empty(saliency, part))
     count = int(mask.sum())
     edge = np.partition(values, -count, axis=None)[-count]
     above, tied = values > edge, values == edge
@@ -84,18 +92,18 @@ def gini(saliency: Saliency, *, part: SignPart = "abs") -> float:
     values = np.sort(part_of(saliency, part), axis=None)
     n = len(values)
     weights = (n - np.arange(1, n + 1) + 0.5) / n
-    return 1 - 2 * _over(float((values * weights).sum()), float(values.sum()), None, _why_none(saliency, part))
+    return 1 - 2 * _over(float((values * weights).sum()), float(values.sum()), None, why_empty(saliency, part))
 
 
 def effective_complexity(saliency: Saliency, *, part: SignPart = "abs") -> float:
     """Share of voxels above a tenth of the peak; small is simple (Nguyen and Martinez 2020, as Agg2Exp takes it)."""
     values = part_of(saliency, part)
-    above = float((values > EPSILON * values.max()).sum())
-    return _over(above, float(values.size) if values.any() else 0.0, None, _why_none(saliency, part))
+    above = float((values > COMPLEXITY_THRESHOLD * values.max()).sum())
+    return _over(above, float(values.size) if values.any() else 0.0, None, why_empty(saliency, part))
 
 
 def peak(saliency: Saliency, modalities: Sequence[str] | None = None) -> dict[str, float]:
-    """Largest and smallest value by modality: `flair_max`, `flair_min`, ..., in the map's unit.
+    """Largest and smallest value by channel: `flair_max`, `flair_min`, ..., in the map's unit.
 
     Args:
         saliency: `(C, I, J, K)`.
@@ -105,40 +113,35 @@ def peak(saliency: Saliency, modalities: Sequence[str] | None = None) -> dict[st
         ValueError: for another number of channels, or values that are not finite.
     """
     ends = {}
-    for name, channel in _named(saliency, modalities).items():
+    for name, channel in _by_channel(saliency, modalities).items():
         ends |= {f"{name}_max": float(channel.max()), f"{name}_min": float(channel.min())}
     return ends
 
 
-def _named(saliency: Saliency, modalities: Sequence[str] | None) -> dict[str, torch.Tensor]:
-    """The channels of a map by name, checked."""
-    names = modalities or (SHIPPED if len(saliency) > 1 else ("all",))
-    if saliency.ndim != 4 or len(saliency) != len(names):
-        raise ValueError(
-            f"A map must be (C, I, J, K) with a channel for each of {', '.join(names)}, got {tuple(saliency.shape)}; "
-            "give the names of its channels."
-        )
-    _check_finite(saliency)
-    return dict(zip(names, saliency, strict=True))
+def channel_shares(saliency: Saliency, channels: Sequence[str] | None = None) -> dict[str, float]:
+    """Share of the map's absolute values that each channel has: `flair_share`, ..., which add up to 1; see `peak`."""
+    total = float(saliency.abs().sum())
+    return {
+        f"{name}_share": _over(float(channel.abs().sum()), total, None, "the map is zero everywhere")
+        for name, channel in _by_channel(saliency, channels).items()
+    }
 
 
 def sign_balance(saliency: torch.Tensor, region: Region) -> float:
     """From -1, all negative, to 1, all positive: sum(S) / sum(|S|) over a region."""
     values, mask = np.asarray(saliency, dtype=np.float64), _mask(region, saliency.shape[-3:])
-    _check_finite(values)
+    check_finite(values, "A map", "explain anew")
     inside = values[..., mask]
     return _over(float(inside.sum()), float(np.abs(inside).sum()), mask, "the map is zero there")
 
 
 def shells(region: Region, shape: Sequence[int], affine: Affine) -> dict[str, np.ndarray]:
     """`SHELLS` as masks around a region, by true distance from its nearest voxel's centre: `0-2`, `2-5`, `5-10` mm."""
-    spacing = np.linalg.norm(np.asarray(affine)[:3, :3], axis=0)
-    mask = _mask(region, tuple(shape))
+    mask, spacing = _mask(region, shape), np.array(spacing_of(affine))
     if not mask.any():
         raise ValueError("Shells need a region with voxels to lie around, got one without.")
-    where, reach = np.argwhere(mask), np.ceil(SHELLS[-1][1] / spacing).astype(int) + 1
-    low, high = np.maximum(where.min(axis=0) - reach, 0), where.max(axis=0) + reach + 1
-    near = tuple(slice(*ends) for ends in zip(low, high, strict=True))  # what is farther lies in no shell
+    reach = np.ceil(SHELLS[-1][1] / spacing).astype(int) + 1  # what is farther lies in no shell
+    near = Box.around(mask).grow(reach, shape)
     away: np.ndarray = np.asarray(ndimage.distance_transform_edt(~mask[near], sampling=spacing))
     around = {f"{low:g}-{high:g}": np.zeros_like(mask) for low, high in SHELLS}
     for shell, (nearest, farthest) in zip(around.values(), SHELLS, strict=True):
@@ -146,59 +149,181 @@ def shells(region: Region, shape: Sequence[int], affine: Affine) -> dict[str, np
     return around
 
 
-def measure_map(
-    saliency: Saliency, lesion: Lesion | LabelMap | Voxels, affine: Affine, modalities: Sequence[str] | None = None
-) -> dict[str, float]:
-    """What one map says about its lesion, flat: columns of a table with a row a map.
+# The list of measures: what each one is, said once for tables, rankings and figures.
 
-    Peaks by modality, share of each modality, share of the map inside the lesion and of its strongest voxels there,
-    the peak inside or not, sparseness, complexity, and the sign balance of the first modality in the lesion and in
-    shells around it. `modalities` as in `peak`.
+
+@dataclass(frozen=True, eq=False)
+class MappedLesion:
+    """A lesion and its map: all that a measure may look at.
+
+    Attributes:
+        saliency: `(C, I, J, K)`.
+        lesion: `(I, J, K)` bool, or another `Region`.
+        affine: `(4, 4)`, voxel indices to mm.
+        channels: what each channel of the map is called; see `peak`.
+        road, deletion: what the network said without the voxels that the map calls relevant; None if it was not asked.
     """
-    told: dict[str, float] = peak(saliency, modalities)
-    total = float(saliency.abs().sum())
-    for name, channel in _named(saliency, modalities).items():
-        told[f"{name}_share"] = _over(float(channel.abs().sum()), total, None, "the map is zero everywhere")
-    told["energy"] = proportional_energy(saliency, lesion)
-    told["focus"] = average_saliency_focus(saliency, lesion)
-    told["pointing"] = pointing_game(saliency, lesion)
-    told["rank_accuracy"] = rank_accuracy(saliency, lesion)
-    told |= {"gini": gini(saliency), "complexity": effective_complexity(saliency)}
-    around = {"inside": lesion, **shells(lesion, saliency.shape[-3:], affine)}
-    return told | {f"balance_{name}": sign_balance(saliency[0], region) for name, region in around.items()}
+
+    saliency: Saliency
+    lesion: Region
+    affine: Affine
+    channels: Sequence[str] | None = None
+    road: Road | None = None
+    deletion: Curve | None = None
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One kind of number about a map, and everything that tables, rankings and figures ask about it.
+
+    Attributes:
+        name: its column in tables, where `columns` does not say otherwise.
+        function: a lesion and its map -> the number, or several by column. NaN where there is none, with a warning that
+            ends in `NaN: <why>.`
+        title: as printed tables and figures have it.
+        columns: its names in tables where they are several; `{}` stands for a channel or a place.
+        better: which end is, `higher` or `lower`: it is then summarised in print, and methods are ranked by it.
+        in_unit: whether it has the map's unit, so that methods of different units do not compare.
+        drawn: a `box` of the lesions' values or a `bar` of their mean, in a panel of its own; `peak` and `balance` are
+            drawn together, each kind in a figure of its own; empty: not at all.
+        kept: whether the table of lesions, `lesions.tsv`, has it.
+        asks_network: whether voxels are removed and the network is asked again.
+    """
+
+    name: str
+    function: Callable[[MappedLesion], float | dict[str, float]]
+    title: str
+    columns: tuple[str, ...] = ()
+    better: Literal["higher", "lower", ""] = ""
+    in_unit: bool = False
+    drawn: Literal["box", "bar", "peak", "balance", ""] = "box"
+    kept: bool = False
+    asks_network: bool = False
+
+
+PEAKS, SHARES, BALANCES = ("{}_max", "{}_min"), ("{}_share",), ("balance_{}",)
+"""Columns of the measures that have one for each channel, or for each shell around the lesion."""
+
+
+def _balance_inside(of: MappedLesion) -> float:
+    return sign_balance(of.saliency[0], of.lesion)
+
+
+def _balance_around(of: MappedLesion) -> dict[str, float]:
+    around = shells(of.lesion, of.saliency.shape[-3:], of.affine)
+    return {f"balance_{name}": sign_balance(of.saliency[0], shell) for name, shell in around.items()}
+
+
+def _deletion(of: MappedLesion) -> float:
+    return of.deletion.log_area if of.deletion else np.nan
+
+
+def _of_lesion(measure: Callable[[Saliency, Region], float]) -> Callable[[MappedLesion], float]:
+    return lambda mapped: measure(mapped.saliency, mapped.lesion)
+
+
+MEASURES = {
+    row.name: row
+    for row in (
+        Measure("peak", lambda m: peak(m.saliency, m.channels), "peak", PEAKS, in_unit=True, drawn="peak", kept=True),
+        Measure("share", lambda m: channel_shares(m.saliency, m.channels), "share", SHARES, drawn="", kept=True),
+        Measure("energy", _of_lesion(proportional_energy), "energy", better="higher", kept=True),
+        Measure("focus", _of_lesion(average_saliency_focus), "focus", in_unit=True, drawn=""),
+        Measure("relative_focus", _of_lesion(relative_focus), "relative focus", better="higher"),
+        Measure("pointing", _of_lesion(pointing_game), "pointing", better="higher", drawn="bar"),
+        Measure("rank_accuracy", _of_lesion(rank_accuracy), "rank accuracy", better="higher"),
+        Measure("gini", lambda m: gini(m.saliency), "Gini", better="higher"),
+        Measure("complexity", lambda m: effective_complexity(m.saliency), "complexity", better="lower"),
+        Measure("balance_inside", _balance_inside, "sign balance in the lesion", drawn="balance", kept=True),
+        Measure("balance", _balance_around, "sign balance around it", BALANCES, drawn="balance"),
+        Measure("road", lambda m: m.road.mean if m.road else np.nan, "ROAD", better="higher", asks_network=True),
+        Measure("deletion", _deletion, "deletion", better="lower", asks_network=True),
+    )
+}
+"""Every measure. A new one is a row here and one test: tables, summaries, rankings and figures follow.
+
+`relative_focus` is the focus over the map's largest absolute value; `balance` is of the first channel, in the lesion
+and in `SHELLS` around it; `road` is the mean over fractions of (LeRF - MoRF) / 2, `deletion` the mean height of its
+curve on a logarithmic scale.
+"""
+
+
+def measure_of(column: str) -> Measure | None:
+    """The row of `MEASURES` that a column of a table belongs to: `flair_max` to `peak`; None for an unknown one."""
+    if column in MEASURES:
+        return MEASURES[column]
+    for row in MEASURES.values():
+        for pattern in row.columns:
+            start, _, end = pattern.partition("{}")
+            if column.startswith(start) and column.endswith(end) and len(column) > len(start + end):
+                return row
+    return None
+
+
+def ranked_measures() -> dict[str, Measure]:
+    """The rows of which one end is better."""
+    return {name: row for name, row in MEASURES.items() if row.better}
+
+
+def measure_map(mapped: MappedLesion) -> tuple[dict[str, float], dict[str, str]]:
+    """What one map says about its lesion: values by column, and for those that are NaN the reason.
+
+    Measures that ask the network are left out where it was not asked.
+    """
+    values: dict[str, float] = {}
+    reasons: dict[str, str] = {}
+    for row in MEASURES.values():
+        if row.asks_network and mapped.road is None:
+            continue
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            found = row.function(mapped)
+        found = found if isinstance(found, dict) else {row.name: found}
+        missing = [column for column, value in found.items() if np.isnan(value)]
+        why = [str(w.message).partition("NaN: ")[2].rstrip(".") for w in caught if "NaN: " in str(w.message)]
+        values, reasons = values | found, reasons | dict(zip(missing, why, strict=False))
+    return values, reasons
+
+
+# What the measures above stand on.
 
 
 def part_of(saliency: torch.Tensor, part: str) -> np.ndarray:
-    """`(I, J, K)` float64, nowhere negative: the part of each modality of a map, added."""
-    if part not in get_args(SignPart):
-        raise ValueError(f"part must be abs, positive or negative, got {part!r}.")
+    """`(I, J, K)` float64, nowhere negative: the part of each channel of a map, added."""
+    check_choice("part", part, get_args(SignPart))
     if saliency.ndim not in (3, 4):
         raise ValueError(f"A map must be (C, I, J, K) or (I, J, K), got {tuple(saliency.shape)}.")
     values = np.asarray(saliency, dtype=np.float64)
-    _check_finite(values)
+    check_finite(values, "A map", "explain anew")
     values = {"abs": np.abs(values), "positive": np.maximum(values, 0), "negative": np.maximum(-values, 0)}[part]
     return values.sum(axis=0) if values.ndim == 4 else values
 
 
-def _why_none(saliency: torch.Tensor, part: SignPart) -> str:
+def why_empty(saliency: torch.Tensor, part: SignPart) -> str:
     """What to say where a part of a map has no value anywhere."""
     whole = part == "abs" or not np.asarray(saliency).any()
     return "the map is zero everywhere" if whole else f"the map has no {part} values"
 
 
-def _check_finite(values: np.ndarray | torch.Tensor) -> None:
-    lost = np.asarray(values).size - int(np.isfinite(np.asarray(values)).sum())
-    if lost:
-        raise ValueError(f"A map must be finite, got {lost} NaN or infinite values; explain anew.")
+def _by_channel(saliency: Saliency, channels: Sequence[str] | None) -> dict[str, torch.Tensor]:
+    """The channels of a map by name, checked."""
+    names = channels or (SHIPPED if len(saliency) > 1 else ("all",))
+    if saliency.ndim != 4 or len(saliency) != len(names):
+        raise ValueError(
+            f"A map must be (C, I, J, K) with a channel for each of {', '.join(names)}, got {tuple(saliency.shape)}; "
+            "give the names of its channels."
+        )
+    check_finite(saliency, "A map", "explain anew")
+    return dict(zip(names, saliency, strict=True))
 
 
 def _mask(region: Region, shape: Sequence[int]) -> np.ndarray:
+    """`(I, J, K)` bool. Unlike a lesion, a region may be empty: what is measured in it is then NaN."""
     if isinstance(region, tuple):
-        _check_box(region, shape)
         mask = np.zeros(tuple(shape), dtype=bool)
-        mask[region] = True
+        mask[_checked_box(region, shape)] = True
         return mask
-    if not isinstance(region, Lesion) and np.asarray(region).dtype == bool:
+    if getattr(region, "dtype", None) in (bool, torch.bool):
         mask = np.asarray(region)
         if mask.shape != tuple(shape):
             raise ValueError(f"Map and region must lie on one grid, got {tuple(shape)} and {mask.shape}.")
@@ -206,13 +331,13 @@ def _mask(region: Region, shape: Sequence[int]) -> np.ndarray:
     return as_mask(region, shape)
 
 
-def _check_box(box: tuple[slice, ...], shape: Sequence[int]) -> None:
+def _checked_box(box: tuple[slice, ...], shape: Sequence[int]) -> tuple[slice, ...]:
     """Refuse what `mask[box]` would cut at the border, or take for something else."""
     sides = [s for s in box if isinstance(s, slice) and s.step in (None, 1)]
     if len(box) == len(sides) == 3 and all(
         0 <= (s.start or 0) <= (n if s.stop is None else s.stop) <= n for s, n in zip(sides, shape, strict=True)
     ):
-        return
+        return box
     raise ValueError(f"A box must be three slices inside the grid {tuple(shape)}, got {box}; cut it off at the border.")
 
 

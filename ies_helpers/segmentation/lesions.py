@@ -17,7 +17,7 @@ from torch import nn
 from ies_helpers.arrays import CONNECTIVITY, Affine, LabelMap, Probability, Voxels, as_mask, check_seed
 from ies_helpers.segmentation.inference import check_window, predict
 from ies_helpers.segmentation.network import Network, as_network
-from ies_helpers.subjects.folder import open_derivative, save_lesions, write_table
+from ies_helpers.subjects.folder import as_tsv, open_derivative, save_lesions, write_table
 from ies_helpers.subjects.subject import Subject
 from ies_helpers.subjects.tissue import inner_white_matter
 
@@ -339,5 +339,13 @@ def segment_into_folder(subject: Subject, network: Network, out: Path, *, progre
     lesions = find_lesions(probability, subject.target, threshold=network.threshold, affine=subject.affine)
     groups = {lesion.group for lesion in lesions}
     save_lesions(out, subject, probability, {g: lesions.label_map(subject.shape, g) for g in groups})
-    write_table(out / f"sub-{subject.name}" / "lesions.tsv", lesions.table())
+    _write_lesions(out / f"sub-{subject.name}" / "lesions.tsv", lesions.table())
     return lesions
+
+
+def _write_lesions(path: Path, table: pd.DataFrame) -> None:
+    """Write the table, unless the file holds these lesions already: behind them stands what their maps measured."""
+    held = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    wanted = as_tsv(table).splitlines()
+    if len(held) < len(wanted) or any(not f"{h}\t".startswith(f"{w}\t") for h, w in zip(held, wanted, strict=False)):
+        write_table(path, table)

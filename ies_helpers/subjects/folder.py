@@ -304,8 +304,13 @@ def write_index(folder: Path) -> pd.DataFrame:
 
 
 def write_table(path: Path, table: pd.DataFrame) -> None:
-    """Write a table as TSV, `n/a` where there is no value (BIDS)."""
-    write_text(path, table.to_csv(sep="\t", index=False, na_rep="n/a", float_format="%.6g"))
+    """Write a table; see `as_tsv`."""
+    write_text(path, as_tsv(table))
+
+
+def as_tsv(table: pd.DataFrame) -> str:
+    """A table as TSV, `n/a` where there is no value (BIDS)."""
+    return table.to_csv(sep="\t", index=False, na_rep="n/a", float_format="%.6g")
 
 
 # Lesions put into a folder of maps that no prediction of ours numbered: masks drawn by hand, controls.
@@ -408,8 +413,8 @@ class SavedMap:
         return torch.from_numpy(np.stack(values)), torch.from_numpy(mask), np.asarray(files[0].affine, dtype=np.float64)
 
 
-def read_maps(folders: Path | Iterable[Path]) -> list[SavedMap]:
-    """The finished maps of folders, by subject and lesion; a map that is being written is left out.
+def read_maps(folders: Path | Iterable[Path], subject: str = "*") -> list[SavedMap]:
+    """The finished maps of folders, of one subject or all, by subject and lesion; one being written is left out.
 
     Raises:
         FileNotFoundError: if a folder holds no maps, or a file of theirs is gone.
@@ -418,7 +423,7 @@ def read_maps(folders: Path | Iterable[Path]) -> list[SavedMap]:
     given = [Path(folders)] if isinstance(folders, str | os.PathLike) else [Path(f) for f in folders]
     maps = []
     for folder in {path.resolve(): path for path in given}.values():
-        found = [_read(folder, path) for path in sorted(folder.glob(f"sub-*/anat/{MAPS}"))]
+        found = [_read(folder, path) for path in sorted(folder.glob(f"sub-{subject}/anat/{MAPS}"))]
         if not found:
             raise FileNotFoundError(f"A folder must hold maps made by `ies explain`, {folder} holds none.")
         maps += [saved for saved in found if saved is not None]

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from ies_helpers.figures.charts import plot_balance, plot_faithfulness, plot_measures, plot_peaks, plot_ranking
 from ies_helpers.figures.slices import GROUP_COLOURS
 from ies_helpers.measures.evaluation import rank_methods
-from tests.measures.test_ranking import NAN, table
+from tests.measures.test_evaluation import NAN, table
 
 
 def titled(figure: Figure, start: str) -> Axes:

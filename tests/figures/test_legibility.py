@@ -34,9 +34,10 @@ from ies_helpers.figures.charts import (
 from ies_helpers.figures.lesions import plot_group_map, plot_maps
 from ies_helpers.figures.slices import GROUP_COLOURS, SIGNED
 from ies_helpers.measures.agg2exp import dependency_matrix, outliers, simulated_table, strongest_dependencies
-from ies_helpers.measures.evaluation import RANKED, rank_methods
+from ies_helpers.measures.evaluation import rank_methods
 from ies_helpers.measures.groupmaps import centred_affine, group_map
 from ies_helpers.measures.groups import calibration, roc
+from ies_helpers.measures.maps import ranked_measures
 from ies_helpers.measures.removal import Curve, Road
 from ies_helpers.measures.sanity import AS_TRAINED, SHUFFLED
 from tests.patients import ball, lesion_of, subject_in_memory
@@ -135,7 +136,14 @@ METHODS = ("smoothgrad max, 50 draws", "smoothgrad mean, 50 draws", "gradcam++",
 def evaluated() -> dict[str, Figure]:
     """One figure of each kind that `ies evaluate` draws, of four methods with long names and three groups."""
     rng = np.random.default_rng(0)
-    names = [*RANKED, "flair_max", "flair_min", "t1_max", "t1_min", *(f"balance_{w}" for w in ("inside", "0-2", "2-5"))]
+    names = [
+        *ranked_measures(),
+        "flair_max",
+        "flair_min",
+        "t1_max",
+        "t1_min",
+        *(f"balance_{w}" for w in ("inside", "0-2", "2-5")),
+    ]
     about = [
         {"subject": "a", "network": "unet", "lesion": n, "lesion_id": str(n), "group": group, "method": method}
         for method in METHODS
@@ -187,7 +195,7 @@ def placed() -> dict[str, Figure]:
 def test_labels_of_neighbouring_methods_do_not_touch() -> None:
     figure = evaluated()["measures"]
     figure.draw_without_rendering()
-    for ax in figure.axes[: len(RANKED)]:
+    for ax in figure.axes[: len(ranked_measures())]:
         boxes = [label.get_window_extent() for label in ax.get_xticklabels()]
         assert len(boxes) == len(METHODS)
         assert all(one.x1 < other.x0 for one, other in pairwise(boxes))
