@@ -15,7 +15,7 @@ from ies_helpers.saliency.context import BLUR_MM
 from ies_helpers.saliency.frozen import deviation
 from ies_helpers.saliency.gradients import LesionGradient
 from ies_helpers.saliency.methods import METHODS, Recipe
-from ies_helpers.saliency.smoothgrad import TARGET, RunState, noise_sigma
+from ies_helpers.saliency.smoothgrad import PEAK_TARGET, RunState, noise_sigma
 from ies_helpers.segmentation.lesions import Lesion, lesion_of
 from ies_helpers.segmentation.network import Network, as_network
 from ies_helpers.subjects.folder import (
@@ -140,7 +140,7 @@ def _record(subject: Subject, network: Network, digest: str, pixels: str, lesion
     if "noise" in used:
         used["sigma"] = noise_sigma(subject.image, recipe.noise, network.channels or subject.channels)
     if used.get("draws") == "auto":
-        used |= {"draws": None, "tolerance": TARGET}
+        used |= {"draws": None, "tolerance": PEAK_TARGET}
     if told.get("baseline") == "blurred":
         told["blur_mm"] = BLUR_MM
     return MapRecord(

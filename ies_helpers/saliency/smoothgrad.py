@@ -4,6 +4,9 @@ Source: equations 2 and 3 of Spagnolo et al. (arXiv 2406.09335), after Smilkov e
 published scripts depart from the equations: `ies.py` divides the summed gradient by the number of lesions
 of the subject, not by the lesion's voxels, and starts from uninitialised memory; to compare, multiply our
 `mean` map by voxels / lesions.
+
+Below: the noise, the same on every machine; the average as it grows, with its error and when to stop; the running sums
+on disk, so that a killed run goes on; and the loop over draws that joins them.
 """
 
 import contextlib
@@ -16,31 +19,100 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from numbers import Integral
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, TypedDict, Unpack
 
 import numpy as np
 import torch
 from torch import nn
 from tqdm.auto import tqdm
 
-from ies_helpers.arrays import Box, LabelMap, Saliency, Volume, Voxels, check_seed
+from ies_helpers.arrays import Box, LesionLike, Saliency, Volume, Voxels, check_seed
 from ies_helpers.saliency.gradients import Aggregate, LesionGradient, Statistics, Way
 from ies_helpers.saliency.views import Boxed, upload
 from ies_helpers.segmentation.inference import check_finite
-from ies_helpers.segmentation.lesions import Lesion
 from ies_helpers.segmentation.network import Network, as_network
 from ies_helpers.subjects.files import replacing
 from ies_helpers.subjects.subject import noise_reference
 
-# How many draws are enough: a SmoothGrad map's Monte-Carlo standard error, and when to stop drawing.
-
 Draws: TypeAlias = int | Literal["auto"]
 
-TARGET = 0.02
+NOISE_SHARE = 0.05
+"""Standard deviation of the noise as a share of the range of the FLAIR channel, as published."""
+
+PEAK_TARGET = 0.02
 """With `draws="auto"`: the standard error of the peak, as a share of the peak, at which no more draws are added."""
 
-FEWEST, MOST = 10, 200
+FEWEST_DRAWS, MOST_DRAWS = 10, 200
 """With `draws="auto"`: of fewer draws the scatter is hardly known; more take longer than they are worth."""
+
+SUMS_BYTES = 2**30
+"""Memory that the sums of all lesions computed together may take, two float64 a value."""
+
+# The noise.
+
+
+def check_noise(draws: int | str, noise: float, seed: int) -> None:
+    """Refuse fewer than one draw, noise that is negative or above the range itself, or what is no seed."""
+    check_seed(seed)
+    if not (draws == "auto" or (isinstance(draws, Integral) and int(draws) >= 1)) or not 0 <= noise <= 1:
+        raise ValueError(
+            f"draws must be at least 1 and noise a share from 0 to 1, got {draws!r} and {noise}; for draws give a "
+            "whole number, or auto."
+        )
+
+
+def noise_sigma(image: Volume, noise: float, channels: Sequence[str] | None = None) -> float:
+    """Standard deviation of the noise, in z-scored intensity: a share of max - min of FLAIR, as published.
+
+    Args:
+        image: `(C, I, J, K)`.
+        noise: the share.
+        channels: what the channels are; without FLAIR among them, or without names, the first counts.
+    """
+    reference = image[noise_reference(channels)]
+    return noise * float(reference.max() - reference.min())
+
+
+def noisy_image(image: Volume, sigma: float, seed: int, draw: int) -> Volume:
+    """The image of one draw, `(C, I, J, K)`: numpy's generator seeded with (seed, draw), in float32."""
+    if sigma == 0:
+        return image
+    normal = np.random.default_rng([seed, draw]).standard_normal(tuple(image.shape), dtype=np.float32)
+    return image + torch.from_numpy(normal).to(image.device).mul_(sigma).to(image.dtype)
+
+
+class NoisyImages:
+    """The noisy images of one run, on the network's device.
+
+    For a GPU another thread makes the next image, and copies it from pinned memory, while the GPU works on this one. On
+    the CPU all cores have enough to do.
+    """
+
+    def __init__(self, image: Volume, sigma: float, seed: int, network: Network, ahead: bool | None = None) -> None:
+        """`ahead`: whether to make the next image early; None: for a GPU."""
+        self._make = lambda draw: noisy_image(image, sigma, seed, draw)
+        self._network = network
+        ahead = network.device.type == "cuda" if ahead is None else ahead
+        self._worker = ThreadPoolExecutor(1) if ahead else None
+        self._next: dict[int, Future[Volume]] = {}
+
+    def __call__(self, draw: int) -> Volume:
+        """The image of one draw; it is quickest to ask for them in order."""
+        if self._worker is None:
+            noisy = self._make(draw)
+        else:
+            waiting = self._next.get(draw) or self._worker.submit(self._make, draw)
+            noisy = waiting.result()
+            self._next = {draw + 1: self._worker.submit(self._make, draw + 1)}
+        return upload(noisy, self._network.device).to(self._network.dtype)
+
+    def close(self) -> None:
+        """End the thread."""
+        if self._worker is not None:
+            self._worker.shutdown(cancel_futures=True)
+
+
+# The average over draws, its error, and when there are enough.
 
 
 @dataclass(frozen=True)
@@ -126,14 +198,14 @@ class Average:
 
 def most_draws(draws: Draws) -> int:
     """The number of draws, or the largest that `auto` can come to."""
-    return MOST if draws == "auto" else draws
+    return MOST_DRAWS if draws == "auto" else draws
 
 
-def enough(average: Average, draws: Draws) -> bool:
-    """Whether no more draws are wanted: all of a given number; for `auto`, when the peak is known well.
+def has_enough_draws(average: Average, draws: Draws) -> bool:
+    """Whether a given number of draws has been averaged, or for `auto` the peak is known well.
 
-    `auto` stops at the first number of draws from `FEWEST` to `MOST` at which the standard error of the peak is at
-    most `TARGET` of the peak, peak and error both taken from the draws so far. What that tells, and what it does not:
+    `auto` stops at the first number of draws from `FEWEST_DRAWS` to `MOST_DRAWS` at which the standard error of the
+    peak is at most `PEAK_TARGET` of the peak, both taken from the draws so far. What that tells, and what it does not:
 
     - It is about one value, the mean at the voxel that is the peak now. Weaker voxels are known less well, relative
       to themselves many of them not at all: see `Average.error`.
@@ -149,97 +221,30 @@ def enough(average: Average, draws: Draws) -> bool:
         average: of one lesion; other lesions have no say in it.
         draws: a number, or `auto`.
     """
-    if average.draws < (FEWEST if draws == "auto" else draws):
+    if average.draws < (FEWEST_DRAWS if draws == "auto" else draws):
         return False
-    return average.draws >= most_draws(draws) or _known(average.peak)
+    return average.draws >= most_draws(draws) or _peak_is_known(average.peak)
 
 
-def _known(peak: Peak) -> bool:
-    return peak.standard_error <= TARGET * abs(peak.value)
+def _peak_is_known(peak: Peak) -> bool:
+    return peak.standard_error <= PEAK_TARGET * abs(peak.value)
 
 
-def warn_if_unknown(average: Average, name: str) -> None:
-    """Say so where `auto` ended with `MOST` draws and without its target."""
-    if not _known(average.peak):
-        told = f"{average.peak.relative:.1%} of it after {average.draws} draws, more than {TARGET:.0%}"
-        warnings.warn(f"The standard error of the peak of lesion {name} is {told}.", stacklevel=3)
+def _warn_if_unknown(average: Average, name: str) -> None:
+    """Say so where `auto` ended with `MOST_DRAWS` draws and without its target."""
+    if not _peak_is_known(average.peak):
+        error = f"{average.peak.relative:.1%} of it after {average.draws} draws, more than {PEAK_TARGET:.0%}"
+        warnings.warn(f"The standard error of the peak of lesion {name} is {error}.", stacklevel=3)
 
 
-# The noise of SmoothGrad: the same on every machine, ready before it is needed.
-
-NOISE = 0.05
-"""Standard deviation of the noise as a share of the range of the FLAIR channel, as published."""
-
-
-def check_noise(draws: int | str, noise: float, seed: int) -> None:
-    """Refuse fewer than one draw, noise that is negative or above the range itself, or a seed that is none."""
-    check_seed(seed)
-    if not (draws == "auto" or (isinstance(draws, Integral) and int(draws) >= 1)) or not 0 <= noise <= 1:
-        raise ValueError(
-            f"draws must be at least 1 and noise a share from 0 to 1, got {draws!r} and {noise}; for draws give a "
-            "whole number, or auto."
-        )
-
-
-def noise_sigma(image: Volume, noise: float, channels: Sequence[str] | None = None) -> float:
-    """Standard deviation of the noise, in z-scored intensity: a share of max - min of FLAIR, as published.
-
-    Args:
-        image: `(C, I, J, K)`.
-        noise: the share.
-        channels: what the channels are; without FLAIR among them, or without names, the first counts.
-    """
-    reference = image[noise_reference(channels)]
-    return noise * float(reference.max() - reference.min())
-
-
-def noisy_image(image: Volume, sigma: float, seed: int, draw: int) -> Volume:
-    """The image of one draw, `(C, I, J, K)`: numpy's generator seeded with (seed, draw), in float32."""
-    if sigma == 0:
-        return image
-    normal = np.random.default_rng([seed, draw]).standard_normal(tuple(image.shape), dtype=np.float32)
-    return image + torch.from_numpy(normal).to(image.device).mul_(sigma).to(image.dtype)
-
-
-class NoisyImages:
-    """The noisy images of one run where the network is.
-
-    Beside a GPU the next one is made by another thread, and copied from pinned memory, while the GPU works on this
-    one. On the CPU all cores have enough to do. Not measured on a GPU.
-    """
-
-    def __init__(self, image: Volume, sigma: float, seed: int, network: Network, ahead: bool | None = None) -> None:
-        """`ahead`: whether to make the next one early; None: beside a GPU."""
-        self._make = lambda draw: noisy_image(image, sigma, seed, draw)
-        self._network = network
-        ahead = network.device.type == "cuda" if ahead is None else ahead
-        self._worker = ThreadPoolExecutor(1) if ahead else None
-        self._next: dict[int, Future[Volume]] = {}
-
-    def __call__(self, draw: int) -> Volume:
-        """The image of one draw; asked for in order, the next is on its way."""
-        if self._worker is None:
-            noisy = self._make(draw)
-        else:
-            waiting = self._next.get(draw) or self._worker.submit(self._make, draw)
-            noisy = waiting.result()
-            self._next = {draw + 1: self._worker.submit(self._make, draw + 1)}
-        return upload(noisy, self._network.device).to(self._network.dtype)
-
-    def close(self) -> None:
-        """Let the thread go."""
-        if self._worker is not None:
-            self._worker.shutdown(cancel_futures=True)
-
-
-# Where a long run stands: the running sums of each lesion, on disk, so that a killed run goes on.
+# Where a long run stands, on disk.
 
 
 class RunState:
     """Sums over noise draws, one small file a lesion, written beside and renamed.
 
-    A file is found again only by a run of the same `key` (network, image, settings) and the same voxels, so
-    a run with other settings starts anew. What cannot be read counts as not there.
+    A file belongs to a `key` (network, image, settings) and to the lesion's voxels, so a run with other settings
+    starts anew. A file that cannot be read counts as not there.
     """
 
     def __init__(self, folder: Path, key: str, every: float = 30.0) -> None:
@@ -247,12 +252,12 @@ class RunState:
         self.folder, self.key, self.every = Path(folder), key, every
         self._saved = time.monotonic()
 
-    def load(self, voxels: Voxels, total: torch.Tensor, most: int) -> int:
-        """Copy the saved sum of a lesion into `total`; the draws in it, 0 if there is none of at most `most`."""
+    def load(self, voxels: Voxels, total: torch.Tensor, at_most: int) -> int:
+        """Copy the saved sum of a lesion into `total`; the draws in it, 0 if there is none of at most `at_most`."""
         try:
             with np.load(self._path(voxels)) as saved:
                 values, draws = saved["total"], int(saved["draws"])
-                if draws > most or values.shape != tuple(total.shape) or not np.isfinite(values).all():
+                if draws > at_most or values.shape != tuple(total.shape) or not np.isfinite(values).all():
                     return 0
                 total.copy_(torch.from_numpy(values))
                 return draws
@@ -260,7 +265,7 @@ class RunState:
             return 0
 
     def save(self, lesions: Sequence[Voxels], totals: Sequence[torch.Tensor], draws: Sequence[int]) -> None:
-        """Write all sums, if the last time was long enough ago."""
+        """Write all sums, unless they were written less than `every` seconds ago."""
         if time.monotonic() - self._saved < self.every:
             return
         for voxels, total, count in zip(lesions, totals, draws, strict=True):
@@ -269,7 +274,7 @@ class RunState:
         self._saved = time.monotonic()
 
     def clear(self) -> None:
-        """Remove the files of this key, every map of it is finished, and the folder if that leaves it empty."""
+        """Remove the files of this key, whose maps are all finished, and the folder if that leaves it empty."""
         for path in self.folder.glob(f"{_digest(self.key.encode())}-*.npz"):
             path.unlink(missing_ok=True)
         with contextlib.suppress(OSError):
@@ -284,18 +289,29 @@ def _digest(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()[:24]
 
 
-ACCUMULATORS = 2**30
-"""Bytes that the sums of all lesions computed together may take, two float64 a value."""
+# The loop over draws.
+
+
+class SmoothGradSettings(TypedDict, total=False):
+    """The settings of `smoothgrad`, by name."""
+
+    aggregate: Aggregate
+    draws: Draws
+    noise: float
+    seed: int
+    way: Way | None
+    statistics: Statistics
+    progress: bool
 
 
 def smoothgrad(
     network: Network | nn.Module,
     image: Volume,
-    lesion: Lesion | LabelMap | Voxels,
+    lesion: LesionLike,
     *,
     aggregate: Aggregate = "max",
     draws: Draws = 50,
-    noise: float = NOISE,
+    noise: float = NOISE_SHARE,
     seed: int = 0,
     way: Way | None = None,
     statistics: Statistics = "exact",
@@ -309,12 +325,12 @@ def smoothgrad(
 
     Args:
         network: explained on the whole volume or through its windows: `network.through`.
-        image: `(C, I, J, K)`, z-scored, FLAIR first.
-        lesion: a `Lesion`, a boolean mask `(I, J, K)` or integer voxels `(V, 3)`.
+        image: `(C, I, J, K)`, z-scored; the network's channels, or FLAIR first where it names none.
+        lesion: see `LesionLike`.
         aggregate: over the lesion's voxels, in each draw: `mean` (equation 2), `sum`, or `max` (equation 3).
         draws: number of noisy images; the paper takes 50. `auto` stops when the standard error of the peak is at most
             2 % of it, after 10 to 200 draws. It is the error of one value, chosen and judged by the same draws:
-            `convergence.enough` says what that tells and what it does not.
+            `has_enough_draws` says what that tells and what it does not.
         noise: sigma as a share of the FLAIR range.
         seed: of the noise.
         way: how to compute gradients; None takes the fastest. All are exact.
@@ -324,13 +340,13 @@ def smoothgrad(
     Returns:
         `(C, I, J, K)` float32, signed, in logits per unit of z-scored intensity.
     """
-    settings = {"aggregate": aggregate, "draws": draws, "noise": noise, "seed": seed}
-    how = {"way": way, "statistics": statistics, "progress": progress}
-    return smoothgrad_average(network, image, lesion, **settings, **how).full(tuple(image.shape[1:]))
+    settings: SmoothGradSettings = {"aggregate": aggregate, "draws": draws, "noise": noise, "seed": seed}
+    settings |= {"way": way, "statistics": statistics, "progress": progress}
+    return smoothgrad_average(network, image, lesion, **settings).full(tuple(image.shape[1:]))
 
 
 def smoothgrad_average(
-    network: Network | nn.Module, image: Volume, lesion: Lesion | LabelMap | Voxels, **settings: Any
+    network: Network | nn.Module, image: Volume, lesion: LesionLike, **settings: Unpack[SmoothGradSettings]
 ) -> Average:
     """`smoothgrad` with what its draws tell of its error, on the box where the map can be non-zero.
 
@@ -348,78 +364,84 @@ def smoothgrad_average(
 def smoothgrad_each(
     network: Network | nn.Module,
     image: Volume,
-    lesions: Sequence[Lesion | LabelMap | Voxels],
+    lesions: Sequence[LesionLike],
     *,
+    state: RunState | None = None,
+    channels: Sequence[str] | None = None,
     aggregate: Aggregate = "max",
     draws: Draws = 50,
-    noise: float = NOISE,
+    noise: float = NOISE_SHARE,
     seed: int = 0,
     way: Way | None = None,
     statistics: Statistics = "exact",
     progress: bool = False,
-    state: RunState | None = None,
-    channels: Sequence[str] | None = None,
 ) -> Iterator[tuple[int, Average]]:
     """`smoothgrad` of many lesions, each draw's noise made once: yields (position in `lesions`, its average).
 
-    Lesions are taken in groups whose sums fit in memory, a group's maps are yielded when its last draw is
-    done. With a `state`, sums are saved as they grow, and a later run with the same settings goes on from them.
-    With `draws="auto"` each lesion stops by itself: neither the others nor an interruption change its map. Rounding on
-    another device may move the stop; the number of draws that it came to gives the same map anywhere.
+    Lesions are taken in groups whose sums fit in memory; a group's averages are yielded after its last draw. With a
+    `state`, sums are saved as they grow, and a later run with the same settings goes on from them. With `draws="auto"`
+    each lesion stops by itself: neither the others nor an interruption change its map. Rounding on another device may
+    move the stop; the number of draws that it came to gives the same map anywhere.
+
+    Args:
+        network, image: see `smoothgrad`.
+        lesions: in any order, which changes nothing.
+        state: where sums are kept.
+        channels: of the image, where the network names none: the noise is a share of the range of FLAIR.
+        aggregate, draws, noise, seed, way, statistics, progress: see `smoothgrad`.
 
     Raises:
         ValueError: for fewer than one draw, a negative noise or seed, or a map that is not finite.
     """
     check_noise(draws, noise, seed)
     network = as_network(network)
-    how = {"aggregate": aggregate, "way": way, "statistics": statistics}
-    engines = [LesionGradient(network, image, lesion, **how) for lesion in lesions]
+    engines = [LesionGradient(network, image, lesion, aggregate, way=way, statistics=statistics) for lesion in lesions]
+    names = [str(getattr(lesion, "number", n)) for n, lesion in enumerate(lesions, 1)]
     noisy = NoisyImages(image, noise_sigma(image, noise, network.channels or channels), seed, network)
-    bar = tqdm(total=most_draws(draws) * len(engines), desc="SmoothGrad", unit="map", disable=not progress)
-    for group in _groups(engines):
+    most = most_draws(draws)
+    bar = tqdm(total=most * len(engines), desc="SmoothGrad", unit="map", disable=not progress)
+    for group in _groups_in_memory(engines):
         averages = {n: Average(len(image), engines[n].box, network.device) for n in group}
         voxels = [engines[n].voxels for n in group]
         for n, average in averages.items():
-            average.draws = state.load(engines[n].voxels, average.sums, most_draws(draws)) if state else 0
+            average.draws = state.load(engines[n].voxels, average.sums, most) if state else 0
             bar.update(average.draws)
-        while todo := [n for n in group if not enough(averages[n], draws)]:
+        # Lesions may stand at different draws, after an interruption: those that are furthest behind go first.
+        while todo := [n for n in group if not has_enough_draws(averages[n], draws)]:
             draw = min(averages[n].draws for n in todo)
             image_of_draw = noisy(draw)
             for n in [n for n in todo if averages[n].draws == draw]:
-                bar.set_postfix_str(f"draw {draw + 1}/{most_draws(draws)}, lesion {_name(lesions[n], n)}")
-                _add(averages[n], engines[n](image_of_draw), network)
+                bar.set_postfix_str(f"draw {draw + 1}/{most}, lesion {names[n]}")
+                _add_draw(averages[n], engines[n](image_of_draw), network)
                 bar.update()
             if state:
                 state.save(voxels, [a.sums for a in averages.values()], [a.draws for a in averages.values()])
-        bar.total -= sum(most_draws(draws) - a.draws for a in averages.values())
+        bar.total -= sum(most - a.draws for a in averages.values())
         for n, average in averages.items():
             check_finite(average.sums, network)
             if draws == "auto":
-                warn_if_unknown(average, _name(lesions[n], n))
+                _warn_if_unknown(average, names[n])
             yield n, average
     noisy.close()
     bar.close()
 
 
-def _add(average: Average, values: torch.Tensor, network: Network) -> None:
-    """One more draw. A broken network is found at the first; a look at each would have a GPU waited for."""
+def _add_draw(average: Average, values: torch.Tensor, network: Network) -> None:
+    """Add one more draw. A broken network is found at the first; a look at each would keep a GPU waiting."""
     average.add(values)
     if average.draws == 1:
         check_finite(average.sums, network)
 
 
-def _groups(engines: list[LesionGradient]) -> Iterator[list[int]]:
+def _groups_in_memory(engines: list[LesionGradient]) -> Iterator[list[int]]:
+    """Positions of lesions whose sums fit into `SUMS_BYTES` together, or of one that alone does not."""
     group, used = [], 0
     for n, engine in enumerate(engines):
         need = 16 * engine.shape[0] * engine.box.size
-        if group and used + need > ACCUMULATORS:
+        if group and used + need > SUMS_BYTES:
             yield group
             group, used = [], 0
         group.append(n)
         used += need
     if group:
         yield group
-
-
-def _name(lesion: Lesion | LabelMap | Voxels, n: int) -> str:
-    return str(lesion.number) if isinstance(lesion, Lesion) else str(n + 1)

@@ -225,10 +225,10 @@ assert all(0.5 < r < 2 for r in ratio)
 # two or three values can be small by luck.
 
 # %%
-from ies_helpers.saliency.smoothgrad import FEWEST, TARGET, Average, enough
+from ies_helpers.saliency.smoothgrad import FEWEST_DRAWS, PEAK_TARGET, Average, has_enough_draws
 
 average, peaks = Average(2, engine.box), []
-while not enough(average, "auto"):
+while not has_enough_draws(average, "auto"):
     average.add(engine(noisy_image(subject.image, sigma, 0, average.draws)).cpu())
     peaks.append(average.peak)
     if average.draws == DRAWS:
@@ -251,8 +251,8 @@ for place in dict.fromkeys(p.voxel for p in peaks[1:]):
     here = [n for n in count[1:] if peaks[n - 1].voxel == place]
     left.plot(here, [100 * peaks[n - 1].relative for n in here], "o", ms=5, label=f"peak at {place}")
 left.plot(count, 100 * peak.relative * np.sqrt(average.draws / count), "k--", lw=1, label="1 / sqrt(n)")
-left.axhline(100 * TARGET, color="0.6")
-left.axvspan(0, FEWEST - 0.5, color="0.92")
+left.axhline(100 * PEAK_TARGET, color="0.6")
+left.axvspan(0, FEWEST_DRAWS - 0.5, color="0.92")
 left.set(xlabel="draws n", ylabel="standard error, % of the peak", xlim=(0, average.draws + 1), ylim=0)
 left.legend()
 drawn = right.imshow(plane_of(error, "axial", index), cmap="magma", vmin=0, origin="lower")
