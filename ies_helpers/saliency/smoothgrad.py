@@ -230,9 +230,9 @@ def _peak_is_known(peak: Peak) -> bool:
     return peak.standard_error <= PEAK_TARGET * abs(peak.value)
 
 
-def _warn_if_unknown(average: Average, name: str) -> None:
+def _warn_if_unknown(average: Average, name: str, draws: Draws) -> None:
     """Say so where `auto` ended with `MOST_DRAWS` draws and without its target."""
-    if not _peak_is_known(average.peak):
+    if draws == "auto" and not _peak_is_known(average.peak):
         error = f"{average.peak.relative:.1%} of it after {average.draws} draws, more than {PEAK_TARGET:.0%}"
         warnings.warn(f"The standard error of the peak of lesion {name} is {error}.", stacklevel=3)
 
@@ -419,8 +419,7 @@ def smoothgrad_each(
         bar.total -= sum(most - a.draws for a in averages.values())
         for n, average in averages.items():
             check_finite(average.sums, network)
-            if draws == "auto":
-                _warn_if_unknown(average, names[n])
+            _warn_if_unknown(average, names[n], draws)
             yield n, average
     noisy.close()
     bar.close()
