@@ -19,6 +19,7 @@
 
 # %%
 import os
+from dataclasses import replace
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -27,6 +28,7 @@ import torch
 
 import ies_helpers as ies
 from ies_helpers import gradient, perilesional_curve, plot_perilesional, smoothgrad
+from ies_helpers.arrays import Box
 
 SMALL = os.environ.get("IES_SMALL") == "1"
 SUBJECT = "demo"
@@ -42,6 +44,10 @@ SUBJECT = "demo"
 # %%
 subject = ies.load_subject(SUBJECT)
 network = ies.load_network("unet")
+if SMALL:  # the middle of the brain, through smaller windows
+    middle = Box.of((16, 16, 16), (80, 112, 80))
+    subject = replace(subject, image=subject.image[:, *middle], target=subject.target[middle])
+    network = replace(network, window=64)
 probability = ies.predict(network, subject.image)
 lesions = ies.find_lesions(probability, subject.target, threshold=network.threshold, affine=subject.affine)
 chosen = sorted(lesions.of("TP"), key=lambda le: abs(len(le) - 100))[: 1 if SMALL else 3]
@@ -104,12 +110,12 @@ summarise_curves(curves).drop(columns=["subject", "network"])
 # is gone there, the region's brightness stays, and no edge is made.
 
 # %%
-lesion, both = chosen[0], []
-for fill in ("zero", "blurred"):
-    curve = perilesional_curve(network, subject.image, lesion, fill=fill, affine=subject.affine)
-    about = {"subject": subject.name, "lesion": lesion.number, "group": lesion.group, "network": "unet"}
-    both.append(curve.assign(**about, fill=fill, volume_mm3=lesion.volume_mm3))
-both = pd.concat(both, ignore_index=True)
+lesion = chosen[0]
+zero = curves[curves["lesion"] == lesion.number]
+blurred = perilesional_curve(network, subject.image, lesion, fill="blurred", affine=subject.affine)
+about = {"subject": subject.name, "lesion": lesion.number, "group": lesion.group, "network": "unet"}
+blurred = blurred.assign(**about, fill="blurred", volume_mm3=lesion.volume_mm3)
+both = pd.concat([zero, blurred], ignore_index=True)
 figure = plot_perilesional(both)
 print(summarise_curves(both)[["fill", "first_seen_mm", "seen_from_mm", "keeps_mm"]].to_string(index=False))
 
@@ -130,7 +136,8 @@ print(summarise_curves(both)[["fill", "first_seen_mm", "seen_from_mm", "keeps_mm
 # %%
 some, parts = (0, 5, 15) if SMALL else (0, 3, 6, 10, 15, 20, 30), []
 for name in ("unet", "nnunet") if SMALL else ("unet", "nnunet", "swin_unetr"):
-    curve = perilesional_curve(ies.load_network(name), subject.image, lesion, distances=some, affine=subject.affine)
+    seen = replace(ies.load_network(name), window=network.window)
+    curve = perilesional_curve(seen, subject.image, lesion, distances=some, affine=subject.affine)
     about = {"subject": subject.name, "lesion": lesion.number, "group": lesion.group, "network": name}
     parts.append(curve.assign(**about, fill="zero", volume_mm3=lesion.volume_mm3))
 compared = pd.concat(parts, ignore_index=True)

@@ -44,7 +44,7 @@ home = Path(tempfile.mkdtemp())
 # %%
 from ies_helpers.subjects.phantom import AFFINE
 
-BOX = (slice(43, 139), slice(45, 173), slice(40, 136))
+BOX = (slice(43, 139), slice(45, 141 if SMALL else 173), slice(40, 136))
 CUT = AFFINE @ nibabel.affines.from_matvec(np.eye(3), [side.start for side in BOX])
 
 

@@ -21,12 +21,14 @@
 
 # %%
 import os
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 
 import ies_helpers as ies
 from ies_helpers import plot_maps, summarise_curves
+from ies_helpers.arrays import Box
 
 SMALL = os.environ.get("IES_SMALL") == "1"
 SUBJECT, AGGREGATE = "demo", "mean"
@@ -42,6 +44,15 @@ NAMES = ("unet", "nnunet") if SMALL else ("unet", "nnunet", "swin_unetr")
 # %%
 subject = ies.load_subject(SUBJECT)
 networks = {name: ies.load_network(name) for name in NAMES}
+if SMALL:  # the middle of the brain, through smaller windows
+    middle = Box.of((16, 16, 16), (80, 112, 80))
+    subject = replace(subject, image=subject.image[:, *middle], target=subject.target[middle])
+    networks = {name: replace(network, window=64) for name, network in networks.items()}
+
+# %% [markdown]
+# Their lesions, and the one that we take:
+
+# %%
 found = {}
 for name, network in networks.items():
     probability = ies.predict(network, subject.image)
