@@ -1,7 +1,9 @@
-"""Attributions by the gradient's path, for comparison: input x gradient and integrated gradients of one lesion.
+"""Other attributions of one lesion, for comparison: by the gradient's path, and by hiding blocks of the image.
 
-Both explain F, the mean class-1 logit over the lesion's voxels, by the image's difference from a baseline, and so
-are in logits: summed over the whole map they should give F(image) - F(baseline).
+All explain F, the mean logit of the lesion class over the lesion's voxels, by the image's difference from a baseline,
+and so are in logits. Input x gradient and integrated gradients should add up to F(image) - F(baseline) over the map;
+occlusion and KernelSHAP ask for F of edited images, and each voxel holds what its block is worth. A head has too many
+blocks, so those within `reach` voxels of the lesion are tried.
 """
 
 import warnings
@@ -14,19 +16,17 @@ import numpy as np
 import torch
 from torch import nn
 
-from ies_helpers.arrays import Affine, Box, LabelMap, Saliency, Volume, Voxels
+from ies_helpers.arrays import Affine, Box, LesionLike, Saliency, Volume, check_choice, spacing_of
 from ies_helpers.saliency.context import Fill, filled
 from ies_helpers.saliency.gradients import LesionGradient
 from ies_helpers.saliency.score import LesionScore
 from ies_helpers.saliency.views import Boxed
 from ies_helpers.segmentation.inference import check_image
-from ies_helpers.segmentation.lesions import Lesion
 from ies_helpers.segmentation.network import Network
 
-STEPS = 32
-"""Images between baseline and image."""
+Modalities = Literal["each", "all"]
 
-INCOMPLETE = 0.1
+WORST_ERROR = 0.1
 """Share of the change above which a completeness error is warned of."""
 
 
@@ -44,8 +44,8 @@ class Attribution(NamedTuple):
     error: float
 
 
-def input_x_gradient(network: Network | nn.Module, image: Volume, lesion: Lesion | LabelMap | Voxels) -> Saliency:
-    """The image times the gradient of the lesion's mean class-1 logit, `(C, I, J, K)` in logits.
+def input_x_gradient(network: Network | nn.Module, image: Volume, lesion: LesionLike) -> Saliency:
+    """The image times the gradient of the lesion's mean logit, `(C, I, J, K)` in logits.
 
     The first-order share of each entry in F(image) - F(0): exact for a linear network. In a z-scored image 0 is the
     mean of the brain, so that tissue of average brightness gets nothing, whatever its gradient. Source: Shrikumar et
@@ -54,36 +54,33 @@ def input_x_gradient(network: Network | nn.Module, image: Volume, lesion: Lesion
     Args:
         network: explained on the whole volume or through its windows: `network.through`.
         image: `(C, I, J, K)`, z-scored.
-        lesion: a `Lesion`, a boolean mask `(I, J, K)` or integer voxels `(V, 3)`.
+        lesion: see `LesionLike`.
     """
     engine = LesionGradient(network, image, lesion, "mean")
     g = engine(image).double()
-    return engine.place(g * image[(slice(None), *engine.box)].to(g))
+    return engine.place(g * image[:, *engine.box].to(g))
 
 
 def integrated_gradients(
     network: Network | nn.Module,
     image: Volume,
-    lesion: Lesion | LabelMap | Voxels,
+    lesion: LesionLike,
     *,
     baseline: Fill | Volume = "zero",
-    steps: int = STEPS,
+    steps: int = 32,
     affine: Affine | None = None,
 ) -> Attribution:
     """(x - b) times the mean gradient of the lesion's mean logit on the straight way from baseline b to image x.
 
-    Source: Sundararajan et al. (ICML 2017, arXiv 1703.01365), the integral by Gauss and Legendre's rule, as in
-    captum. Every gradient is the engine's: only the crop or the windows that decide the lesion are computed, and the
-    map is exactly zero beyond them.
+    Source: Sundararajan et al. (ICML 2017, arXiv 1703.01365), the integral by the Gauss-Legendre rule, as in captum.
+    Only the crop or the windows that decide the lesion are computed, and the map is exactly zero beyond them.
 
     Look at the completeness error; above a tenth of the change it is warned of. Instance norm undoes the scale of what
     it gets: on the way from `zero` a network that begins with it (nnU-Net) sees almost the same image at almost every
     step, and its logit changes in the first few hundredths of the way. Take `blurred` there.
 
     Args:
-        network: explained on the whole volume or through its windows: `network.through`.
-        image: `(C, I, J, K)`, z-scored.
-        lesion: a `Lesion`, a boolean mask `(I, J, K)` or integer voxels `(V, 3)`.
+        network, image, lesion: see `input_x_gradient`.
         baseline: what the image is compared with: `zero`; each channel's `mean` over the brain (in a z-scored image
             that is zero, too, up to rounding); the `blurred` image (gaussian of 4 mm among voxels that are not
             zero); or an image `(C, I, J, K)`.
@@ -97,16 +94,19 @@ def integrated_gradients(
         raise ValueError(f"steps must be at least 1, got {steps}.")
     engine = LesionGradient(network, image, lesion, "mean")
     start = baseline_image(image, baseline, affine)
-    where = (slice(None), *engine.box)
-    seen, low, high = start.clone(), start[where], image[where]
+    inside = (slice(None), *engine.box)
+    seen, low, high = start.clone(), start[inside], image[inside]
+    # The mean gradient on the way: a weighted sum over nodes in -1 to 1, here moved to 0 to 1.
     total = torch.zeros(low.shape, dtype=torch.float64)
     for node, weight in zip(*np.polynomial.legendre.leggauss(steps), strict=True):
-        seen[where] = low + (high - low) * float((node + 1) / 2)
+        seen[inside] = low + (high - low) * float((node + 1) / 2)
         total += engine(seen).double().cpu() * float(weight / 2)
     total *= (high - low).double().cpu()
-    change = _change(network, image, lesion, start)
+    score = LesionScore(network, image, lesion)
+    whole, none = mean_logits(score, [score.image, score.crop(start)])
+    change = float(whole - none)
     error = abs(float(total.sum()) - change)
-    if error > INCOMPLETE * abs(change):
+    if error > WORST_ERROR * abs(change):
         warnings.warn(
             f"Integrated gradients add up to {float(total.sum()):.3g} logits, the logit changed by {change:.3g}: take "
             "more steps, or for a network with instance norm the blurred baseline.",
@@ -115,15 +115,8 @@ def integrated_gradients(
     return Attribution(engine.place(total), change, error)
 
 
-def _change(network: Network | nn.Module, image: Volume, lesion: Lesion | LabelMap | Voxels, start: Volume) -> float:
-    """F(image) - F(start)."""
-    score = LesionScore(network, image, lesion)
-    whole, none = mean_logits(score, [score.image, score.crop(start)])
-    return float(whole - none)
-
-
 def mean_logits(score: LesionScore, edited: Iterable[torch.Tensor]) -> torch.Tensor:
-    """F of edited images: `(B,)` float64, the mean class-1 logit over the lesion's voxels."""
+    """F of edited images: `(B,)` float64, the mean logit of the lesion class over the lesion's voxels."""
     return score.logits(edited)[:, score.network.lesion_class].mean(dim=1)
 
 
@@ -138,45 +131,27 @@ def baseline_image(image: Volume, baseline: Fill | Volume, affine: Affine | None
         check_image(baseline)
         if baseline.shape != image.shape:
             raise ValueError(
-                f"Baseline and image must share their grid, got {tuple(baseline.shape)} and {tuple(image.shape)}."
+                f"Baseline and image must lie on one grid, got {tuple(baseline.shape)} and {tuple(image.shape)}."
             )
         return baseline.to(image)
-    check_baseline(baseline)
-    spacing = np.ones(3) if affine is None else np.linalg.norm(np.asarray(affine)[:3, :3], axis=0)
+    check_choice("baseline", baseline, get_args(Fill))
+    spacing = np.ones(3) if affine is None else np.array(spacing_of(affine))
     return filled(image, baseline, spacing)
-
-
-def check_baseline(baseline: str) -> None:
-    """Refuse a name that is not a baseline's."""
-    if baseline not in get_args(Fill):
-        raise ValueError(f"baseline must be one of {', '.join(get_args(Fill))}, got {baseline!r}.")
-
-
-# Attributions by hiding blocks of the image, for comparison: occlusion, and KernelSHAP over supervoxels.
-#
-# Both ask for F, the mean class-1 logit over the lesion's voxels, of edited images, and are in logits: each voxel holds
-# what its block is worth. A head has too many blocks, so those within `reach` voxels of the lesion are tried.
-
-Modalities = Literal["each", "all"]
-
-SIDE, SUPERVOXEL, REACH, SAMPLES = 5, 10, 15, 1000
-"""Sides of an occluded block and of a supervoxel, how far from the lesion they are tried, all in voxels; images that
-KernelSHAP draws."""
 
 
 def occlusion(
     network: Network | nn.Module,
     image: Volume,
-    lesion: Lesion | LabelMap | Voxels,
+    lesion: LesionLike,
     *,
-    side: int = SIDE,
+    side: int = 5,
     stride: int | None = None,
-    reach: int | None = REACH,
+    reach: int | None = 15,
     modalities: Modalities = "each",
     baseline: Fill | Volume = "zero",
     affine: Affine | None = None,
 ) -> Saliency:
-    """How far the lesion's mean class-1 logit falls when a block is hidden, averaged over the blocks of a voxel.
+    """How far the lesion's mean logit falls when a block is hidden, averaged over the blocks of a voxel.
 
     Source: Zeiler and Fergus (ECCV 2014, arXiv 1311.2901). Blocks stand at multiples of `stride` from the volume's
     first voxel, as captum's do; the last along an axis is clipped to its end. Blocks that cannot change the score are
@@ -185,12 +160,12 @@ def occlusion(
     Args:
         network: scored on the whole volume or through its windows: `network.through`.
         image: `(C, I, J, K)`, z-scored.
-        lesion: a `Lesion`, a boolean mask `(I, J, K)` or integer voxels `(V, 3)`.
+        lesion: see `LesionLike`.
         side: of a block, in voxels.
         stride: from a block to the next, up to `side`; None: `side`.
         reach: voxels around the lesion's bounding box that are explained, the map is zero beyond; None explains all
             that can change the score, in one forward pass a block.
-        modalities: hide a block in `each` by itself, or in `all` at once.
+        modalities: hide a block in `each` channel by itself, or in `all` at once.
         baseline: what stands in a block: see `integrated_gradients`.
         affine: gives `blurred` its mm; None takes voxels of 1 mm.
 
@@ -201,26 +176,27 @@ def occlusion(
         ValueError: for a side or stride that leaves gaps, a reach that is no number of voxels, or other modalities.
     """
     stride = side if stride is None else stride
-    if modalities not in ("each", "all"):
-        raise ValueError(f"modalities must be each or all, got {modalities!r}.")
-    score = LesionScore(network, image, lesion)
+    check_choice("modalities", modalities, get_args(Modalities))
+    score, shape = LesionScore(network, image, lesion), tuple(image.shape[1:])
     zone = zone_of(score, reach)
-    places = blocks(tuple(image.shape[1:]), zone, side, stride)
     filling = score.crop(baseline_image(image, baseline, affine))
     hidden = [slice(c, c + 1) for c in range(len(image))] if modalities == "each" else [slice(None)]
-    edits = [(channels, *(block & score.box).local(score.box)) for block in places for channels in hidden]
-    clean, *rest = mean_logits(score, _edited(score.image, filling, edits)).tolist()
+    places = [(block & score.box).local(score.box) for block in blocks(shape, zone, side, stride)]
+    # One forward pass a block and hidden set of channels, and one of the clean image.
+    edits = [(n, place) for place in places for n in range(len(hidden))]
+    clean, *scored = mean_logits(score, _edited(score.image, filling, [(hidden[n], *b) for n, b in edits])).tolist()
+    # (hidden sets, i, j, k): a voxel's value is the mean fall over the blocks that hold it.
     total = torch.zeros(len(hidden), *score.image.shape[1:], dtype=torch.float64)
     times = torch.zeros_like(total)
-    for where, logit in zip(edits, rest, strict=True):
-        channels = where[0] if modalities == "each" else slice(0, 1)
-        total[(channels, *where[1:])] += clean - logit
-        times[(channels, *where[1:])] += 1
-    kept = (slice(None), *zone.local(score.box))
-    return Boxed(total[kept] / times[kept], zone).full(tuple(image.shape[1:]))
+    for (n, place), logit in zip(edits, scored, strict=True):
+        total[n, *place] += clean - logit
+        times[n, *place] += 1
+    inside = (slice(None), *zone.local(score.box))
+    return Boxed(total[inside] / times[inside], zone).full(shape)
 
 
-def _edited(clean: torch.Tensor, filling: torch.Tensor, edits: list[Any]) -> Iterator[torch.Tensor]:
+def _edited(clean: torch.Tensor, filling: torch.Tensor, edits: list[tuple[slice, ...]]) -> Iterator[torch.Tensor]:
+    """The clean image, then a copy for each edit with the filling there."""
     yield clean
     for where in edits:
         edited = clean.clone()
@@ -231,18 +207,18 @@ def _edited(clean: torch.Tensor, filling: torch.Tensor, edits: list[Any]) -> Ite
 def kernel_shap(
     network: Network | nn.Module,
     image: Volume,
-    lesion: Lesion | LabelMap | Voxels,
+    lesion: LesionLike,
     *,
-    side: int = SUPERVOXEL,
-    reach: int | None = REACH,
-    samples: int = SAMPLES,
+    side: int = 10,
+    reach: int | None = 15,
+    samples: int = 1000,
     baseline: Fill | Volume = "zero",
     affine: Affine | None = None,
     seed: int = 0,
 ) -> Saliency:
-    """Shapley values of supervoxels for the lesion's mean class-1 logit, estimated by captum's `KernelShap`.
+    """Shapley values of supervoxels for the lesion's mean logit, estimated by captum's `KernelShap`.
 
-    Source: Lundberg and Lee (NeurIPS 2017, arXiv 1705.07874). A supervoxel is a block of one modality, of which at
+    Source: Lundberg and Lee (NeurIPS 2017, arXiv 1705.07874). A supervoxel is a block of one channel, of which at
     least one voxel lies within `reach` and differs from the baseline. Values of all supervoxels add up to the change
     of the logit when they are all hidden at once; what lies beyond stays as it is in every image.
 
@@ -313,16 +289,20 @@ def zone_of(score: LesionScore, reach: int | None) -> Box:
     if reach is None:
         return score.box
     if not isinstance(reach, Integral) or reach < 0:
-        told = "reach must be a whole number of voxels from 0, or None for all that can change the score"
-        raise ValueError(f"{told}; got {reach}.")
+        raise ValueError(
+            f"reach must be a whole number of voxels from 0, or None for all that can change the score; got {reach}."
+        )
     return Box.around(score.voxels).grow(int(reach)) & score.box
 
 
 def blocks(shape: tuple[int, ...], zone: Box, side: int, stride: int) -> list[Box]:
     """Blocks of a regular grid that hold a voxel of `zone`, clipped to the volume's end, in scan order."""
     if not (isinstance(side, Integral) and isinstance(stride, Integral) and 1 <= stride <= side):
-        told = "side and stride must be whole numbers of voxels from 1 and leave no gaps"
-        raise ValueError(f"{told}, got side {side} and stride {stride}.")
+        raise ValueError(
+            f"side and stride must be whole numbers of voxels from 1 and leave no gaps, got side {side} and stride "
+            f"{stride}."
+        )
+    # Along each axis: blocks start at multiples of the stride, as many as reach the volume's end.
     sides = []
     for n, s in zip(shape, zone, strict=True):
         starts = stride * np.arange(max(0, -(-(n - side) // stride)) + 1)
