@@ -1,11 +1,15 @@
-"""ROAD in 3D for one lesion: remove and debias.
+"""Does a lesion's score fall when the voxels go that a map calls relevant?
 
-Source: Rong et al. (ICML 2022, arXiv 2202.00449). Removing what a map calls relevant should hurt, removing what
-it calls irrelevant should not, and neither should leave a hole that the network recognises as one; so removed
-voxels are filled from their neighbours (`imputation`).
+A region's voxels are ranked by a map; some are taken away, something else is put in their place, and the network is
+asked for the lesion's mean probability again. `road` compares the most relevant with the least, `deletion` and
+`insertion` follow the score voxel by voxel, `sensitivity_n` correlates what random subsets have in the map with what
+their removal costs, and `sensitivity` moves the image a little and looks at the map.
 
-Departures: rank-exact removal in place of percentile thresholds; small fractions of a region around the lesion,
-because a lesion is a ten-thousandth of a head; the score is the lesion's.
+ROAD, remove and debias, is of Rong et al., "A consistent and efficient evaluation strategy for attribution methods"
+(ICML 2022, arXiv 2202.00449). Removing what a map calls relevant should hurt, removing what it calls irrelevant should
+not, and neither should leave a hole that the network recognises as one. Departures: rank-exact removal in place of
+percentile thresholds; small fractions of a region around the lesion, because a lesion is a ten-thousandth of a head;
+the score is the lesion's.
 """
 
 import itertools
@@ -21,103 +25,41 @@ from scipy.sparse import csr_array, diags_array
 from scipy.sparse.linalg import cg
 from torch import nn
 
-from ies_helpers.arrays import LabelMap, Saliency, Volume, Voxels, as_voxels, check_seed
+from ies_helpers.arrays import (
+    Box,
+    LabelMap,
+    LesionLike,
+    Saliency,
+    Volume,
+    Voxels,
+    as_voxels,
+    check_choice,
+    check_finite,
+    check_seed,
+)
 from ies_helpers.measures.sanity import pearson
 from ies_helpers.saliency.score import LesionScore
 from ies_helpers.segmentation.inference import check_image
-from ies_helpers.segmentation.lesions import Lesion
 from ies_helpers.segmentation.network import Network
 from ies_helpers.subjects.tissue import brain_mask
 
-# Removed voxels as their surroundings would have them: noisy linear imputation in 3D.
-#
-# Source: Rong et al., "A consistent and efficient evaluation strategy for attribution methods" (ROAD, ICML 2022, arXiv
-# 2202.00449), in 2D with 8 neighbours: weight 1/6 for those that share an edge, 1/12 for diagonal ones, which is
-# 1/d^2 over its sum. The same rule in 3D has 26 neighbours: 3/44 across a face, 3/88 an edge, 1/44 a corner; on one
-# slice it is the 2D rule again.
-
-WEIGHTS = {1: 3 / 44, 2: 3 / 88, 3: 1 / 44}
-"""Squared distance of a neighbour -> its weight, proportional to 1/d^2; the 26 add up to 1."""
-
-OFFSETS = [offset for offset in itertools.product((-1, 0, 1), repeat=3) if any(offset)]
-
-KEPT, OUTSIDE = -1, -2
-
-ACCURACY = 1e-8
-"""Residual at which a solution counts as found, relative to the right-hand side."""
-
-
-def imputed(image: Volume, voxels: Voxels) -> np.ndarray:
-    """Values for removed voxels, each the weighted mean of its 26 neighbours, all at once and in each modality.
-
-    For every removed i: sum_n w_n x_n = x_i sum_n w_n, over the neighbours n inside the volume; removed
-    neighbours are unknowns, all others keep their value. The noise of "noisy" is added by the caller.
-
-    Args:
-        image: `(C, I, J, K)`.
-        voxels: `(n, 3)`, removed.
-
-    Returns:
-        `(C, n)` float64.
-
-    Raises:
-        ValueError: if nothing is left to impute from.
-    """
-    if len(voxels) == image[0].numel():
-        raise ValueError(
-            "Linear imputation needs a voxel that is kept, got all of the image removed; take a smaller region or "
-            "fraction, or fill='mean'."
-        )
-    matrix, rhs = _system(image, voxels)
-    jacobi = diags_array(1 / matrix.diagonal())
-    solved = [cg(matrix, b, rtol=ACCURACY, M=jacobi) for b in rhs]
-    if any(info for _, info in solved):
-        raise RuntimeError(f"The imputation of {len(voxels)} voxels did not converge; take a smaller fraction.")
-    return np.stack([x for x, _ in solved])
-
-
-def _system(image: Volume, voxels: Voxels) -> tuple[csr_array, np.ndarray]:
-    """The symmetric positive definite matrix `(n, n)` and one right-hand side a modality, `(C, n)`."""
-    lo = np.maximum(voxels.min(axis=0) - 1, 0)
-    hi = np.minimum(voxels.max(axis=0) + 2, image.shape[1:])
-    frame = image[(slice(None), *(slice(a, b) for a, b in zip(lo.tolist(), hi.tolist(), strict=True)))]
-    values = np.pad(np.asarray(frame.detach().cpu(), dtype=np.float64), [(0, 0), *[(1, 1)] * 3]).reshape(len(image), -1)
-    number = np.full(tuple(hi - lo), KEPT, dtype=np.int32)
-    number[tuple((voxels - lo).T)] = np.arange(len(voxels))
-    number = np.pad(number, 1, constant_values=OUTSIDE)
-    at = np.asarray(np.ravel_multi_index(tuple((voxels - lo + 1).T), number.shape))
-    step = (number.shape[1] * number.shape[2], number.shape[2], 1)
-    diagonal, rhs, entries = np.zeros(len(voxels)), np.zeros((len(image), len(voxels))), []
-    for offset in OFFSETS:
-        weight = WEIGHTS[sum(map(abs, offset))]
-        there = at + sum(s * o for s, o in zip(step, offset, strict=True))
-        neighbour = number.ravel()[there]
-        diagonal += weight * (neighbour != OUTSIDE)
-        kept, removed = neighbour == KEPT, np.flatnonzero(neighbour >= 0)
-        rhs[:, kept] += weight * values[:, there[kept]]
-        entries.append((removed, neighbour[removed], np.full(len(removed), -weight)))
-    rows, columns, weights = (np.concatenate(part) for part in zip(*entries, strict=True))
-    matrix = csr_array((weights, (rows, columns)), shape=(len(voxels), len(voxels)))
-    return csr_array(matrix + diags_array(diagonal)), rhs
-
-
-# Voxels removed from an image in the order of a map's relevance, and what stands in their place.
+# What is removed: which voxels, in which order.
 
 Replacement = Literal["linear", "mean", "zero"]
-"""What replaces a removed voxel: noisy linear imputation, the region's mean in each modality, or 0."""
+"""What replaces a removed voxel: noisy linear imputation, the region's mean in each channel, or 0."""
 
-REACH = 15
+SURROUNDINGS_VOXELS = 15
 """Voxels around a lesion that count as its surroundings: in 1 mm scans, where the published scores no longer
 gain from more context (7 mm for the U-Net, 12 to 15 mm for Swin UNETR)."""
 
-NOISE = 0.01
+IMPUTATION_NOISE = 0.01
 """Standard deviation of the noise on imputed voxels, in z-scored intensity, as published."""
 
 
 class Removal:
     """A region's voxels, and one lesion's score without some of them.
 
-    A removed voxel is removed from every modality. Its noise is its own: the same whichever map ranks it, and
+    A removed voxel is removed from every channel. Its noise is its own: the same whichever map ranks it, and
     whatever else is removed.
 
     Attributes:
@@ -129,7 +71,7 @@ class Removal:
         self,
         network: Network | nn.Module,
         image: Volume,
-        lesion: Lesion | LabelMap | Voxels,
+        lesion: LesionLike,
         *,
         region: LabelMap | None,
         fill: Replacement,
@@ -141,21 +83,29 @@ class Removal:
             ValueError: for a fill that does not exist, a seed below 0, or a region on another grid, outside the brain
                 or where the image cannot change the score.
         """
-        if fill not in get_args(Replacement):
-            raise ValueError(f"fill must be one of {', '.join(get_args(Replacement))}, got {fill!r}.")
+        check_choice("fill", fill, get_args(Replacement))
         check_seed(seed)
         self.score = LesionScore(network, image, lesion)
         self.voxels = _region(self.score, image, region)
         self.seed = seed
         self._image, self._fill = image, fill
-        values = np.asarray(image[(slice(None), *torch.as_tensor(self.voxels).T)].cpu(), dtype=np.float64)
+        values = np.asarray(image[self._at(self.voxels)].cpu(), dtype=np.float64)  # (C, N)
         self._mean = values.mean(axis=1, keepdims=True)
-        self._noise = NOISE * np.random.default_rng([seed, 0]).standard_normal(values.shape)
+        self._noise = IMPUTATION_NOISE * np.random.default_rng([seed, 0]).standard_normal(values.shape)
 
     def __len__(self) -> int:
         return len(self.voxels)
 
-    def ranked(self, saliency: Saliency) -> np.ndarray:
+    def relevance(self, saliency: Saliency) -> np.ndarray:
+        """`(N,)` sum over channels of absolute values, the region's voxels in scan order."""
+        return self.sums(saliency.abs())
+
+    def sums(self, saliency: Saliency) -> np.ndarray:
+        """`(N,)` sum over channels, the region's voxels in scan order."""
+        check_map(saliency, self._image)
+        return np.asarray(saliency[self._at(self.voxels)].sum(dim=0, dtype=torch.float64).cpu())
+
+    def rank(self, saliency: Saliency) -> np.ndarray:
         """`(N,)` positions of the region's voxels, most relevant first; see `relevance`.
 
         By exact rank, never by a threshold: where most of a map is zero, a percentile of it is zero too, and a
@@ -165,38 +115,36 @@ class Removal:
         shuffled = np.random.default_rng([self.seed, 1]).permutation(len(values))
         return shuffled[np.argsort(-values[shuffled], kind="stable")]
 
-    def relevance(self, saliency: Saliency) -> np.ndarray:
-        """`(N,)` sum over modalities of absolute values, the region's voxels in scan order."""
-        check_map(saliency, self._image)
-        index = (slice(None), *torch.as_tensor(self.voxels).T)
-        return np.asarray(saliency[index].abs().sum(dim=0, dtype=torch.float64).cpu())
-
     def without(self, removed: np.ndarray) -> torch.Tensor:
         """The image on the score's box without the voxels at these positions, `(C, i, j, k)`."""
         edited, voxels = self.score.image.clone(), self.voxels[removed]
         if len(removed) == 0:
             return edited
-        local = voxels - [side.start for side in self.score.box]
+        local = voxels - self.score.box.start
         within = ((local >= 0) & (local < edited.shape[1:])).all(axis=1)
-        values = torch.from_numpy(self._replacing(voxels, removed)[:, within]).to(edited)
-        edited[(slice(None), *torch.as_tensor(local[within]).T)] = values
+        edited[self._at(local[within])] = torch.from_numpy(self._replacing(voxels, removed)[:, within]).to(edited)
         return edited
 
     def _replacing(self, voxels: Voxels, removed: np.ndarray) -> np.ndarray:
         """`(C, n)` values in place of `voxels`."""
         if self._fill == "linear":
-            return imputed(self._image, voxels) + self._noise[:, removed]
+            return impute(self._image, voxels) + self._noise[:, removed]
         level = self._mean if self._fill == "mean" else np.zeros_like(self._mean)
         return np.repeat(level, len(voxels), axis=1)
 
+    @staticmethod
+    def _at(voxels: Voxels) -> tuple[slice | torch.Tensor, ...]:
+        """Index of voxels `(n, 3)` in every channel."""
+        return (slice(None), *torch.as_tensor(voxels).T)
 
-def tied(relevance: np.ndarray) -> float:
+
+def share_of_ties(relevance: np.ndarray) -> float:
     """Share of voxels whose relevance another one has too, so that the shuffle ranks them: 1 for a constant map."""
     _, counts = np.unique(relevance, return_counts=True)
     return float(counts[counts > 1].sum() / len(relevance))
 
 
-def counts(fractions: Sequence[float], size: int) -> np.ndarray:
+def count_voxels(fractions: Sequence[float], size: int) -> np.ndarray:
     """How many of `size` voxels each fraction asks for, rounded.
 
     Raises:
@@ -219,21 +167,18 @@ def check_map(saliency: Saliency, image: Volume) -> None:
     if saliency.ndim != 4 or saliency.shape[1:] != image.shape[1:]:
         raise ValueError(
             f"Map and image must share their grid, got {tuple(saliency.shape)} and {tuple(image.shape)}; a map of all "
-            "modalities at once is (1, I, J, K)."
+            "channels at once is (1, I, J, K)."
         )
-    if not bool(torch.isfinite(saliency).all()):
-        raise ValueError("A map must be finite, got NaN or infinity; compute it again.")
+    check_finite(saliency, "A map", "compute it again")
 
 
-def surroundings(lesion: Lesion | LabelMap | Voxels, shape: tuple[int, ...], reach: float = REACH) -> LabelMap:
+def surroundings(lesion: LesionLike, shape: tuple[int, ...], reach: float = SURROUNDINGS_VOXELS) -> LabelMap:
     """`(I, J, K)` bool: the lesion and all within `reach` voxels of it."""
-    voxels, margin = as_voxels(lesion, tuple(shape)), int(reach) + 1
-    lo = np.maximum(voxels.min(axis=0) - margin, 0)
-    hi = np.minimum(voxels.max(axis=0) + margin + 1, shape)
-    away = np.ones(tuple(hi - lo), dtype=bool)
-    away[tuple((voxels - lo).T)] = False
-    near = torch.zeros(shape, dtype=torch.bool)
-    box = tuple(slice(a, b) for a, b in zip(lo.tolist(), hi.tolist(), strict=True))
+    voxels = as_voxels(lesion, shape)
+    box = Box.around(voxels).grow(int(reach) + 1, shape)
+    away = np.ones(box.shape, dtype=bool)
+    away[tuple((voxels - box.start).T)] = False
+    near = torch.zeros(tuple(shape), dtype=torch.bool)
     near[box] = torch.from_numpy(np.asarray(distance_transform_edt(away)) <= reach)
     return near
 
@@ -257,7 +202,87 @@ def _region(score: LesionScore, image: Volume, region: LabelMap | None) -> Voxel
     return np.argwhere(chosen.numpy())
 
 
-FRACTIONS = (0.001, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2)
+# What is put in its place: removed voxels as their surroundings would have them, by noisy linear imputation in 3D.
+#
+# ROAD has it in 2D with 8 neighbours: weight 1/6 for those that share an edge, 1/12 for diagonal ones, which is 1/d^2
+# over its sum. The same rule in 3D has 26 neighbours: 3/44 across a face, 3/88 an edge, 1/44 a corner; on one slice it
+# is the 2D rule again.
+
+NEIGHBOUR_WEIGHTS = {1: 3 / 44, 2: 3 / 88, 3: 1 / 44}
+"""Squared distance of a neighbour -> its weight, proportional to 1/d^2; the 26 add up to 1."""
+
+NEIGHBOURS = [offset for offset in itertools.product((-1, 0, 1), repeat=3) if any(offset)]
+
+NOT_REMOVED, BEYOND_IMAGE = -1, -2
+"""What stands in the volume of numbers where a voxel has no number."""
+
+SOLVER_ACCURACY = 1e-8
+"""Residual at which a solution counts as found, relative to the right-hand side."""
+
+
+def impute(image: Volume, voxels: Voxels) -> np.ndarray:
+    """Values for removed voxels, each the weighted mean of its 26 neighbours, all at once and in each channel.
+
+    For every removed i: sum_n w_n x_n = x_i sum_n w_n, over the neighbours n inside the volume; removed
+    neighbours are unknowns, all others keep their value. The noise of "noisy" is added by the caller.
+
+    Args:
+        image: `(C, I, J, K)`.
+        voxels: `(n, 3)`, removed.
+
+    Returns:
+        `(C, n)` float64.
+
+    Raises:
+        ValueError: if nothing is left to impute from.
+    """
+    if len(voxels) == image[0].numel():
+        raise ValueError(
+            "Linear imputation needs a voxel that is kept, got all of the image removed; take a smaller region or "
+            "fraction, or fill='mean'."
+        )
+    matrix, rhs = _system(image, voxels)
+    jacobi = diags_array(1 / matrix.diagonal())
+    solved = [cg(matrix, b, rtol=SOLVER_ACCURACY, M=jacobi) for b in rhs]
+    if any(info for _, info in solved):
+        raise RuntimeError(f"The imputation of {len(voxels)} voxels did not converge; take a smaller fraction.")
+    return np.stack([x for x, _ in solved])
+
+
+def _system(image: Volume, voxels: Voxels) -> tuple[csr_array, np.ndarray]:
+    """The symmetric positive definite matrix `(n, n)` and one right-hand side a channel, `(C, n)`."""
+    # The removed voxels' box with a frame of neighbours: values (C, i j k), and each removed voxel's number (i, j, k).
+    # One more layer around both, so that every neighbour can be looked up, is marked as beyond the image.
+    box = Box.around(voxels).grow(1, image.shape[1:])
+    values = np.asarray(image[:, *box].detach().cpu(), dtype=np.float64)
+    values = np.pad(values, [(0, 0), *[(1, 1)] * 3]).reshape(len(image), -1)
+    number = np.full(box.shape, NOT_REMOVED, dtype=np.int32)
+    number[tuple((voxels - box.start).T)] = np.arange(len(voxels))
+    number = np.pad(number, 1, constant_values=BEYOND_IMAGE)
+
+    # Positions (n,) of the removed voxels in the flattened volume, and how far a step along each axis leads in it.
+    at = np.asarray(np.ravel_multi_index(tuple((voxels - box.start + 1).T), number.shape))
+    step = (number.shape[1] * number.shape[2], number.shape[2], 1)
+
+    # One neighbour after the other: inside the image it adds to the diagonal; a kept one goes to the right-hand side
+    # with its value, a removed one into the matrix.
+    diagonal, rhs, entries = np.zeros(len(voxels)), np.zeros((len(image), len(voxels))), []
+    for offset in NEIGHBOURS:
+        weight = NEIGHBOUR_WEIGHTS[sum(map(abs, offset))]
+        there = at + sum(s * o for s, o in zip(step, offset, strict=True))
+        neighbour = number.ravel()[there]
+        diagonal += weight * (neighbour != BEYOND_IMAGE)
+        kept, removed = neighbour == NOT_REMOVED, np.flatnonzero(neighbour >= 0)
+        rhs[:, kept] += weight * values[:, there[kept]]
+        entries.append((removed, neighbour[removed], np.full(len(removed), -weight)))
+    rows, columns, weights = (np.concatenate(part) for part in zip(*entries, strict=True))
+    matrix = csr_array((weights, (rows, columns)), shape=(len(voxels), len(voxels)))
+    return csr_array(matrix + diags_array(diagonal)), rhs
+
+
+# ROAD: most against least relevant.
+
+ROAD_FRACTIONS = (0.001, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2)
 
 
 @dataclass(frozen=True, eq=False)
@@ -295,10 +320,10 @@ class Road:
 def road(
     network: Network | nn.Module,
     image: Volume,
-    lesion: Lesion | LabelMap | Voxels,
+    lesion: LesionLike,
     saliency: Saliency,
     *,
-    fractions: Sequence[float] = FRACTIONS,
+    fractions: Sequence[float] = ROAD_FRACTIONS,
     fill: Replacement = "linear",
     region: LabelMap | None = None,
     seed: int = 0,
@@ -308,12 +333,12 @@ def road(
     Args:
         network: scores the lesion, on the whole volume or through its windows: `network.through`.
         image: `(C, I, J, K)`, z-scored.
-        lesion: a `Lesion`, a boolean mask `(I, J, K)` or integer voxels `(V, 3)`.
-        saliency: `(C, I, J, K)` or `(1, I, J, K)`; a voxel's relevance is the sum over modalities of absolute
+        lesion: whose score is asked for.
+        saliency: `(C, I, J, K)` or `(1, I, J, K)`; a voxel's relevance is the sum over channels of absolute
             values. For another order, such as the positive part's, give that map.
         fractions: of the region to remove, growing.
         fill: `linear` is ROAD's noisy imputation; `mean` and `zero` leave a visible hole, for comparison.
-        region: `(I, J, K)` bool, what is ranked and removed; None takes the brain (where any modality is not zero)
+        region: `(I, J, K)` bool, what is ranked and removed; None takes the brain (where any channel is not zero)
             within 15 voxels of the lesion (`surroundings`), the same for every network and method. In a region as
             large as a head the smallest fraction is larger than the lesion, and all sensible maps score alike.
         seed: of the shuffle among ties and of the noise.
@@ -323,14 +348,14 @@ def road(
             or too small for the smallest fraction.
     """
     removal = Removal(network, image, lesion, region=region, fill=fill, seed=seed)
-    order, voxels = removal.ranked(saliency), counts(fractions, len(removal))
+    order, voxels = removal.rank(saliency), count_voxels(fractions, len(removal))
     removed = [order[:0], *(order[:n] for n in voxels), *(order[-n:] for n in voxels)]
-    scores = removal.score(map(removal.without, removed))[0].numpy()
-    clean, morf, lerf = float(scores[0]), scores[1 : 1 + len(voxels)], scores[1 + len(voxels) :]
-    return Road(voxels / len(order), voxels, clean, morf, lerf, tied(removal.relevance(saliency)))
+    clean, *scores = removal.score(map(removal.without, removed))[0].numpy()
+    morf, lerf = np.array(scores).reshape(2, -1)
+    return Road(voxels / len(order), voxels, float(clean), morf, lerf, share_of_ties(removal.relevance(saliency)))
 
 
-# Does the score follow the map? Deletion and insertion curves, correlation over random subsets, and stability.
+# Deletion and insertion: the score voxel by voxel.
 
 
 @dataclass(frozen=True, eq=False)
@@ -371,7 +396,7 @@ class Curve:
 def deletion(
     network: Network | nn.Module,
     image: Volume,
-    lesion: Lesion | LabelMap | Voxels,
+    lesion: LesionLike,
     saliency: Saliency,
     *,
     steps: int = 24,
@@ -390,15 +415,13 @@ def deletion(
         fill: see `road`; `linear` takes long where much is deleted.
     """
     removal = Removal(network, image, lesion, region=region, fill=fill, seed=seed)
-    order, voxels = removal.ranked(saliency), _geometric(len(removal), steps)
-    scores = removal.score(removal.without(order[:n]) for n in voxels)[0].numpy()
-    return Curve(voxels, scores, tied(removal.relevance(saliency)))
+    return _curve(removal, saliency, steps, lambda order, n: order[:n])
 
 
 def insertion(
     network: Network | nn.Module,
     image: Volume,
-    lesion: Lesion | LabelMap | Voxels,
+    lesion: LesionLike,
     saliency: Saliency,
     *,
     steps: int = 24,
@@ -411,22 +434,29 @@ def insertion(
     Departure from RISE: it starts from the fill, not from a blurred image.
     """
     removal = Removal(network, image, lesion, region=region, fill=fill, seed=seed)
-    order, voxels = removal.ranked(saliency), _geometric(len(removal), steps)
-    scores = removal.score(removal.without(order[n:]) for n in voxels)[0].numpy()
-    return Curve(voxels, scores, tied(removal.relevance(saliency)))
+    return _curve(removal, saliency, steps, lambda order, n: order[n:])
 
 
-def _geometric(size: int, steps: int) -> np.ndarray:
+def _curve(removal: Removal, saliency: Saliency, steps: int, removed: Callable[[np.ndarray, int], np.ndarray]) -> Curve:
+    order, voxels = removal.rank(saliency), _geometric_steps(len(removal), steps)
+    scores = removal.score(removal.without(removed(order, n)) for n in voxels)[0].numpy()
+    return Curve(voxels, scores, share_of_ties(removal.relevance(saliency)))
+
+
+def _geometric_steps(size: int, steps: int) -> np.ndarray:
     """0, then up to `steps` whole numbers from 1 to `size`, evenly apart on a logarithmic scale."""
     if size < 2 or steps < 2:
         raise ValueError(f"A curve needs a region of 2 voxels and 2 steps or more, got {size} and {steps}.")
     return np.unique(np.r_[0, np.rint(np.geomspace(1, size, steps)).astype(np.int64)])
 
 
+# Correlation over random subsets, and stability.
+
+
 def sensitivity_n(
     network: Network | nn.Module,
     image: Volume,
-    lesion: Lesion | LabelMap | Voxels,
+    lesion: LesionLike,
     saliencies: Sequence[Saliency],
     *,
     fractions: Sequence[float] = (0.01, 0.1, 0.5),
@@ -438,7 +468,7 @@ def sensitivity_n(
     """Correlation between what maps give to random subsets and how far the logit falls without these.
 
     For each fraction, Pearson's r over `subsets` random subsets of that size between the sum of the signed map
-    in the subset, over all modalities, and the fall of the mean class-1 logit over the lesion. Sources: Ancona
+    in the subset, over all channels, and the fall of the mean class-1 logit over the lesion. Sources: Ancona
     et al. (ICLR 2018, arXiv 1711.06104); at one fraction it is the faithfulness correlation of Bhatt et al.
     (IJCAI 2020, arXiv 2005.00631). All maps see the same subsets.
 
@@ -460,16 +490,13 @@ def sensitivity_n(
     if not len(saliencies):
         raise ValueError("saliencies must hold a map to correlate, got none; give [saliency].")
     removal = Removal(network, image, lesion, region=region, fill=fill, seed=seed)
-    sizes = counts(fractions, len(removal))
-    for saliency in saliencies:
-        check_map(saliency, image)
-    index = (slice(None), *torch.as_tensor(removal.voxels).T)
-    given = np.stack([np.asarray(s[index].sum(dim=0, dtype=torch.float64).cpu()) for s in saliencies])
+    sizes = count_voxels(fractions, len(removal))
+    given = [removal.sums(saliency) for saliency in saliencies]  # (N,) each
     found = np.empty((len(saliencies), len(sizes)))
     for n, size in enumerate(sizes):
         rng = np.random.default_rng([seed, 2, n])
         chosen = [rng.choice(len(removal), size, replace=False) for _ in range(subsets)]
-        edited = (removal.without(subset) for subset in [np.empty(0, dtype=np.int64), *chosen])
+        edited = map(removal.without, [np.empty(0, dtype=np.int64), *chosen])
         logits = removal.score.logits(edited)[:, removal.score.network.lesion_class].mean(dim=1).numpy()
         falls = logits[0] - logits[1:]
         found[:, n] = [pearson(np.array([g[subset].sum() for subset in chosen]), falls) for g in given]
@@ -479,7 +506,7 @@ def sensitivity_n(
 def faithfulness_correlation(
     network: Network | nn.Module,
     image: Volume,
-    lesion: Lesion | LabelMap | Voxels,
+    lesion: LesionLike,
     saliencies: Sequence[Saliency],
     *,
     fraction: float = 0.1,

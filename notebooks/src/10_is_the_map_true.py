@@ -323,7 +323,7 @@ from ies_helpers.measures.removal import Removal
 figure, axes = plt.subplots(1, 3, figsize=(10, 3.7), layout="constrained")
 for ax, fill in zip(axes, (None, "zero", "linear"), strict=True):
     removal = Removal(network, image, lesion, region=None, fill=fill or "zero", seed=0)
-    removed = removal.ranked(right)[: len(removal) // 50 if fill else 0]
+    removed = removal.rank(right)[: len(removal) // 50 if fill else 0]
     edited = image.clone()
     removal.score.crop(edited)[:] = removal.without(removed)
     space.show(ax, space.turn(edited[0].numpy()), "axial", level)

@@ -1,25 +1,33 @@
-"""ROAD: the published rule written out, on one slice and in 3D, and closed forms on networks known by hand."""
+"""Removal: the published imputation written out, closed forms on networks known by hand, plain loops, captum's."""
 
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from captum.metrics import sensitivity_max
 
+from ies_helpers import gradient
 from ies_helpers.measures.removal import (
-    FRACTIONS,
-    NOISE,
-    OFFSETS,
-    WEIGHTS,
+    IMPUTATION_NOISE,
+    NEIGHBOUR_WEIGHTS,
+    NEIGHBOURS,
+    ROAD_FRACTIONS,
+    Curve,
     Removal,
     Replacement,
-    counts,
-    imputed,
+    count_voxels,
+    deletion,
+    faithfulness_correlation,
+    impute,
+    insertion,
     road,
-    tied,
+    sensitivity,
+    sensitivity_n,
+    share_of_ties,
 )
 from ies_helpers.segmentation.network import Through
-from ies_helpers.teaching import Linear, Neighbourhood
+from ies_helpers.teaching import Linear, Neighbourhood, Quadratic, Shifted
 from tests import oracles
 from tests.networks import unet
 
@@ -73,7 +81,7 @@ def literal_3d(image: np.ndarray, removed: np.ndarray) -> np.ndarray:
 def filled(image: np.ndarray, removed: np.ndarray) -> np.ndarray:
     """The image with its removed voxels imputed by the package."""
     values = image.copy()
-    values[:, removed] = imputed(torch.from_numpy(image), np.argwhere(removed))
+    values[:, removed] = impute(torch.from_numpy(image), np.argwhere(removed))
     return values
 
 
@@ -93,9 +101,9 @@ def test_in_3d_every_removed_voxel_is_the_weighted_mean_of_its_neighbours(share:
 
 
 def test_weights_go_with_one_over_the_squared_distance_and_add_up_to_one() -> None:
-    distances = [sum(o * o for o in offset) for offset in OFFSETS]
-    assert {d: WEIGHTS[d] * d for d in (1, 2, 3)} == pytest.approx(dict.fromkeys((1, 2, 3), 3 / 44))
-    assert sum(WEIGHTS[d] for d in distances) == pytest.approx(1.0)
+    distances = [sum(o * o for o in offset) for offset in NEIGHBOURS]
+    assert {d: NEIGHBOUR_WEIGHTS[d] * d for d in (1, 2, 3)} == pytest.approx(dict.fromkeys((1, 2, 3), 3 / 44))
+    assert sum(NEIGHBOUR_WEIGHTS[d] for d in distances) == pytest.approx(1.0)
     assert len(distances) == 26
 
 
@@ -110,8 +118,8 @@ def test_a_ramp_is_filled_as_a_ramp_and_a_level_as_a_level_up_to_the_border(rng:
 
 
 def test_with_nothing_kept_there_is_nothing_to_impute_from() -> None:
-    with pytest.raises(ValueError, match="needs a voxel that is kept, got all of the image removed"):
-        imputed(torch.ones(2, 3, 3, 3), np.argwhere(np.ones((3, 3, 3))))
+    with pytest.raises(ValueError, match="got all of the image"):
+        impute(torch.ones(2, 3, 3, 3), np.argwhere(np.ones((3, 3, 3))))
 
 
 def bright(values: list[float], shape: tuple[int, int, int] = (10, 10, 10)) -> tuple[torch.Tensor, np.ndarray]:
@@ -186,7 +194,7 @@ def test_it_agrees_with_editing_the_whole_volume(through: Through, rng: np.rando
     region[4:18, 3:18, 4:14] = True
     got = road(network, image, lesion, saliency, fractions=[0.01, 0.3], region=region, seed=5)
     voxels = np.argwhere(region.numpy())
-    noise = NOISE * np.random.default_rng([5, 0]).standard_normal((2, len(voxels)))
+    noise = IMPUTATION_NOISE * np.random.default_rng([5, 0]).standard_normal((2, len(voxels)))
     order = np.argsort(-saliency.abs().sum(dim=0).numpy()[tuple(voxels.T)])
     for n, count in enumerate(got.voxels):
         for score, chosen in ((got.morf[n], order[:count]), (got.lerf[n], order[len(order) - count :])):
@@ -204,7 +212,7 @@ def test_a_sparse_map_removes_as_many_voxels_as_any_other() -> None:
     saliency = torch.zeros(1, 10, 10, 10)
     saliency.view(-1)[torch.randperm(1000)[:16]] = torch.rand(16) + 0.1
     removal = Removal(Linear(), image, np.argwhere(np.ones((10, 10, 10))), **SETTINGS | {"fill": "zero"})
-    order = removal.ranked(saliency)
+    order = removal.rank(saliency)
     assert (saliency[(0, *removal.voxels[order[:16]].T)] > 0).all()
     for count in (1, 16, 200, 800):
         assert int((removal.without(order[:count]) == 0).all(dim=0).sum()) == count
@@ -214,12 +222,12 @@ def test_ties_are_shuffled_by_the_seed_and_counted() -> None:
     image, lesion = bright([1.0, 2.0])
     saliency = torch.zeros(1, 10, 10, 10)
     saliency[0, 4, 4, 2] = 1.0
-    order = {seed: removal_of(image, lesion, seed).ranked(saliency) for seed in (0, 0, 1)}
-    assert np.array_equal(order[0], removal_of(image, lesion, 0).ranked(saliency))
+    order = {seed: removal_of(image, lesion, seed).rank(saliency) for seed in (0, 0, 1)}
+    assert np.array_equal(order[0], removal_of(image, lesion, 0).rank(saliency))
     assert not np.array_equal(order[0], order[1])
     assert order[0][0] == order[1][0] == 4 * 100 + 4 * 10 + 2
     assert np.abs(np.corrcoef(order[0], np.arange(1000))[0, 1]) < 0.1  # not the scan order
-    assert [tied(np.array(r)) for r in ([1.0, 2, 3], [1.0, 1, 2, 2], [0.0, 0, 0, 5])] == [0, 1, 0.75]
+    assert [share_of_ties(np.array(r)) for r in ([1.0, 2, 3], [1.0, 1, 2, 2], [0.0, 0, 0, 5])] == [0, 1, 0.75]
 
 
 def removal_of(image: torch.Tensor, lesion: np.ndarray, seed: int = 0, fill: Replacement = "linear") -> Removal:
@@ -280,12 +288,12 @@ def test_a_region_that_reaches_beyond_the_box_counts_and_changes_nothing_there()
 
 
 def test_fractions_ask_for_whole_voxels() -> None:
-    assert counts(FRACTIONS, 550502).tolist() == [551, 2753, 5505, 11010, 27525, 55050, 110100]
-    with pytest.raises(ValueError, match=r"smallest fraction must ask for a voxel, got 0\.001 of 400 voxels"):
-        counts(FRACTIONS, 400)
+    assert count_voxels(ROAD_FRACTIONS, 550502).tolist() == [551, 2753, 5505, 11010, 27525, 55050, 110100]
+    with pytest.raises(ValueError, match=r"got 0\.001 of 400"):
+        count_voxels(ROAD_FRACTIONS, 400)
     for wrong in ([], [0.0, 0.1], [0.2, 0.1], [0.1, 0.1], [0.5, 1.5], [-0.1], [float("nan")]):
-        with pytest.raises(ValueError, match="fractions must grow and lie above 0 and up to 1"):
-            counts(wrong, 100)
+        with pytest.raises(ValueError, match="above 0 and up to 1"):
+            count_voxels(wrong, 100)
 
 
 def test_what_cannot_be_measured_is_refused() -> None:
@@ -308,3 +316,170 @@ def test_what_cannot_be_measured_is_refused() -> None:
     for message, scan, given, settings in cases:
         with pytest.raises(ValueError, match=message):
             road(Neighbourhood(), scan, lesion, given, **settings)
+
+
+# Curves, correlations, stability.
+
+SINGLE = 1e-5
+"""Sums and logits in float32."""
+
+EVERYWHERE = torch.ones(10, 10, 10, dtype=torch.bool)
+LINE = np.array([[4, 4, 2], [4, 4, 3], [4, 4, 4], [4, 4, 5]])
+VALUES = np.array([1.0, 0.25, 2.0, 0.5])
+REGION = torch.zeros(10, 10, 10, dtype=torch.bool)
+REGION[tuple(LINE.T)] = True
+
+
+@pytest.fixture
+def image() -> torch.Tensor:
+    image = torch.randn(2, 10, 10, 10)
+    image[(0, *torch.as_tensor(LINE).T)] = torch.tensor(VALUES).float()
+    return image
+
+
+def test_the_curves_of_a_linear_network_are_known(image: torch.Tensor) -> None:
+    """Logit 2 x of four voxels, map = brightness, zero fill: each deleted voxel falls to one half."""
+    network, saliency = Linear((2.0, 0.0)), image.clamp(min=0)[:1]
+    p = sigmoid(2 * np.sort(VALUES)[::-1])
+    gone = [float(np.r_[np.full(n, 0.5), p[n:]].mean()) for n in range(5)]
+    back = [float(np.r_[p[:n], np.full(4 - n, 0.5)].mean()) for n in range(5)]
+    settings = {"region": REGION, "fill": "zero", "steps": 9}
+    for curve, wanted in (
+        (deletion(network, image, LINE, saliency, **settings), gone),
+        (insertion(network, image, LINE, saliency, **settings), back),
+    ):
+        assert curve.voxels.tolist() == [0, 1, 2, 3, 4]
+        assert curve.scores == pytest.approx(wanted, abs=EXACT)
+        assert curve.area == pytest.approx((wanted[0] + 2 * sum(wanted[1:4]) + wanted[4]) / 8)
+
+
+def test_areas_are_trapezoids_over_the_fraction_and_over_its_logarithm() -> None:
+    curve = Curve(np.array([0, 1, 10, 100]), np.array([1.0, 0.8, 0.4, 0.0]), 0.0)
+    assert curve.fractions.tolist() == [0, 0.01, 0.1, 1]
+    assert curve.area == pytest.approx(0.01 * 0.9 + 0.09 * 0.6 + 0.9 * 0.2)
+    assert curve.log_area == pytest.approx((0.6 + 0.2) / 2)
+
+
+def test_a_curve_starts_with_all_or_nothing_and_ends_with_the_other(image: torch.Tensor) -> None:
+    settings = {"region": EVERYWHERE, "fill": "zero", "steps": 12}
+    saliency = torch.rand(1, 10, 10, 10)
+    gone = deletion(Neighbourhood(), image, LINE, saliency, **settings)
+    back = insertion(Neighbourhood(), image, LINE, saliency, **settings)
+    clean = oracles.lesion_probabilities(oracles.Network(Neighbourhood()), image, LINE)
+    assert gone.scores[[0, -1]] == pytest.approx([float(clean.mean()), 0.5], abs=SINGLE)
+    assert back.scores[[0, -1]] == pytest.approx([0.5, float(clean.mean())], abs=SINGLE)
+    assert gone.voxels.tolist() == back.voxels.tolist() == [0, *np.rint(np.geomspace(1, 1000, 12)).tolist()]
+
+
+def test_a_better_map_falls_faster_and_rises_faster(image: torch.Tensor) -> None:
+    """The network looks 3 voxels away: a map of the cue beats a map of the lesion by both curves."""
+    image[0] = image[0].abs() + 1
+    cue, lesion = torch.zeros(1, 10, 10, 10), torch.zeros(1, 10, 10, 10)
+    cue[(0, *torch.as_tensor(LINE + np.array([3, 0, 0])).T)] = 1.0
+    lesion[(0, *torch.as_tensor(LINE).T)] = 1.0
+    settings = {"region": EVERYWHERE, "fill": "zero"}
+    for how, sign in ((deletion, -1), (insertion, 1)):
+        good, bad = (how(Shifted(3), image, LINE, saliency, **settings) for saliency in (cue, lesion))
+        assert sign * good.log_area > sign * bad.log_area + 0.1
+        assert sign * good.area > sign * bad.area
+
+
+def literal_correlation(
+    network, image: torch.Tensor, lesion: np.ndarray, saliency: torch.Tensor, region: torch.Tensor, size: int, seed: int
+) -> float:
+    """Pearson's r over 20 subsets, each edited and scored on the whole volume."""
+    voxels, rng, given, falls = np.argwhere(region.numpy()), np.random.default_rng([seed, 2, 0]), [], []
+    at = tuple(torch.as_tensor(lesion).T)
+    with torch.no_grad():
+        clean = oracles.whole(network)(image[None])[at].mean()
+        for _ in range(20):
+            subset = voxels[rng.choice(len(voxels), size, replace=False)]
+            edited = image.clone()
+            edited[(slice(None), *subset.T)] = 0
+            given.append(float(saliency[(slice(None), *subset.T)].sum()))
+            falls.append(float(clean - oracles.whole(network)(edited[None])[at].mean()))
+    return float(np.corrcoef(given, falls)[0, 1])
+
+
+def test_the_correlation_is_what_the_plain_loop_gives() -> None:
+    network, image = unet((3, 4)), torch.randn(2, 20, 18, 16, dtype=torch.float64)
+    lesion, region = np.array([[10, 9, 8], [10, 10, 8]]), torch.zeros(20, 18, 16, dtype=torch.bool)
+    region[7:14, 6:13, 5:12] = True
+    saliencies = [torch.randn(2, 20, 18, 16), gradient(network, image, lesion, aggregate="mean") * image]
+    got = faithfulness_correlation(network, image, lesion, saliencies, fraction=0.3, subsets=20, region=region, seed=7)
+    size = round(0.3 * 343)
+    wanted = [literal_correlation(network, image, lesion, s, region, size, 7) for s in saliencies]
+    assert got == pytest.approx(wanted, abs=SINGLE)
+
+
+def test_input_times_gradient_of_a_linear_network_correlates_perfectly(image: torch.Tensor) -> None:
+    saliency = gradient(Neighbourhood(), image, LINE, aggregate="mean") * image
+    settings = {"region": EVERYWHERE, "fractions": [0.05, 0.5], "subsets": 30}
+    found = sensitivity_n(Neighbourhood(), image, LINE, [saliency, -saliency, 3 * saliency], **settings)
+    assert found == pytest.approx(np.array([[1.0, 1.0], [-1.0, -1.0], [1.0, 1.0]]), abs=SINGLE)
+
+
+def test_every_map_sees_the_same_subsets_and_the_seed_decides_them(image: torch.Tensor) -> None:
+    one, other = torch.randn(2, 2, 10, 10, 10)
+    settings = {"region": EVERYWHERE, "fraction": 0.2, "subsets": 10}
+    both = faithfulness_correlation(Neighbourhood(), image, LINE, [one, other], **settings)
+    alone = [faithfulness_correlation(Neighbourhood(), image, LINE, [m], **settings)[0] for m in (one, other)]
+    assert both.tolist() == alone
+    assert faithfulness_correlation(Neighbourhood(), image, LINE, [one], seed=1, **settings)[0] != both[0]
+
+
+def test_without_variation_there_is_no_correlation(image: torch.Tensor) -> None:
+    settings = {"region": EVERYWHERE, "fractions": [0.2], "subsets": 5}
+    empty = sensitivity_n(Neighbourhood(), image, LINE, [torch.zeros(1, 10, 10, 10)], **settings)
+    deaf = sensitivity_n(Linear((0.0, 0.0)), image, LINE, [torch.rand(1, 10, 10, 10)], **settings)
+    assert np.isnan([*empty[0], *deaf[0]]).all()
+
+
+def test_stability_is_captums_maximum_of_the_same_draws(image: torch.Tensor) -> None:
+    def explain(volume: torch.Tensor) -> torch.Tensor:
+        return gradient(unet((3, 4)), volume, LINE, aggregate="sum")
+
+    image = image.double()
+    got = sensitivity(explain, image, draws=4, bound=0.3, seed=2)
+    noise = [np.random.default_rng([2, 4, n]).uniform(-0.3, 0.3, (2, 10, 10, 10)) for n in range(4)]
+
+    def as_captum_asks(given: torch.Tensor | tuple[torch.Tensor]) -> tuple[torch.Tensor]:
+        batch = given[0] if isinstance(given, tuple) else given
+        return (torch.stack([explain(volume) for volume in batch]),)
+
+    moved = image + torch.from_numpy(np.stack(noise))
+    wanted = sensitivity_max(as_captum_asks, image[None], perturb_func=lambda _: moved, n_perturb_samples=4)
+    assert got.max() == pytest.approx(float(wanted), rel=SINGLE)
+    assert len(set(got)) == 4
+
+
+def test_the_map_of_a_quadratic_network_changes_as_the_image_does(image: torch.Tensor) -> None:
+    """Gradient 2 x on the lesion: the change is the noise's norm there over the image's."""
+    got = sensitivity(lambda x: gradient(Quadratic(), x, LINE, aggregate="sum"), image, draws=3, bound=0.2)
+    at = (slice(None), *LINE.T)
+    noise = [np.random.default_rng([0, 4, n]).uniform(-0.2, 0.2, (2, 10, 10, 10))[at] for n in range(3)]
+    assert got == pytest.approx([np.linalg.norm(e) / np.linalg.norm(image.numpy()[at]) for e in noise], rel=SINGLE)
+
+
+def test_the_map_of_a_linear_network_does_not_change_and_an_empty_one_has_no_stability(image: torch.Tensor) -> None:
+    assert sensitivity(lambda x: gradient(Linear(), x, LINE), image, draws=2).tolist() == [0, 0]
+    assert np.isnan(sensitivity(torch.zeros_like, image, draws=2)).all()
+
+
+def test_what_cannot_be_correlated_or_drawn_as_a_curve_is_refused(image: torch.Tensor) -> None:
+    saliency, one = torch.rand(1, 10, 10, 10), torch.zeros(10, 10, 10, dtype=torch.bool)
+    one[4, 4, 2] = True
+    with pytest.raises(ValueError, match="got 1 and 24"):
+        deletion(Linear(), image, LINE, saliency, region=one)
+    with pytest.raises(ValueError, match="got 4 and 1"):
+        insertion(Linear(), image, LINE, saliency, region=REGION, steps=1)
+    with pytest.raises(ValueError, match="needs a voxel that is kept"):
+        deletion(Neighbourhood(), image, LINE, saliency, region=EVERYWHERE, fill="linear")
+    with pytest.raises(ValueError, match="got 1"):
+        sensitivity_n(Linear(), image, LINE, [saliency], subsets=1)
+    with pytest.raises(ValueError, match=r"\(1, 9, 10, 10\)"):
+        sensitivity_n(Linear(), image, LINE, [saliency[:, 1:]], region=REGION, fractions=[0.5])
+    with pytest.raises(ValueError, match="got none"):
+        sensitivity_n(Linear(), image, LINE, [])
+    with pytest.raises(ValueError, match="got 3 and 0"):
+        sensitivity(torch.zeros_like, image, draws=3, bound=0)
