@@ -1,4 +1,7 @@
-"""Many maps on one grid, lesions at their centres or subjects in MNI space: their mean, t and agreement in sign."""
+"""Many maps on one grid, lesions at their centres or subjects in MNI space: their mean, t and agreement in sign.
+
+First maps are brought onto a grid (`aligned_at_centre`, `in_mni`), then `group_map` reads them one at a time.
+"""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -9,11 +12,10 @@ import numpy as np
 import torch
 from scipy import ndimage
 
-from ies_helpers.arrays import Affine, LabelMap, Saliency, Voxels, as_voxels
-from ies_helpers.segmentation.lesions import Lesion
+from ies_helpers.arrays import Affine, LesionLike, Saliency, as_voxels, spacing_of
 from ies_helpers.subjects.files import replacing
 
-REACH_MM = 15.0
+ALIGNED_REACH_MM = 15.0
 """How far around a lesion's centre an aligned map reaches."""
 
 MNI_SHAPE = (91, 109, 91)
@@ -21,7 +23,7 @@ MNI_AFFINE: Affine = np.array([[2.0, 0, 0, -90], [0, 2, 0, -126], [0, 0, 2, -72]
 """The MNI152 grid at 2 mm, axes towards right, anterior and superior."""
 
 
-ALIKE = 1e-9
+ROUNDING = 1e-9
 """Standard error, as a share of the mean, below which maps are the same but for rounding."""
 
 
@@ -50,10 +52,9 @@ class GroupMap:
 def group_map(maps: Iterable[Saliency], affine: Affine) -> GroupMap:
     """Mean, t and sign of maps on one grid; one map is in memory at a time if `maps` is a generator.
 
-    Maps are taken as they are: strong ones weigh more in the mean, not in `sign`. NaN, in any modality, is where a map
-    does not reach.
-    ClinicaDL's group map is the mean; it divides by images times elements of an image, so that its means in modes
-    other than `image` are too small, and writes files without an affine. Here it is the number of maps.
+    Maps are taken as they are: strong ones weigh more in the mean, not in `sign`. NaN, in any channel, is where a map
+    does not reach. ClinicaDL's group map is the mean; it divides by images times elements of an image, so that its
+    means in modes other than `image` are too small, and writes files without an affine. Here it is the number of maps.
 
     Args:
         maps: each `(C, I, J, K)`, see `aligned_at_centre` and `in_mni`.
@@ -69,20 +70,24 @@ def group_map(maps: Iterable[Saliency], affine: Affine) -> GroupMap:
         shape = shape or values.shape
         if values.shape != shape or values.ndim != 4:
             raise ValueError(f"Maps of a group must be (C, I, J, K) on one grid, got {values.shape} and {shape}.")
-        there, size = np.broadcast_to(~np.isnan(values).any(axis=0), shape), size + 1
-        seen = np.where(there, values, 0)
-        if size == 1:
+        if not size:
             count, total, squares, signs = (np.zeros(shape) for _ in range(4))
-        delta = np.where(there, seen - total / np.maximum(count, 1), 0)
-        count, total = count + there, total + seen
-        squares += delta * np.where(there, seen - total / np.maximum(count, 1), 0)  # Welford's sum of squares
-        signs += np.sign(seen)
+        size += 1
+        # Welford's running sum of squares, voxel by voxel: how far this map lies from the mean before it, times how far
+        # from the mean with it. A map counts only where it reaches.
+        there = np.broadcast_to(~np.isnan(values).any(axis=0), shape)
+        here = np.where(there, values, 0)
+        before = np.where(there, here - total / np.maximum(count, 1), 0)
+        count, total = count + there, total + here
+        squares += before * np.where(there, here - total / np.maximum(count, 1), 0)
+        signs += np.sign(here)
     if not size:
         raise ValueError("A group must have a map, got none.")
     with np.errstate(invalid="ignore", divide="ignore"):
         mean = total / np.where(count > 0, count, np.nan)
         error = np.sqrt(squares / np.where(count > 1, count - 1, np.nan) / np.maximum(count, 1))
-        error = np.where(error > ALIKE * np.abs(mean), error, 0)
+        error = np.where(error > ROUNDING * np.abs(mean), error, 0)
+        # t is 0 where every map is zero, and has no value where all are the same and not zero
         t = np.where(error > 0, mean / np.where(error > 0, error, 1), np.where((mean == 0) & (count > 1), 0, np.nan))
         sign = signs / np.where(count > 0, count, np.nan)
     mean, t, sign = (torch.from_numpy(x).float() for x in (mean, t, sign))
@@ -90,7 +95,7 @@ def group_map(maps: Iterable[Saliency], affine: Affine) -> GroupMap:
 
 
 def aligned_at_centre(
-    saliency: Saliency, lesion: Lesion | LabelMap | Voxels, affine: Affine, *, reach_mm: float = REACH_MM
+    saliency: Saliency, lesion: LesionLike, affine: Affine, *, reach_mm: float = ALIGNED_REACH_MM
 ) -> Saliency:
     """A map around the middle of its lesion, on a 1 mm grid with axes towards right, anterior and superior.
 
@@ -116,7 +121,7 @@ def aligned_at_centre(
     return on_grid(saliency, affine, grid, (side, side, side))
 
 
-def centred_affine(reach_mm: float = REACH_MM) -> Affine:
+def centred_affine(reach_mm: float = ALIGNED_REACH_MM) -> Affine:
     """Affine of aligned maps: 0 mm at the lesion's middle.
 
     Raises:
@@ -135,9 +140,9 @@ def in_mni(saliency: Saliency, affine: Affine) -> Saliency:
     Args:
         saliency: `(C, I, J, K)` of a scan in MNI space. A map is smoothed to 2 mm before, so that no peak falls
             between the points.
-        affine: the scan's; `masks.template_affine` gives one that stretches the brain to the template's size.
+        affine: the scan's; `regions.template_affine` gives one that stretches the brain to the template's size.
     """
-    spacing = np.linalg.norm(np.asarray(affine)[:3, :3], axis=0)
+    spacing = np.array(spacing_of(affine))
     width = np.sqrt(np.maximum(2.0**2 - spacing**2, 0)) / 2.355 / spacing  # half maximum from one voxel to 2 mm
     smooth = [ndimage.gaussian_filter(np.asarray(channel, dtype=np.float32), width) for channel in saliency]
     return on_grid(torch.from_numpy(np.stack(smooth)), affine, MNI_AFFINE, MNI_SHAPE)

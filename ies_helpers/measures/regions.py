@@ -1,7 +1,7 @@
-"""What a map lies in: Agg2Exp's two measures, for any explained thing i and any structure j.
+"""What a map lies in: structures from labels, distances and tissues, and how much of a map each of them has.
 
-With A_i the map of a class or a lesion, phi its part (`abs`, `positive` or `negative`) added over modalities, and j
-a set of voxels:
+Agg2Exp's two measures, for any explained thing i and any structure j. With A_i the map of a class or a lesion, phi its
+part (`abs`, `positive` or `negative`) added over channels, and j a set of voxels:
 
     mass_ij = sum over j of phi(A_i) / sum of phi(A_i)          mean_ij = sum over j of phi(A_i) / |j|
 
@@ -19,13 +19,14 @@ import nibabel
 import numpy as np
 import pandas as pd
 import torch
+from nibabel.affines import apply_affine
 from nibabel.processing import resample_from_to
 from scipy import ndimage
 
-from ies_helpers.arrays import Affine, Saliency
-from ies_helpers.measures.maps import SHELLS, SignPart, part_of, shells
+from ies_helpers.arrays import SAME_PLACE_MM, Affine, Saliency
+from ies_helpers.measures.maps import SHELLS, SignPart, part_of, shells, why_empty
 from ies_helpers.segmentation.lesions import Lesion
-from ies_helpers.subjects.nifti import AFFINE_TOLERANCE, read_image, read_values
+from ies_helpers.subjects.nifti import read_image, read_values
 from ies_helpers.subjects.phantom import template_tissues
 from ies_helpers.subjects.subject import Subject
 from ies_helpers.subjects.tissue import brain_mask
@@ -35,7 +36,7 @@ Structures = Mapping[str, np.ndarray | torch.Tensor]
 
 PARTS: tuple[SignPart, ...] = ("abs", "positive", "negative")
 
-SUFFIX = {"abs": "", "positive": "_pos", "negative": "_neg"}
+PART_SUFFIX = {"abs": "", "positive": "_pos", "negative": "_neg"}
 """What Agg2Exp's columns end with."""
 
 
@@ -46,7 +47,7 @@ def structure_table(
 
     Args:
         maps: name of what is explained -> its signed map, `(C, I, J, K)` or `(I, J, K)`.
-        structures: name -> mask on the maps' grid; see also `labelled`, `masks.read_structures` and `surroundings`.
+        structures: name -> mask on the maps' grid; see also `labelled`, `read_structures` and `distance_structures`.
         parts: of the signed maps.
         subject: whose maps they are, for the first column.
 
@@ -69,30 +70,31 @@ def structure_table(
             raise ValueError(f"Maps and structures must lie on one grid, {explained!r} has {shape}, not {grid}.")
         raw = np.asarray(saliency, dtype=np.float32 if saliency.dtype == torch.float32 else np.float64)
         raw = raw.reshape(-1, next(iter(masks.values())).size)
-        there = np.flatnonzero(raw.any(axis=0))  # a lesion's map is zero beyond the network's reach
+
+        # (C, n) of the n voxels where the map is not zero: a lesion's is zero beyond the network's reach. The variance
+        # of all voxels is that of these about the mean of all, and mean^2 for each zero.
+        there = np.flatnonzero(raw.any(axis=0))
         some = raw[:, there].astype(np.float64)
+        some_map = torch.from_numpy(some[:, :, None, None])
         mean = float(some.sum() / raw.size)
         squares = float(np.square(some - mean).sum()) + (raw.size - some.size) * mean**2
         of_map = {"map_mean": mean, "map_var": squares / raw.size}
         inside = {name: mask[there] for name, mask in masks.items()}
         for part in parts:
-            values = part_of(torch.from_numpy(some[:, :, None, None]), part).ravel()
-            total = float(values.sum())
+            values = part_of(some_map, part).ravel()
+            total, why = float(values.sum()), why_empty(some_map, part)
             for name, where in inside.items():
                 whose = {"subject": subject, "explained": explained, "structure": name, "part": part}
-                measured = _measured(float(values[where].sum()), total, voxels[name], part)
+                measured = _mass_and_mean(float(values[where].sum()), total, voxels[name], why)
                 rows.append(whose | {"voxels": voxels[name]} | of_map | measured)
     columns = ["subject", "explained", "structure", "part", "voxels", "mass", "mean", "map_mean", "map_var", "reason"]
     return pd.DataFrame(rows, columns=columns)
 
 
-def _measured(inside: float, total: float, voxels: int, part: SignPart) -> dict[str, Any]:
-    if not voxels:
-        return {"mass": np.nan, "mean": np.nan, "reason": "the structure has no voxels"}
-    if not total:
-        reason = "the map is zero everywhere" if part == "abs" else f"the map has no {part} values"
-        return {"mass": np.nan, "mean": np.nan, "reason": reason}
-    return {"mass": inside / total, "mean": inside / voxels, "reason": ""}
+def _mass_and_mean(inside: float, total: float, voxels: int, why: str) -> dict[str, Any]:
+    if voxels and total:
+        return {"mass": inside / total, "mean": inside / voxels, "reason": ""}
+    return {"mass": np.nan, "mean": np.nan, "reason": why if voxels else "the structure has no voxels"}
 
 
 def _flat(name: str, mask: np.ndarray | torch.Tensor, saliency: Saliency) -> np.ndarray:
@@ -138,7 +140,7 @@ def wide_table(table: pd.DataFrame, part: SignPart = "abs") -> pd.DataFrame:
         table: of `structure_table`, of any number of subjects.
         part: which of its parts.
     """
-    end, rows = SUFFIX[part], []
+    end, rows = PART_SUFFIX[part], []
     chosen: Any = table[table["part"] == part]
     if chosen.duplicated(["subject", "explained", "structure"]).any():
         raise ValueError("A subject must have one row for each explained and structure; choose one of `by`.")
@@ -154,9 +156,10 @@ def wide_table(table: pd.DataFrame, part: SignPart = "abs") -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-# Structures of a lesion: itself, shells of mm around it, other lesions, tissues; a table of a patient's lesions.
+# A lesion's own structures: itself, shells of mm around it, other lesions, tissues; a table of a patient's lesions.
 
-OWN, OTHERS, REST, OUTSIDE = "this lesion", "other lesions", "rest of the brain", "outside the brain"
+OWN_LESION, OTHER_LESIONS = "this lesion", "other lesions"
+REST, OUTSIDE = "rest of the brain", "outside the brain"
 
 
 def distance_structures(subject: Subject, lesion: Lesion, brain: np.ndarray | None = None) -> dict[str, np.ndarray]:
@@ -167,15 +170,15 @@ def distance_structures(subject: Subject, lesion: Lesion, brain: np.ndarray | No
     Args:
         subject: gives the grid.
         lesion: that is explained.
-        brain: `(I, J, K)` bool; None: where any modality is not 0, holes filled (`brain_of`).
+        brain: `(I, J, K)` bool; None: where any channel is not 0, holes filled.
 
     Raises:
         ValueError: for a lesion outside the brain.
     """
-    brain = brain_of(subject) if brain is None else brain
+    brain = brain_mask(subject.image, filled=True) if brain is None else brain
     own = _own(subject, lesion, brain)
     around = shells(lesion, subject.shape, subject.affine)
-    named = {OWN: own, OUTSIDE: ~brain} | {f"{name} mm": shell for name, shell in around.items()}
+    named = {OWN_LESION: own, OUTSIDE: ~brain} | {f"{name} mm": shell for name, shell in around.items()}
     return _first_come(named | {f"beyond {SHELLS[-1][1]:g} mm": brain}, last=OUTSIDE)
 
 
@@ -194,29 +197,22 @@ def tissue_structures(
         subject: gives grid and brain.
         lesion: that is explained.
         lesions: all of the subject's, found and missed.
-        tissues: such as `masks.brain_tissues` or `masks.read_structures` give.
+        tissues: such as `brain_tissues` or `read_structures` give.
         brain: see `distance_structures`.
     """
-    brain = brain_of(subject) if brain is None else brain
+    brain = brain_mask(subject.image, filled=True) if brain is None else brain
     own = _own(subject, lesion, brain)
     others = np.zeros(subject.shape, dtype=bool)
     for other in lesions:
         others[tuple(other.voxels.T)] = True
-    named = {OWN: own, OTHERS: others} | {name: np.asarray(mask, dtype=bool) for name, mask in tissues.items()}
-    return _first_come(named | {REST: brain, OUTSIDE: ~brain})
-
-
-def brain_of(subject: Subject) -> np.ndarray:
-    """`(I, J, K)` bool: where any modality is not 0, and what that encloses."""
-    return np.asarray(ndimage.binary_fill_holes(brain_mask(subject.image)))
+    by_tissue = {name: np.asarray(mask, dtype=bool) for name, mask in tissues.items()}
+    return _first_come({OWN_LESION: own, OTHER_LESIONS: others} | by_tissue | {REST: brain, OUTSIDE: ~brain})
 
 
 def _own(subject: Subject, lesion: Lesion, brain: np.ndarray) -> np.ndarray:
     own = lesion.mask(subject.shape).numpy()
     if not (own & brain).any():
-        raise ValueError(
-            f"A lesion must lie in the brain, {lesion!r} lies where {subject.name} is 0 in all modalities."
-        )
+        raise ValueError(f"A lesion must lie in the brain, {lesion!r} lies where {subject.name} is 0 in all channels.")
     return own
 
 
@@ -246,7 +242,7 @@ def lesion_table(
     missing = [number for number in maps if number not in known]
     if missing or not maps:
         raise ValueError(f"Maps must be of lesions that are there, got maps of {missing or 'none'}.")
-    tables, brain = [], brain_of(subject)
+    tables, brain = [], brain_mask(subject.image, filled=True)
     for number, saliency in maps.items():
         lesion = known[number]
         schemes = {"distance": distance_structures(subject, lesion, brain)}
@@ -270,10 +266,10 @@ BLUR_MM = 2.0
 VENTRICLE_MM = 6.0
 """CSF no farther than this from the template's lateral ventricles is ventricle: a patient's are often wider."""
 
-ROUNDS = 10
+MIXTURE_ROUNDS = 10
 """Of expectation and maximisation."""
 
-OVERLAP = 0.8
+LEAST_OVERLAP = 0.8
 """Dice coefficient of a brain in MNI space and the template's, at least."""
 
 
@@ -294,7 +290,7 @@ def read_labels(path: str | Path, subject: Subject) -> np.ndarray:
         raise ValueError(f"A label image must hold whole numbers, {path.name} holds others; save labels, not scores.")
     labels, affine = values.astype(np.int32), np.asarray(image.affine, dtype=np.float64)
     apart = float(np.abs(affine - subject.affine).max())
-    if labels.shape != subject.shape or apart > AFFINE_TOLERANCE:
+    if labels.shape != subject.shape or apart > SAME_PLACE_MM:
         labels = _on_grid_of(subject, labels, affine)
         warnings.warn(
             f"{path.name} lies on another grid (shape {values.shape}, affine up to {apart:.3g} apart) than "
@@ -362,7 +358,7 @@ def join(structures: Structures, groups: Mapping[str, Sequence[str]]) -> dict[st
 def brain_tissues(subject: Subject) -> dict[str, np.ndarray]:
     """White and grey matter, ventricles and other CSF of a brain in MNI space: a rough segmentation.
 
-    A mixture of three gaussians over all modalities, weighted at each voxel by nilearn's template (blurred by 2 mm)
+    A mixture of three gaussians over all channels, weighted at each voxel by nilearn's template (blurred by 2 mm)
     and fitted by expectation-maximisation to the brain without its target. CSF within 6 mm of the template's lateral
     ventricles is called ventricle. In three phantoms 88 to 90 % of the voxels outside lesions got their true tissue;
     what is wrong is mostly cortex called CSF. Bring masks of your own by `read_structures` where it matters.
@@ -373,10 +369,12 @@ def brain_tissues(subject: Subject) -> dict[str, np.ndarray]:
     Raises:
         ValueError: if the brain does not lie where the template's does.
     """
-    brain = brain_of(subject)
+    brain = brain_mask(subject.image, filled=True)
+    # (3, V) prior of white matter, grey matter and CSF at the brain's voxels, none of them impossible anywhere.
     white, grey, csf, to_ventricles = template_tissues(_world(subject, template_affine(subject)))
     blurred = [ndimage.gaussian_filter(t, BLUR_MM / np.array(subject.spacing))[brain] for t in (white, grey, csf)]
     prior = np.stack(blurred) + 0.02
+    # (V,) the tissue that intensity and prior make most likely; drawn lesions do not shape the mixture.
     known = np.ones(int(brain.sum()), dtype=bool) if subject.target is None else ~subject.target.numpy()[brain]
     best = _mixture(subject.image.numpy()[:, brain], prior / prior.sum(axis=0), known).argmax(axis=0)
     labels = np.full(subject.shape, -1)
@@ -396,45 +394,45 @@ def template_affine(subject: Subject) -> Affine:
     Raises:
         ValueError: if even then the brain does not lie where the template's does.
     """
-    brain = brain_of(subject)
-    own, known = (
-        _world(subject, subject.affine)[:, mask] for mask in (brain, _template_brain(subject, subject.affine))
-    )
+    brain = brain_mask(subject.image, filled=True)
+    world = _world(subject, subject.affine)
+    own, known = world[:, brain], world[:, _template_brain(world)]  # (3, V) mm of both brains
     dice = 0.0
     if own.size and known.size:
         scale = known.std(axis=1) / np.maximum(own.std(axis=1), 1e-6)
         stretch = np.diag([*scale, 1.0])
         stretch[:3, 3] = known.mean(axis=1) - scale * own.mean(axis=1)
         affine = stretch @ subject.affine
-        template = _template_brain(subject, affine)
+        template = _template_brain(_world(subject, affine))
         dice = 2 * (brain & template).sum() / (brain.sum() + template.sum())
-    if dice < OVERLAP:
+    if dice < LEAST_OVERLAP:
         raise ValueError(
             f"A template needs a brain in MNI space; that of {subject.name} overlaps it by a Dice coefficient of "
-            f"{dice:.2f}, less than {OVERLAP}. Give masks of your own, see read_structures."
+            f"{dice:.2f}, less than {LEAST_OVERLAP}. Give masks of your own, see read_structures."
         )
     return affine
 
 
 def _world(subject: Subject, affine: Affine) -> np.ndarray:
     """`(3, I, J, K)` float32 mm of every voxel."""
-    return (np.tensordot(affine[:3, :3], np.indices(subject.shape), axes=1) + affine[:3, 3, None, None, None]).astype(
-        np.float32
-    )
+    voxels = np.moveaxis(np.indices(subject.shape), 0, -1)
+    return np.moveaxis(apply_affine(affine, voxels), -1, 0).astype(np.float32)
 
 
-def _template_brain(subject: Subject, affine: Affine) -> np.ndarray:
-    white, grey, *_ = template_tissues(_world(subject, affine))
+def _template_brain(world: np.ndarray) -> np.ndarray:
+    white, grey, *_ = template_tissues(world)
     return np.asarray(ndimage.binary_fill_holes(white + grey > 0.5))
 
 
 def _mixture(values: np.ndarray, prior: np.ndarray, known: np.ndarray) -> np.ndarray:
     """`(3, V)` posterior of tissues from `(C, V)` intensities and `(3, V)` prior, fitted where `known`."""
     posterior = prior
-    for _ in range(ROUNDS):
+    for _ in range(MIXTURE_ROUNDS):
+        # Maximisation: mean and variance (3, C) of each tissue in each channel.
         weight = posterior[:, known] / posterior[:, known].sum(axis=1, keepdims=True)
         mean = weight @ values[:, known].T
         variance = weight @ np.square(values[:, known]).T - np.square(mean) + 1e-6
+        # Expectation: each tissue's likelihood (3, V) times the prior, as shares.
         log = [
             -0.5 * (np.square(values - m[:, None]) / v[:, None] + np.log(v)[:, None]).sum(axis=0)
             for m, v in zip(mean, variance, strict=True)

@@ -1,11 +1,37 @@
-"""Maps in structures: Agg2Exp's two measures by hand and by a loop over voxels, its columns, and what has no value."""
+"""Maps in structures: two measures by hand and by loops, a lesion's shells and tissues, label files, the template."""
+
+import warnings
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from scipy import ndimage
 
-from ies_helpers.measures.regions import labelled, structure_table, wide_table
+from ies_helpers import Subject
+from ies_helpers.measures.regions import (
+    OTHER_LESIONS,
+    OUTSIDE,
+    OWN_LESION,
+    REST,
+    TISSUES,
+    brain_tissues,
+    distance_structures,
+    join,
+    labelled,
+    lesion_table,
+    read_labels,
+    read_structures,
+    structure_table,
+    template_affine,
+    tissue_structures,
+    wide_table,
+)
+from ies_helpers.subjects.phantom import template_tissues
+from ies_helpers.subjects.subject import normalise
+from tests.patients import AFFINE, ball, lesion_of, subject_in_memory, write_image
 
 EXACT = 1e-12
 
@@ -78,22 +104,22 @@ def test_what_has_no_value_is_nan_and_says_why() -> None:
     assert row(negative, "one", "positive")["reason"] == "the map has no positive values"
     assert row(negative, "one", "negative")["mass"] == pytest.approx(4 / 20, abs=EXACT)
     empty = structure_table({"x": torch.zeros(2, *SHAPE)}, structures)
-    assert row(empty, "one", "abs")["reason"] == "the map is zero everywhere"
+    assert set(empty.loc[empty["structure"] == "one", "reason"]) == {"the map is zero everywhere"}
     assert empty[["mass", "mean"]].isna().all(axis=None)
 
 
 def test_other_grids_other_values_and_nothing_at_all_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"one grid, got \(2, 3, 1\) and \(2, 3, 2\) of 'b'"):
+    with pytest.raises(ValueError, match=r"\(2, 3, 2\) of 'b'"):
         structure_table({"x": map_by_hand()}, {"a": at(), "b": np.ones((2, 3, 2), dtype=bool)})
-    with pytest.raises(ValueError, match=r"one grid, 'y' has \(2, 1, 3, 1\)"):
+    with pytest.raises(ValueError, match=r"'y' has \(2, 1, 3, 1\)"):
         structure_table({"x": map_by_hand(), "y": map_by_hand()[:, :1]}, {"a": at()})
-    with pytest.raises(ValueError, match="bool or 0 and 1, 'a' holds other values; see labelled"):
+    with pytest.raises(ValueError, match="'a' holds other"):
         structure_table({"x": map_by_hand()}, {"a": np.full(SHAPE, 3)})
-    with pytest.raises(ValueError, match="a map and a structure, got 0 and 1"):
+    with pytest.raises(ValueError, match="got 0 and 1"):
         structure_table({}, {"a": at()})
-    with pytest.raises(ValueError, match="whole numbers, got float64; take the argmax"):
+    with pytest.raises(ValueError, match="got float64"):
         labelled(np.zeros(SHAPE), ["a"])
-    with pytest.raises(ValueError, match="must have names, got labels 7 and names for 0, 1"):
+    with pytest.raises(ValueError, match="labels 7 and names for 0, 1"):
         labelled(np.full(SHAPE, 7), ["a", "b"])
 
 
@@ -146,5 +172,211 @@ def test_a_wide_table_has_the_published_columns_in_their_order() -> None:
     single = wide_table(structure_table({"a": one}, {"b": np.ones((2, 2, 2))}, subject="s"))
     assert single[["a_explanation_mean", "a_explanation_var"]].iloc[0].tolist() == pytest.approx([1, 7])
     assert wide_table(both, "negative")["a_explanation_in_a_mass_neg"].tolist() == [0, 0]
-    with pytest.raises(ValueError, match="one row for each explained and structure; choose one of `by`"):
+    with pytest.raises(ValueError, match="one row for each"):
         wide_table(pd.concat([both, both]))
+
+
+# A lesion's own structures.
+
+
+def two_lesions() -> tuple:
+    """A brain of 30 mm in a cube of 40, voxels of 1 x 1 x 2 mm along i, j, k; a lesion in its middle and another."""
+    affine = np.diag([1.0, 1.0, 2.0, 1.0])
+    subject = subject_in_memory((40, 40, 24), affine)
+    brain = ball((40, 40, 24), (20, 20, 12), 15) & (np.abs(np.arange(24) - 12) < 8)
+    subject.image[:, torch.from_numpy(~brain)] = 0
+    own, other = np.zeros((2, 40, 40, 24), dtype=bool)
+    own[20, 20, 12] = True
+    other[26:28, 20, 12] = True
+    return subject, brain, lesion_of(own, 1), lesion_of(other, 2)
+
+
+def test_shells_are_in_true_mm_and_every_voxel_lies_in_exactly_one() -> None:
+    subject, brain, lesion, _ = two_lesions()
+    structures = distance_structures(subject, lesion)
+    assert list(structures) == [OWN_LESION, "0-2 mm", "2-5 mm", "5-10 mm", "beyond 10 mm", OUTSIDE]
+    assert (np.sum(list(structures.values()), axis=0) == 1).all()
+    for v in np.argwhere(brain & ~lesion.mask(subject.shape).numpy())[::23]:
+        away = np.linalg.norm((v - lesion.voxels[0]) * [1, 1, 2])
+        name = next((n for n, end in (("0-2 mm", 2), ("2-5 mm", 5), ("5-10 mm", 10)) if away <= end), "beyond 10 mm")
+        assert structures[name][tuple(v)]
+    assert (structures[OUTSIDE] == ~brain).all()
+
+
+def test_tissues_give_way_to_lesions_and_the_first_that_claims_a_voxel_has_it() -> None:
+    subject, brain, lesion, other = two_lesions()
+    white = brain & (np.indices(brain.shape)[0] > 18)
+    structures = tissue_structures(subject, lesion, [lesion, other], {"white matter": white, "grey matter": white})
+    assert list(structures) == [OWN_LESION, OTHER_LESIONS, "white matter", "grey matter", REST, OUTSIDE]
+    assert (np.sum(list(structures.values()), axis=0) == 1).all()
+    assert structures[OTHER_LESIONS].sum() == 2
+    assert structures["white matter"].sum() == white.sum() - 3
+    assert not structures["grey matter"].any()
+    assert (structures[REST] == brain & ~white).all()
+
+
+def test_a_table_of_lesions_gives_each_its_own_structures() -> None:
+    subject, _, lesion, other = two_lesions()
+    saliency = torch.zeros(2, *subject.shape)
+    saliency[0, 20, 20, 12], saliency[1, 26, 20, 12], saliency[0, 20, 24, 12] = 5.0, -3.0, 2.0
+    tissues = {"white matter": np.ones(subject.shape, dtype=bool)}
+    table = lesion_table(subject, [lesion, other], {1: saliency, 2: saliency}, tissues=tissues)
+    assert list(table.columns[:6]) == ["subject", "lesion", "group", "by", "explained", "structure"]
+
+    def mass(number: int, structure: str) -> float:
+        chosen = (table["lesion"] == number) & (table["structure"] == structure) & (table["part"] == "abs")
+        return float(table.loc[chosen, "mass"].iloc[0])
+
+    assert [mass(1, n) for n in (OWN_LESION, "2-5 mm", "5-10 mm", OTHER_LESIONS)] == pytest.approx([0.5, 0.2, 0.3, 0.3])
+    assert [mass(2, n) for n in (OWN_LESION, "5-10 mm", OTHER_LESIONS, "white matter")] == pytest.approx(
+        [0.3, 0.7, 0.5, 0.2]
+    )
+    assert table.groupby(["lesion", "by", "part"])["mass"].sum().to_numpy() == pytest.approx(np.ones(12))
+    assert set(lesion_table(subject, [lesion], {1: saliency})["by"]) == {"distance"}
+    with pytest.raises(ValueError, match=r"\[7\]"):
+        lesion_table(subject, [lesion], {7: saliency})
+
+
+def test_a_lesion_outside_the_brain_is_refused() -> None:
+    subject, brain, lesion, _ = two_lesions()
+    outside = replace(lesion, voxels=np.argwhere(~brain)[:4])
+    with pytest.raises(ValueError, match=r"Lesion.* lies where toy is 0"):
+        distance_structures(subject, outside)
+
+
+# From files, and by the template.
+
+LABELS = np.zeros((24, 28, 20), dtype=np.int16)
+LABELS[4:8, 5:9, 6:10] = 1
+LABELS[12:16, 5:9, 6:10] = 3
+
+
+def test_labels_on_the_same_grid_are_taken_as_they_are_without_a_word(tmp_path: Path) -> None:
+    path = write_image(tmp_path / "regions.nii.gz", LABELS)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        got = read_labels(path, subject_in_memory())
+        named = read_structures(path, subject_in_memory(), {3: "three"})
+    assert (got == LABELS).all()
+    assert list(named) == ["three"]
+    assert (named["three"] == (LABELS == 3)).all()
+    assert list(read_structures(path, subject_in_memory())) == ["label 1", "label 3"]
+    mask = write_image(tmp_path / "thalamus.nii.gz", (LABELS == 1).astype(np.uint8))
+    assert list(read_structures(mask, subject_in_memory())) == ["thalamus"]
+
+
+def test_a_file_on_another_grid_is_resampled_to_the_nearest_voxel_and_a_warning_says_so(tmp_path: Path) -> None:
+    flipped = AFFINE @ np.array([[-1.0, 0, 0, 23], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
+    path = write_image(tmp_path / "flipped.nii.gz", LABELS[::-1], flipped)
+    with pytest.warns(UserWarning, match=r"flipped.nii.gz lies on another grid .*affine up to 23 apart.* resampled"):
+        got = read_labels(path, subject_in_memory())
+    assert (got == LABELS).all()
+    coarse = AFFINE @ np.diag([2.0, 2.0, 2.0, 1.0])
+    coarse[:3, 3] = (AFFINE @ [0.5, 0.5, 0.5, 1])[:3]
+    path = write_image(tmp_path / "coarse.nii.gz", LABELS[::2, 1::2, ::2], coarse)
+    with pytest.warns(UserWarning, match=r"shape \(12, 14, 10\)"):
+        got = read_labels(path, subject_in_memory())
+    middle = np.repeat(np.repeat(np.repeat(LABELS[::2, 1::2, ::2], 2, 0), 2, 1), 2, 2)
+    assert set(np.unique(got)) == {0, 1, 3}
+    assert (got == middle)[:-1, :-1, :-1].all()
+
+
+def test_what_is_no_label_image_or_elsewhere_is_refused(tmp_path: Path) -> None:
+    subject = subject_in_memory()
+    scores = write_image(tmp_path / "scores.nii.gz", LABELS * 0.3)
+    with pytest.raises(ValueError, match=r"scores.nii.gz holds others"):
+        read_labels(scores, subject)
+    with pytest.raises(ValueError, match="must have 3 axes"):
+        read_labels(write_image(tmp_path / "four.nii.gz", np.stack([LABELS] * 2, axis=3)), subject)
+    with pytest.raises(FileNotFoundError, match="there is none at"):
+        read_labels(tmp_path / "none.nii.gz", subject)
+    far = AFFINE.copy()
+    far[:3, 3] += 500
+    with (
+        pytest.warns(UserWarning, match="another grid"),
+        pytest.raises(ValueError, match=r"no label of far.nii.gz"),
+    ):
+        read_labels(write_image(tmp_path / "far.nii.gz", LABELS, far), subject)
+    with pytest.raises(ValueError, match=r"empty.nii.gz is zero"):
+        read_structures(write_image(tmp_path / "empty.nii.gz", 0 * LABELS), subject)
+    noise = np.random.default_rng(0).integers(0, 99, LABELS.shape).astype(np.int16)
+    path = write_image(tmp_path / "cut.nii.gz", noise)
+    path.write_bytes(path.read_bytes()[:-2000])
+    with pytest.raises(ValueError, match=r"cut.nii.gz is truncated"):
+        read_labels(path, subject)
+
+
+def test_labels_of_one_name_in_a_file_are_one_structure(tmp_path: Path) -> None:
+    path = write_image(tmp_path / "regions.nii.gz", LABELS)
+    both = read_structures(path, subject_in_memory(), {1: "white matter", 3: "white matter"})["white matter"]
+    assert np.array_equal(both, (LABELS == 1) | (LABELS == 3))
+
+
+def test_structures_without_voxels_or_outside_the_brain_are_told(tmp_path: Path) -> None:
+    subject = subject_in_memory()
+    subject.image[:, 10:] = 0
+    path = write_image(tmp_path / "regions.nii.gz", LABELS)
+    with pytest.warns(UserWarning, match="Of regions") as told:
+        structures = read_structures(path, subject, {1: "inside", 2: "absent", 3: "outside"})
+    assert [str(w.message) for w in told] == [
+        "Of regions.nii.gz these have no voxel of toy: absent.",
+        "Of regions.nii.gz these lie outside the brain of toy: outside.",
+    ]
+    assert [int(mask.sum()) for mask in structures.values()] == [64, 0, 64]
+
+
+def test_joined_structures_are_unions_and_unknown_names_are_refused() -> None:
+    parts = {"left": LABELS == 1, "right": LABELS == 3, "other": LABELS == 0}
+    joined = join(parts, {"both": ["left", "right"], "all": list(parts)})
+    assert (joined["both"] == (LABELS > 0)).all()
+    assert joined["all"].all()
+    with pytest.raises(ValueError, match=r"\['top'\]; there are left, right, other"):
+        join(parts, {"both": ["left", "top"]})
+
+
+def template_subject(stretch: tuple[float, float, float] = (1, 1, 1)) -> tuple[Subject, np.ndarray]:
+    """The template itself as a T1 at 4 mm, its brain stretched along each world axis, and its tissue at each voxel."""
+    affine = np.diag([4.0, 4.0, 4.0, 1.0])
+    affine[:3, 3] = [-110, -140, -90]
+    shape = (55, 66, 50)
+    world = np.tensordot(affine[:3, :3], np.indices(shape), axes=1) + affine[:3, 3, None, None, None]
+    seen = world / np.reshape(stretch, (3, 1, 1, 1))
+    white, grey, csf, _ = template_tissues(seen.astype(np.float32))
+    brain = ndimage.binary_fill_holes(white + grey > 0.5)
+    truth = np.where(brain, np.stack([white, grey, csf]).argmax(axis=0), -1)
+    noise = 0.1 * np.random.default_rng(0).standard_normal((2, *shape))
+    flair, t1 = np.array([1.0, 1.2, 0.2, 0.0])[truth], np.array([1.0, 0.6, 0.2, 0.0])[truth]
+    return Subject("template", normalise((np.stack([flair, t1]) + noise) * brain), affine), truth
+
+
+def test_tissues_of_the_template_itself_are_found_and_fill_the_brain() -> None:
+    subject, truth = template_subject()
+    tissues = brain_tissues(subject)
+    assert tuple(tissues) == TISSUES
+    assert (np.sum(list(tissues.values()), axis=0) == (truth >= 0)).all()
+    found = np.select([tissues["white matter"], tissues["grey matter"]], [0, 1], 2)
+    assert float((found == truth)[truth >= 0].mean()) > 0.98
+    litres = {name: float(mask.sum()) * 64e-6 for name, mask in tissues.items()}
+    assert 0.005 < litres["ventricles"] < 0.1
+    middle = subject.affine[:3, :3] @ np.argwhere(tissues["ventricles"]).mean(axis=0) + subject.affine[:3, 3]
+    assert np.abs(middle - [0, -16, 12]).max() < 12
+
+
+def test_a_smaller_brain_is_stretched_to_the_template() -> None:
+    subject, _ = template_subject((0.85, 0.9, 0.8))
+    affine = template_affine(subject)
+    stretched = np.diag(affine[:3, :3]) / 4
+    assert stretched == pytest.approx([1 / 0.85, 1 / 0.9, 1 / 0.8], rel=0.02)
+    origin = np.linalg.inv(subject.affine) @ [0, 0, 0, 1]
+    assert np.abs((affine @ origin)[:3]).max() < 2
+
+
+def test_a_brain_that_is_not_in_mni_space_is_refused() -> None:
+    subject, _ = template_subject()
+    moved = subject.affine.copy()
+    moved[1, 3] += 150
+    for affine in (moved, np.eye(4)):
+        with pytest.raises(ValueError, match="that of template overlaps it"):
+            brain_tissues(Subject("template", subject.image, affine))
+    with pytest.raises(ValueError, match=r"Dice coefficient of 0\.00"):
+        brain_tissues(Subject("empty", torch.zeros(2, 8, 8, 8), np.eye(4)))
