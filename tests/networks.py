@@ -1,6 +1,10 @@
 """Networks with lively random weights: every path carries gradient, no slope is neutral."""
 
+from dataclasses import replace
+
 import torch
+from monai.networks.nets.dynunet import DynUNet
+from monai.networks.nets.unet import UNet
 from torch import nn
 
 from ies_helpers import Network
@@ -32,13 +36,28 @@ def lively(network: Network, seed: int = 0) -> Network:
     return network
 
 
-def unet(channels: tuple[int, ...] = (3, 4, 5, 6, 7)) -> Network:
+def unet(channels: tuple[int, ...] = (3, 4, 5, 6, 7), inputs: int = 2, outputs: int = 2) -> Network:
     """A narrow relative of the published U-Net."""
     torch.manual_seed(len(channels))
-    return lively(build("unet", channels))
+    network = build("unet", channels)
+    if (inputs, outputs) == (2, 2):
+        return lively(network)
+    strides = (2,) * (len(channels) - 1)
+    module = UNet(3, inputs, outputs, channels, strides, norm="batch", num_res_units=0)
+    return lively(replace(network, module=module))
 
 
-def nnunet(channels: tuple[int, ...] = (3, 4, 5)) -> Network:
+def nnunet(channels: tuple[int, ...] = (3, 4, 5), inputs: int = 2, outputs: int = 2) -> Network:
     """A narrow relative of the published nnU-Net."""
     torch.manual_seed(1)
-    return lively(build("nnunet", channels))
+    network = build("nnunet", channels)
+    if (inputs, outputs) == (2, 2):
+        return lively(network)
+    sides = {"kernel_size": (3, 3, 3), "strides": (1, 2, 2), "upsample_kernel_size": (2, 2), "filters": channels}
+    module = DynUNet(3, inputs, outputs, **sides, res_block=True, norm_name="instance", act_name="leakyrelu")
+    return lively(replace(network, module=module))
+
+
+def hollow(network: Network) -> Network:
+    """The same network without values, on torch's `meta` device: no step of it may mix in the CPU."""
+    return replace(network, module=network.module.to("meta"))

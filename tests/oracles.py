@@ -14,7 +14,7 @@ from monai.inferers.utils import sliding_window_inference
 from ies_helpers import Network
 
 Logits = Callable[[torch.Tensor], torch.Tensor]
-"""`(1, C, I, J, K)` -> class-1 logits `(I, J, K)`."""
+"""`(1, C, I, J, K)` -> logits of the lesion class `(I, J, K)`; one output is taken for it."""
 
 
 def whole(network: Network, multiple: int = 16) -> Logits:
@@ -23,7 +23,8 @@ def whole(network: Network, multiple: int = 16) -> Logits:
     def logits(x: torch.Tensor) -> torch.Tensor:
         missing = [-n % multiple for n in x.shape[2:]]
         padded = F.pad(x, [0, missing[2], 0, missing[1], 0, missing[0]])
-        return network.module(padded)[0, 1, : x.shape[2], : x.shape[3], : x.shape[4]]
+        y = network.module(padded)[0, :, : x.shape[2], : x.shape[3], : x.shape[4]]
+        return y[network.lesion_class if len(y) > 1 else 0]
 
     return logits
 
@@ -35,7 +36,7 @@ def blended(network: Network) -> Logits:
         assert network.sides is not None
         how = {"overlap": network.overlap, "mode": network.weighting}
         y = sliding_window_inference(x, network.sides, 1, network.module, **how)
-        return y[0, 1]  # pyright: ignore[reportIndexIssue, reportArgumentType, reportReturnType]
+        return y[0, network.lesion_class]  # pyright: ignore[reportIndexIssue, reportArgumentType, reportReturnType]
 
     return logits
 
@@ -49,7 +50,7 @@ def blended_on(network: Network, boxes: Sequence[tuple[slice, slice, slice]]) ->
         total, weights = torch.zeros(x.shape[2:]), torch.zeros(x.shape[2:])
         for box in boxes:
             placed = torch.zeros_like(total)
-            placed[box] = weight * network.module(x[(..., *box)])[0, 1]
+            placed[box] = weight * network.module(x[(..., *box)])[0, network.lesion_class]
             total = total + placed
             weights[box] += weight
         return total / weights.clamp(min=1e-6)
@@ -123,7 +124,7 @@ def finite_difference(logits: Logits, image: torch.Tensor, voxels: np.ndarray, a
 
 @torch.no_grad()
 def lesion_probabilities(network: Network, image: torch.Tensor, voxels: np.ndarray) -> torch.Tensor:
-    """`(V,)` class-1 probabilities, everything through the network, as it is seen (`through`)."""
+    """`(V,)` probabilities of the lesion class, everything through the network, as it is seen (`through`)."""
     stride = max(network.stride or (1,))
     if network.through == "windows":
         y = sliding_window_inference(
@@ -132,7 +133,8 @@ def lesion_probabilities(network: Network, image: torch.Tensor, voxels: np.ndarr
     else:
         missing = [-n % stride for n in image.shape[1:]]
         y = network.module(F.pad(image[None], [0, missing[2], 0, missing[1], 0, missing[0]]))
-    return y[0].softmax(dim=0)[(1, *torch.as_tensor(voxels).T)]  # pyright: ignore
+    p = y[0].sigmoid() if network.head == "sigmoid" else y[0].softmax(dim=0)  # pyright: ignore
+    return p[(network.lesion_class, *torch.as_tensor(voxels).T)]
 
 
 def relative(got: torch.Tensor, wanted: torch.Tensor) -> float:

@@ -13,7 +13,6 @@ Along each axis, with n strides and cells voxel // 2^n from a to b, level g (aft
 """
 
 import warnings
-import weakref
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
@@ -24,14 +23,101 @@ import torch.nn.functional as F
 from torch import nn
 
 from ies_helpers.arrays import Box, Volume, Voxels
-from ies_helpers.saliency.views import Pairs, Part, cut, forward, group_voxels, upload
+from ies_helpers.saliency.views import Each, Pairs, Part, View, cut, group_voxels, upload
 from ies_helpers.segmentation.inference import check_finite
-from ies_helpers.segmentation.network import Network
+from ies_helpers.segmentation.network import Memory, Network
 
-# The published U-Net taken apart, piece by piece, so that its backward pass can be written down.
+# What this cone and that of `frozen` share: known slopes, plain convolutions, windows, batches, and a check.
 
 KINKED = (nn.PReLU, nn.LeakyReLU, nn.ReLU)
 """Activations of slope 1 above zero and a constant slope below."""
+
+BATCH = 4
+"""Voxels taken at once on a CPU: more leave its cache."""
+
+CLOSE = 1e-3
+"""Largest difference from autograd, relative to the largest gradient, at which a cone is trusted."""
+
+
+def slope_of(act: nn.Module | None, x: torch.Tensor) -> torch.Tensor:
+    """`(1, F, i, j, k)`: the slope of one of `KINKED` at its input `x`."""
+    below = getattr(act, "weight", getattr(act, "negative_slope", 0.0))
+    below = torch.as_tensor(below, dtype=x.dtype, device=x.device).view(1, -1, 1, 1, 1)
+    return torch.where(x > 0, torch.ones_like(below), below)
+
+
+def factor_of(norm: nn.BatchNorm3d) -> torch.Tensor:
+    """`(F,)`: what a batch norm in evaluation mode multiplies each channel by."""
+    factor = (norm.running_var + norm.eps).rsqrt()  # pyright: ignore[reportOptionalOperand]
+    return factor if norm.weight is None else factor * norm.weight
+
+
+def is_plain(conv: object, kind: type, kernel: int, stride: int) -> bool:
+    """Whether `conv` is a `kind` of these sides that turns n positions into n / stride, or back, zero-padded."""
+    pad = (kernel - 1) // 2
+    wanted = {"kernel_size": kernel, "stride": stride, "padding": pad, "dilation": 1}
+    if kind is nn.ConvTranspose3d:
+        wanted["output_padding"] = stride - kernel + 2 * pad
+    if type(conv) is not kind or not all(getattr(conv, name) == (n,) * 3 for name, n in wanted.items()):
+        return False
+    return getattr(conv, "groups", 0) == 1 and getattr(conv, "padding_mode", "") == "zeros"
+
+
+def lesion_channel(last: nn.Conv3d | nn.ConvTranspose3d, lesion_class: int) -> int | None:
+    """The output of a network's last convolution that is its lesion logit; None where it has none.
+
+    One output z stands for the classes (0, z).
+    """
+    outputs = last.out_channels
+    if outputs == 1:
+        return 0 if lesion_class == 1 else None
+    return lesion_class if lesion_class < outputs else None
+
+
+def voxels_at_once(budget: int, values: int, like: torch.Tensor) -> int:
+    """How many voxels a budget of bytes holds, of `values` each of the precision and on the device of `like`."""
+    batch = max(1, budget // (values * like.element_size()))
+    return min(batch, BATCH) if like.device.type == "cpu" else batch
+
+
+def window(volume: torch.Tensor, lo: np.ndarray, hi: np.ndarray) -> torch.Tensor:
+    """`volume` `(1, F, i, j, k)` from position `lo` to `hi`, both included, zero where it does not reach."""
+    shape = np.asarray(volume.shape[2:])
+    a, b = np.clip(lo, 0, shape), np.clip(np.asarray(hi) + 1, 0, shape)
+    rim = [int(r) for axis in (2, 1, 0) for r in (a[axis] - lo[axis], hi[axis] + 1 - b[axis])]
+    return F.pad(volume[..., *Box.of(a, b)], rim)
+
+
+_TRUSTED = Memory()
+
+
+def trusted(network: Network, kind: str, part: Part, cone: Each, autograd: Each) -> bool:
+    """Whether one voxel's gradient by a cone is autograd's on the same view, asked once of a network as it is.
+
+    Args:
+        network: the one explained.
+        kind: what the cone takes it for; where the two differ, a warning says that it is none.
+        part: its first voxel is compared, through its first view.
+        cone, autograd: the two ways.
+    """
+
+    def agree() -> bool:
+        view, voxel = part.views[0], part.voxels[:1]
+        ((_, seen, wanted),) = autograd(view, voxel)
+        check_finite(wanted, network)
+        ((_, box, got),) = cone(view, voxel)
+        apart = wanted.clone()
+        apart[:, *box.local(seen)] -= got
+        close = bool(apart.abs().max() <= CLOSE * wanted.abs().max())
+        if not close:
+            told = f"{network.name} is no {kind} of the published kind after all; taking the crop."
+            warnings.warn(told, stacklevel=2)
+        return close
+
+    return _TRUSTED(network.module, kind, network.lesion_class, make=agree)
+
+
+# The published U-Net taken apart, piece by piece, so that its backward pass can be written down.
 
 
 @dataclass(eq=False)
@@ -49,24 +135,11 @@ class Layer:
     act: nn.Module | None = None
     slope: torch.Tensor = field(default_factory=lambda: torch.empty(0))
 
-    def see(self, _module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
-        """Forward pre-hook of the activation: note the slope where its input lies."""
+    def note_slope(self, _module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        """Forward pre-hook of the activation: keep the slope where its input lies."""
         self.slope = slope_of(self.act, inputs[0])
         if self.norm is not None and self.norm.running_var is not None:
             self.slope = self.slope * factor_of(self.norm).view(1, -1, 1, 1, 1)
-
-
-def slope_of(act: nn.Module | None, x: torch.Tensor) -> torch.Tensor:
-    """`(1, F, i, j, k)`: the slope of one of `KINKED` at its input `x`."""
-    below = getattr(act, "weight", getattr(act, "negative_slope", 0.0))
-    below = torch.as_tensor(below, dtype=x.dtype, device=x.device).view(1, -1, 1, 1, 1)
-    return torch.where(x > 0, torch.ones_like(below), below)
-
-
-def factor_of(norm: nn.BatchNorm3d) -> torch.Tensor:
-    """`(F,)`: what a batch norm in evaluation mode multiplies each channel by."""
-    factor = (norm.running_var + norm.eps).rsqrt()  # pyright: ignore[reportOptionalOperand]
-    return factor if norm.weight is None else factor * norm.weight
 
 
 def take_apart(module: nn.Module) -> tuple[list[Layer], Layer, list[Layer]] | None:
@@ -89,61 +162,43 @@ def take_apart(module: nn.Module) -> tuple[list[Layer], Layer, list[Layer]] | No
         up.append(_layer(block[2], nn.ConvTranspose3d, 2, last=not up))
         block = block[1].submodule
     bottom = _layer(block, nn.Conv3d, 1)  # pyright: ignore[reportArgumentType]
-    if not down or bottom is None or None in down or None in up or up[0].conv.out_channels < 2:
+    if not down or bottom is None or None in down or None in up:
         return None
     return down, bottom, up  # pyright: ignore[reportReturnType]
 
 
 def _layer(block: nn.Module, kind: type, stride: int, last: bool = False) -> Layer | None:
     conv, adn = getattr(block, "conv", None), getattr(block, "adn", None)
-    shape = {
-        "kernel_size": (3, 3, 3),
-        "stride": (stride,) * 3,
-        "padding": (1, 1, 1),
-        "dilation": (1, 1, 1),
-        "groups": 1,
-    }
-    if kind is nn.ConvTranspose3d:
-        shape["output_padding"] = (stride - 1,) * 3
-    if type(conv) is not kind or any(getattr(conv, name) != value for name, value in shape.items()):
+    known = [conv] if last else [conv, adn]
+    if not is_plain(conv, kind, 3, stride) or any(child not in known for child in block.children()):
         return None
     if last:
-        return Layer(conv) if adn is None and not _others(block, conv) else None  # pyright: ignore[reportArgumentType]
-    norm, act = getattr(adn, "N", None), getattr(adn, "A", None)
-    dropout = getattr(adn, "D", None)
-    if not isinstance(norm, nn.BatchNorm3d) or not isinstance(act, KINKED) or _others(block, conv, adn):
+        return Layer(conv) if adn is None else None  # pyright: ignore[reportArgumentType]
+    norm, act, dropout = (getattr(adn, name, None) for name in "NAD")
+    if not isinstance(norm, nn.BatchNorm3d) or not isinstance(act, KINKED):
+        return None
+    if not isinstance(dropout, nn.Dropout | nn.Dropout3d | None):
         return None
     if list(adn.children()) != [m for m in (norm, dropout, act) if m is not None]:  # pyright: ignore
-        return None
-    if dropout is not None and not isinstance(dropout, nn.Dropout | nn.Dropout3d):
         return None
     return Layer(conv, norm, act)  # pyright: ignore[reportArgumentType]
 
 
-def _others(block: nn.Module, *known: object) -> bool:
-    return any(child not in known for child in block.children())
-
-
-BATCH = 4
-"""Voxels taken at once on a CPU: more leave its cache."""
-
-CLOSE = 1e-3
-"""Largest difference from autograd, relative to the largest gradient, at which a cone is trusted."""
+# Its backward pass on the positions that voxels can reach.
 
 
 class Cone:
     """The backward pass of a U-Net, voxel by voxel; made by `cone_of`."""
 
-    def __init__(
-        self, module: nn.Module, down: list[Layer], bottom: Layer, up: list[Layer], lesion_class: int = 1
-    ) -> None:
-        self.module, self.down, self.bottom, self.up = module, down, bottom, up
-        self.lesion_class = lesion_class
+    def __init__(self, module: nn.Module, down: list[Layer], bottom: Layer, up: list[Layer], channel: int = 1) -> None:
+        """A `module`, its layers as `take_apart` gives them, and the output that is explained."""
+        self.module, self.down, self.bottom, self.up, self.channel = module, down, bottom, up, channel
         self.strides = len(down)
         self.finite = torch.tensor(0.0)
 
-    def look(self, x: torch.Tensor) -> None:
-        """Run the network itself on a crop `(1, C, i, j, k)` and keep every slope.
+    @contextmanager
+    def seeing(self, x: torch.Tensor) -> Iterator[None]:
+        """Run the network itself on a crop `(1, C, i, j, k)` and keep every slope inside, none afterwards.
 
         It is stopped before its last convolution, which no slope depends on and which is slow on a CPU.
         Slopes forget a NaN, so `finite` keeps 0, or NaN where what the last convolution gets is not finite.
@@ -151,22 +206,19 @@ class Cone:
 
         def stop(_module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
             self.finite = 0 * inputs[0].sum()
-            raise _SeenEnough
+            raise _SlopesKnown
 
-        with ExitStack() as hooks, torch.no_grad(), suppress(_SeenEnough):
-            hooks.callback(self.up[0].conv.register_forward_pre_hook(stop).remove)
-            for layer in [*self.down, self.bottom, *self.up]:
-                if layer.act is not None:
-                    hooks.callback(layer.act.register_forward_pre_hook(layer.see).remove)
-            self.module(x)
-
-    @contextmanager
-    def seeing(self, x: torch.Tensor) -> Iterator[None]:
-        """`look`, with the slopes gone afterwards: a patient's lesions have a cone each."""
+        layers = [*self.down, self.bottom, *self.up]
         try:
-            yield self.look(x)
+            with ExitStack() as hooks, torch.no_grad(), suppress(_SlopesKnown):
+                hooks.callback(self.up[0].conv.register_forward_pre_hook(stop).remove)
+                for layer in layers:
+                    if layer.act is not None:
+                        hooks.callback(layer.act.register_forward_pre_hook(layer.note_slope).remove)
+                self.module(x)
+            yield
         finally:
-            for layer in [*self.down, self.bottom, *self.up]:
+            for layer in layers:
                 layer.slope = layer.slope.new_empty(0)
 
     def extremes(self, network: Network, image: Volume, part: Part, budget: int) -> Pairs:
@@ -175,15 +227,13 @@ class Cone:
         One forward pass on the part's crop serves all its cells.
         """
         (view,) = part.views
-        batch = max(1, budget // (self.values() * network.dtype.itemsize))
-        if network.device.type == "cpu":
-            batch = min(batch, BATCH)
+        batch = voxels_at_once(budget, self.values(), self.up[0].conv.weight)
         with self.seeing(cut(image, view.box, network)):
             for cell, voxels in group_voxels(part.voxels, part.voxels // 2**self.strides):
                 box, within = self._reach(cell, cell, part.box)
                 for g in self.gradients(cell, view.box.start, voxels, batch):
                     inner = window(g, *within)
-                    yield box, inner.amax(dim=0), inner.amin(dim=0)  # pyright: ignore[reportReturnType]
+                    yield box, inner.amax(dim=0), inner.amin(dim=0)
 
     def summed(self, network: Network, image: Volume, part: Part) -> tuple[Box, torch.Tensor]:
         """The sum of the gradients of a part's voxels, `(C, i, j, k)`, and the box it is on."""
@@ -196,6 +246,16 @@ class Cone:
             g = self._backward(seed, self._slopes(first, last, view.box.start))
         return box, window(g, *within)[0]
 
+    def each(self, network: Network, image: Volume) -> Each:
+        """Voxel by voxel, each with a forward pass of its own: for a check, not for work."""
+
+        def each(view: View, voxels: Voxels) -> Iterator[tuple[int, Box, torch.Tensor]]:
+            for row, voxel in enumerate(voxels):
+                ((box, g, _),) = self.extremes(network, image, Part(voxel[None], [view], view.box), 0)
+                yield row, box, g
+
+        return each
+
     def values(self) -> int:
         """Values that the backward pass of one voxel holds at its widest, three times the encoder's windows."""
         width, values = 4, 0
@@ -205,7 +265,7 @@ class Cone:
         return 3 * (values + self.down[0].conv.in_channels * width**3)
 
     def gradients(self, cell: np.ndarray, origin: np.ndarray, voxels: Voxels, batch: int) -> Iterator[torch.Tensor]:
-        """Gradients of the lesion logits at `voxels`, all of one cell, by the crop that `look` saw.
+        """Gradients of the lesion logits at `voxels`, all of one cell, by the crop that is being seen.
 
         Args:
             cell: `(3,)`, the voxels' cell.
@@ -231,11 +291,13 @@ class Cone:
     def _slopes(self, first: np.ndarray, last: np.ndarray, origin: np.ndarray) -> dict[int, torch.Tensor]:
         """Each layer's slope on its window of these cells, zero outside the crop."""
         slopes, n = {}, self.strides
+        # Encoder, from the bottom to the input: windows [lo, hi] that grow to twice their length and one.
         lo, hi = first - 1, last + 2
         for level in range(n, 0, -1):
             start = origin // 2**level
             slopes[id(self.down[level - 1])] = window(self.down[level - 1].slope, lo - start, hi - start)
             lo, hi = 2 * lo - 1, 2 * hi + 1
+        # Bottom, and decoder: the cells' own positions and one behind them.
         start = origin // 2**n
         slopes[id(self.bottom)] = window(self.bottom.slope, first - start, last + 1 - start)
         for level in range(1, n):
@@ -252,62 +314,38 @@ class Cone:
         return seed
 
     def _backward(self, seed: torch.Tensor, slopes: dict[int, torch.Tensor]) -> torch.Tensor:
-        """From the outputs' cotangents `(B, 1, i, j, k)` to the input's gradient."""
-        g, skipped = F.conv3d(seed, self.up[0].conv.weight[:, self.lesion_class, None], stride=2), []
+        """From the outputs' cotangents `(B, 1, i, j, k)` to the input's gradient `(B, C, i, j, k)`."""
+        # Last convolution, lesion output alone: (B, 1, 2 m + 1) -> (B, skipped and decoded features, m).
+        g, skipped = F.conv3d(seed, self.up[0].conv.weight[:, self.channel, None], stride=2), []
+        # Decoder, downwards: keep the share of the skip, take the rest through slope and convolution to (B, F, ~m / 2).
         for layer, below in zip(self.down, [*self.up[1:], self.bottom], strict=True):
             width = layer.conv.out_channels
             skipped.append(g[:, :width])
             g = g[:, width:] * slopes[id(below)]
             if below is not self.bottom:
                 g = F.conv3d(F.pad(g, [1] * 6), below.conv.weight, stride=2)
+        # Bottom, stride 1: (B, F, 2) -> (B, E, 4).
         g = F.conv_transpose3d(g, self.bottom.conv.weight)
+        # Encoder, upwards: add the skip in the middle, then slope and convolution: (B, F, w) -> (B, E, 2 w + 1).
         for layer, skip in zip(reversed(self.down), reversed(skipped), strict=True):
             rim = (g.shape[-1] - skip.shape[-1]) // 2
             g[(..., *(slice(rim, rim + n) for n in skip.shape[2:]))] += skip
-            g = upwards(g.mul_(slopes[id(layer)]), layer.conv.weight)
+            g = convolve_back(g.mul_(slopes[id(layer)]), layer.conv.weight)
         return g
 
 
-class _SeenEnough(Exception):  # noqa: N818 (a signal, not an error)
+class _SlopesKnown(Exception):  # noqa: N818 (a signal, not an error)
     """Ends a forward pass of which every slope is known."""
 
 
 def cone_of(module: nn.Module, lesion_class: int = 1) -> Cone | None:
-    """The cone of a MONAI U-Net of the published kind, any depth and width; None for anything else."""
+    """The cone of a MONAI U-Net of the published kind, any depth, width and classes; None for anything else."""
     levels = take_apart(module)
-    return None if levels is None else Cone(module, *levels, lesion_class)
+    channel = None if levels is None else lesion_channel(levels[2][0].conv, lesion_class)
+    return None if levels is None or channel is None else Cone(module, *levels, channel)
 
 
-_TRUSTED: weakref.WeakKeyDictionary[nn.Module, bool] = weakref.WeakKeyDictionary()
-
-
-def trusted(cone: Cone, network: Network, image: Volume, part: Part) -> bool:
-    """Whether a voxel's gradient by the cone is autograd's on the same crop; asked once for each module."""
-    if network.module not in _TRUSTED:
-        (view,) = part.views
-        x, logits = forward(network, image, view)
-        logit = logits[view.local(part.voxels[:1])].sum()
-        check_finite(logit, network)
-        (wanted,) = torch.autograd.grad(logit, x)
-        ((box, got, _),) = cone.extremes(network, image, Part(part.voxels[:1], part.views, part.box), 0)
-        wanted = wanted[0][:, *box.local(view.box)]
-        close = bool((got - wanted).abs().max() <= CLOSE * wanted.abs().max())
-        if not close:
-            warnings.warn(f"{network.name} is no U-Net of the published kind after all; taking the crop.", stacklevel=2)
-        _TRUSTED[network.module] = close
-    return _TRUSTED[network.module]
-
-
-def window(volume: torch.Tensor, lo: np.ndarray, hi: np.ndarray) -> torch.Tensor:
-    """`volume` `(1, F, i, j, k)` from position `lo` to `hi`, both included, zero where it does not reach."""
-    shape = np.asarray(volume.shape[2:])
-    a, b = np.clip(lo, 0, shape), np.clip(np.asarray(hi) + 1, 0, shape)
-    inner = volume[(..., *(slice(int(i), int(j)) for i, j in zip(a, b, strict=True)))]
-    rim = [int(r) for axis in (2, 1, 0) for r in (a[axis] - lo[axis], hi[axis] + 1 - b[axis])]
-    return F.pad(inner, rim)
-
-
-def upwards(g: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+def convolve_back(g: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     """Transpose of a 3^3 convolution of stride 2: n positions -> 2 n + 1 along each axis.
 
     With few output channels the library's transposed convolution is slow, so it is written as one dense 2^3
@@ -317,9 +355,11 @@ def upwards(g: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     channels = weight.shape[1]
     if channels > 4:
         return F.conv_transpose3d(g, weight, stride=2)
+    # Weight (F, E, 3, 3, 3) -> (8 E, F, 2, 2, 2): of each axis the taps of even and of odd positions.
     taps = F.pad(weight, [0, 1] * 3)[..., [2, 3, 0, 1]][..., [2, 3, 0, 1], :][..., [2, 3, 0, 1], :, :]
     taps = taps.reshape(*weight.shape[:2], 2, 2, 2, 2, 2, 2)  # tap pair, then half, along each axis
     taps = taps.permute(1, 3, 5, 7, 0, 2, 4, 6).reshape(8 * channels, weight.shape[0], 2, 2, 2)
+    # (B, F, n) -> (B, 8 E, n + 1) -> (B, E, 2 n + 2), of which the last position is none.
     halves = F.conv3d(F.pad(g, [1] * 6), taps)
     sides = halves.shape[2:]
     halves = halves.reshape(len(g), channels, 2, 2, 2, *sides).permute(0, 1, 5, 2, 6, 3, 7, 4)

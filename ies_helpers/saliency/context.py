@@ -15,14 +15,15 @@ import torch
 from scipy import ndimage
 from torch import nn
 
-from ies_helpers.arrays import CONNECTIVITY, Affine, LabelMap, Volume, Voxels, as_mask
+from ies_helpers.arrays import CONNECTIVITY, Affine, LesionLike, Volume, as_mask, check_choice, spacing_of
 from ies_helpers.saliency.score import LesionScore
-from ies_helpers.segmentation.lesions import Lesion
 from ies_helpers.segmentation.network import Network, Through, as_network
 from ies_helpers.subjects.editing import lesion_pattern
 from ies_helpers.subjects.subject import Subject
 
 Fill = Literal["zero", "mean", "blurred"]
+
+By = Literal["steps", "mm"]
 
 STEPS = tuple(range(35))
 """0 is the lesion alone; 1 to 34 dilations as published."""
@@ -34,10 +35,10 @@ BLUR_MM = 4.0
 def perilesional_curve(
     network: Network | nn.Module,
     image: Volume,
-    lesion: Lesion | LabelMap | Voxels,
+    lesion: LesionLike,
     *,
     distances: Sequence[float] = STEPS,
-    by: Literal["steps", "mm"] = "steps",
+    by: By = "steps",
     fill: Fill = "zero",
     affine: Affine | None = None,
     through: Through | None = None,
@@ -49,7 +50,7 @@ def perilesional_curve(
     Args:
         network: as it predicts, through its windows if it has some; see `through`.
         image: `(C, I, J, K)`, z-scored.
-        lesion: a `Lesion`, a boolean mask `(I, J, K)` or integer voxels `(V, 3)`.
+        lesion: which stays.
         distances: dilations by the 18-neighbourhood (`steps`), or mm from the nearest lesion voxel's centre (`mm`).
         by: `steps` as published, or `mm`, which is right for any voxel size.
         fill: what stands in place of hidden tissue: `zero` as published, each channel's `mean` over its non-zero
@@ -71,13 +72,11 @@ def perilesional_curve(
     network = as_network(network)
     through = through or ("whole" if network.window is None else "windows")
     scorer = LesionScore(network, image, lesion, through=through)
-    spacing = np.ones(3) if affine is None else np.linalg.norm(np.asarray(affine)[:3, :3], axis=0)
+    spacing = np.array(spacing_of(np.eye(4) if affine is None else affine))
     mask = as_mask(lesion, image.shape[1:])
-    far = steps_from(scorer.crop(torch.from_numpy(mask)).numpy(), max(distances)) if by == "steps" else None
-    if far is None:
-        far = scorer.crop(torch.from_numpy(ndimage.distance_transform_edt(~mask, spacing))).numpy()
+    far = steps_from(mask) if by == "steps" else ndimage.distance_transform_edt(~mask, spacing)
     filling = scorer.crop(filled(image, fill, spacing))
-    mean, largest = scorer(_hidden(scorer.image, filling, torch.from_numpy(far), distances))
+    mean, largest = scorer(_hidden(scorer.image, filling, scorer.crop(torch.as_tensor(far)), distances))
     table = pd.DataFrame({"distance_mm": np.asarray(distances, dtype=float), "score": mean[:-1].numpy()})
     table["distance_mm"] *= float(spacing.mean()) if by == "steps" else 1.0
     table["seen"] = largest[:-1].numpy() > network.threshold
@@ -86,8 +85,8 @@ def perilesional_curve(
 
 def check_curve(by: str, fill: str) -> None:
     """Refuse what `perilesional_curve` cannot do, before anything is computed."""
-    if by not in ("steps", "mm") or fill not in get_args(Fill):
-        raise ValueError(f"by must be steps or mm and fill zero, mean or blurred, got {by!r} and {fill!r}.")
+    check_choice("by", by, get_args(By))
+    check_choice("fill", fill, get_args(Fill))
 
 
 def filled(image: Volume, fill: Fill, spacing: np.ndarray) -> Volume:
@@ -105,14 +104,9 @@ def filled(image: Volume, fill: Fill, spacing: np.ndarray) -> Volume:
     return blurred
 
 
-def steps_from(mask: np.ndarray, most: float) -> np.ndarray:
-    """`(I, J, K)`: after how many dilations by the 18-neighbourhood a voxel is reached; inf beyond `most`."""
-    steps, region = np.where(mask, 0.0, np.inf), mask
-    for n in range(1, math.ceil(most) + 1):
-        grown = np.asarray(ndimage.binary_dilation(region, CONNECTIVITY), dtype=bool)
-        steps[grown & ~region] = n
-        region = grown
-    return steps
+def steps_from(mask: np.ndarray) -> np.ndarray:
+    """`(I, J, K)`: how many dilations by the 18-neighbourhood reach a voxel from a mask, which must not be empty."""
+    return ndimage.distance_transform_cdt(~mask, metric=CONNECTIVITY)  # pyright: ignore
 
 
 def _hidden(
@@ -126,7 +120,7 @@ def _hidden(
 
 # Dose and response: how visible a lesion must be before a network sees it.
 
-COLUMNS = [
+DOSE_COLUMNS = [
     *("subject", "network", "i", "j", "k", "size_mm3", "voxels"),
     *("contrast", "score", "highest", "seen", "logit"),
 ]
@@ -135,7 +129,7 @@ COLUMNS = [
 def dose_response(
     network: Network | nn.Module, subject: Subject, place: Any, size: float, contrasts: Sequence[float]
 ) -> pd.DataFrame:
-    """What a network says of a synthetic lesion at each contrast: see `subjects.synthetic.add_lesion`.
+    """What a network says of a synthetic lesion at each contrast: see `add_lesion`.
 
     Equal to adding the lesion and running the network on the whole subject each time, but only what the lesion's score
     depends on goes through it. The network is seen as its maps are: `network.through`.
@@ -151,7 +145,7 @@ def dose_response(
     Returns:
         One row a contrast, in their order: subject, network, i, j, k, size_mm3, voxels, contrast; score, the mean
         probability over the lesion's voxels; highest, the largest; seen, whether that is above the network's threshold;
-        logit, the mean class-1 logit, whose slope at a contrast is the sum of the `mean` gradient times the pattern.
+        logit, the mean logit, whose slope at a contrast is the sum of the `mean` gradient times the pattern.
 
     Raises:
         ValueError: for no contrast, one that is not finite, or a lesion that cannot be there.
@@ -171,4 +165,4 @@ def dose_response(
     table["score"], table["highest"] = probability.mean(axis=1), probability.max(axis=1)
     table["seen"] = table["highest"] > network.threshold
     table["logit"] = logits[:, network.lesion_class].mean(dim=1).numpy()
-    return table.reindex(columns=COLUMNS)
+    return table.reindex(columns=DOSE_COLUMNS)

@@ -9,11 +9,9 @@ at hand.
 """
 
 import copy
-import warnings
-import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 
 import numpy as np
 import torch
@@ -21,12 +19,11 @@ import torch.nn.functional as F
 from torch import nn
 
 from ies_helpers.arrays import Box, Volume, Voxels
-from ies_helpers.saliency.cone import CLOSE, KINKED, factor_of, slope_of, window
+from ies_helpers.saliency.cone import KINKED, factor_of, is_plain, lesion_channel, slope_of, voxels_at_once, window
 from ies_helpers.saliency.views import (
     Each,
     Part,
     View,
-    by_autograd,
     cut,
     forward,
     group_voxels,
@@ -34,7 +31,7 @@ from ies_helpers.saliency.views import (
     window_parts,
 )
 from ies_helpers.segmentation.field import receptive_field
-from ies_helpers.segmentation.network import Network
+from ies_helpers.segmentation.network import Memory, Network
 
 # The published nnU-Net taken apart, block by block; each knows its own backward pass once it was seen forward.
 #
@@ -65,14 +62,14 @@ class Block:
         """Of the first convolution, and of the residual one."""
         return self.convs[0].stride[0]
 
-    def ready(self) -> None:
+    def forget_slopes(self) -> None:
         """Before a forward pass: forget the last one's slopes, and read the norms' factors."""
         self.slopes, self.weights = [], []
         for conv, norm in zip(self.convs, self.norms, strict=True):
             self.weights.append(conv.weight * factor_of(norm).view(-1, 1, 1, 1, 1))
 
-    def see(self, _module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
-        """Forward pre-hook of the activation: note the slope where its input lies."""
+    def note_slope(self, _module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
+        """Forward pre-hook of the activation: keep the slope where its input lies."""
         self.slopes.append(slope_of(self.act, inputs[0]))
 
     def back(self, g: torch.Tensor, at: np.ndarray) -> tuple[torch.Tensor, np.ndarray]:
@@ -86,9 +83,11 @@ class Block:
             `(V, E, m, m, m)`, m = s (n + 1) + 3 for stride s, and where these windows start.
         """
         s, size = self.stride, g.shape[-1]
+        # Second activation and convolution, then the first: (V, F, n) -> (V, F, n + 2) -> (V, E, s (n + 1) + 3).
         g = g * windows(self.slopes[1], at, size)
         inner = F.conv_transpose3d(g, self.weights[1]) * windows(self.slopes[0], at - 1, size + 2)
         found = F.conv_transpose3d(inner, self.weights[0], stride=s)
+        # The residual, whose one tap reaches s (n - 1) + 1 positions in the middle of these.
         if len(self.weights) == 3:
             rim = slice(s + 1, s + 1 + s * (size - 1) + 1)
             found[..., rim, rim, rim] += F.conv_transpose3d(g, self.weights[2], stride=s)
@@ -139,7 +138,7 @@ def take_apart(module: nn.Module) -> Parts | None:
         wider.append(_conv(getattr(layer.upsample, "transp_conv", None), nn.ConvTranspose3d, 2, 2))
         layer = layer.next_layer
     bottom, last = _block(layer, 2), _conv(getattr(module.output_block, "conv", None), nn.Conv3d, 1, 1)
-    if not down or bottom is None or last is None or last.out_channels < 2 or None in [*down, *up, *wider]:
+    if not down or bottom is None or last is None or None in [*down, *up, *wider]:
         return None
     return Parts(down, bottom, up, wider, last)  # pyright: ignore[reportArgumentType]
 
@@ -160,17 +159,10 @@ def _block(block: nn.Module | None, stride: int) -> Block | None:
 def _conv(block: nn.Module | None, kind: type, kernel: int, stride: int) -> nn.Conv3d | nn.ConvTranspose3d | None:
     """The convolution of a block that holds dropout beside it, at most."""
     conv = getattr(block, "conv", None)
-    shape = {
-        "kernel_size": (kernel,) * 3,
-        "stride": (stride,) * 3,
-        "padding": (kernel // 2 if kind is nn.Conv3d else 0,) * 3,
-        "dilation": (1, 1, 1),
-        "groups": 1,
-    }
-    if block is None or type(conv) is not kind or any(getattr(conv, name) != value for name, value in shape.items()):
+    if block is None or not is_plain(conv, kind, kernel, stride):
         return None
-    others = [leaf for leaf in block.modules() if leaf is not conv and not list(leaf.children())]
-    return conv if all(isinstance(leaf, nn.Dropout | nn.Dropout3d) for leaf in others) else None  # pyright: ignore
+    beside = [leaf for leaf in block.modules() if leaf is not conv and not list(leaf.children())]
+    return conv if all(isinstance(leaf, nn.Dropout | nn.Dropout3d) for leaf in beside) else None
 
 
 # The backward pass of a nnU-Net with held statistics on the few positions that each voxel can reach.
@@ -179,32 +171,28 @@ def _conv(block: nn.Module | None, kind: type, kernel: int, stride: int) -> nn.C
 # along each axis at the top of the decoder, 4 at the bottom, and 35 at the input, where the crop has 40 to 52.
 # Exact for the network with its statistics held, which `frozen` defines.
 
-BATCH = 4
-"""Voxels taken at once on a CPU: more are no faster."""
-
 
 class FrozenCone:
     """The backward pass of a DynUNet with held norms, voxel by voxel; made by `frozen_cone_of`."""
 
-    def __init__(self, module: nn.Module, parts: Parts, lesion_class: int = 1) -> None:
-        self.module, self.parts, self.lesion_class = module, parts, lesion_class
+    def __init__(self, module: nn.Module, parts: Parts, channel: int = 1) -> None:
+        """A `module`, its blocks as `take_apart` gives them, and the output that is explained."""
+        self.module, self.parts, self.channel = module, parts, channel
 
-    def look(self, x: torch.Tensor) -> None:
+    def see(self, x: torch.Tensor) -> None:
         """Run the network on a crop `(1, C, i, j, k)` and keep every slope."""
         with ExitStack() as hooks, torch.no_grad():
             for block in self.parts.blocks:
-                block.ready()
-                hooks.callback(block.act.register_forward_pre_hook(block.see).remove)
+                block.forget_slopes()
+                hooks.callback(block.act.register_forward_pre_hook(block.note_slope).remove)
             self.module(x.clone())
 
     def each(self, x: torch.Tensor, view: View, voxels: Voxels, budget: int) -> Iterator[tuple[int, Box, torch.Tensor]]:
-        """As `aggregates.Each`, for a view whose input is `x`: the gradients are on each voxel's own window."""
-        self.look(x)
+        """As `views.Each`, for a view whose input is `x`: the gradients are on each voxel's own window."""
+        self.see(x)
         origin = view.box.start
         weights = upload(view.weights_at(view.local(voxels)), x.device)
-        batch = max(1, budget // (self.values() * x.element_size()))
-        if x.device.type == "cpu":
-            batch = min(batch, BATCH)
+        batch = voxels_at_once(budget, self.values(), x)
         for some in np.array_split(np.arange(len(voxels)), -(-len(voxels) // batch)):
             rows = np.resize(some, max(2, len(some)))  # of a batch of one PyTorch's convolutions are ten times slower
             g, at = self._backward(voxels[rows] - origin, weights[rows])
@@ -223,54 +211,50 @@ class FrozenCone:
 
     def _backward(self, local: Voxels, weights: torch.Tensor) -> tuple[torch.Tensor, np.ndarray]:
         """Gradients `(V, C, n, n, n)` of the lesion logits at `local` voxels, times `weights`, and their windows."""
+        # Last convolution, lesion output alone, on pairs of positions: (V, 1, 2) -> (V, F, 2).
         last, at = self.parts.last.weight, local // 2 * 2
         g = last.new_zeros(len(local), 1, 2, 2, 2)
         index = upload(torch.as_tensor(local - at), g.device).T
         g[(torch.arange(len(local), device=g.device), 0, *index)] = weights.to(g)
-        g, skipped = F.conv_transpose3d(g, last[self.lesion_class, None]), []
+        g, skipped = F.conv_transpose3d(g, last[self.channel, None]), []
+        # Decoder, downwards: a block, its skip's share kept, the rest to half as many positions.
         for block, wider in zip(self.parts.up, self.parts.wider, strict=True):
             g, at = block.back(g, at)
             skipped.append((g[:, wider.out_channels :], at))
-            g, at = _narrower(g[:, : wider.out_channels], at, wider.weight)
+            g, at = _halve(g[:, : wider.out_channels], at, wider.weight)
         g, at = self.parts.bottom.back(g, at)
+        # Encoder, upwards: the skip's share added where it lies, then a block.
         for block, (skip, start) in zip(reversed(self.parts.down), reversed(skipped), strict=True):
             _put(g, skip, start - at)
             g, at = block.back(g, at)
         return g, at
 
 
-def _narrower(g: torch.Tensor, at: np.ndarray, weight: torch.Tensor) -> tuple[torch.Tensor, np.ndarray]:
+def _halve(g: torch.Tensor, at: np.ndarray, weight: torch.Tensor) -> tuple[torch.Tensor, np.ndarray]:
     """Back through a 2^3 transposed convolution: windows of n positions -> of half as many, aligned to pairs."""
+    # Windows that start at an odd position get one of zeros before: (V, F, n) -> (V, F, 2 p), p pairs.
     first = at % 2
     pairs = (int(first.max()) + g.shape[-1] + 1) // 2
     aligned = g.new_zeros(*g.shape[:2], *[2 * pairs] * 3)
     _put(aligned, g, first)
+    # Each pair to one position: (V, F, 2 p) -> (V, E, p).
     return F.conv3d(aligned, weight, stride=2), at // 2
 
 
 def _put(total: torch.Tensor, g: torch.Tensor, at: np.ndarray) -> None:
     """Add each voxel's window to its part of `total` that starts `at`."""
     for whole, one, lo in zip(total, g, at, strict=True):
-        whole[(slice(None), *(slice(int(a), int(a) + one.shape[-1]) for a in lo))] += one
+        whole[:, *Box.of(lo, lo + one.shape[-1])] += one
 
 
 def frozen_cone_of(module: nn.Module, lesion_class: int = 1) -> FrozenCone | None:
-    """The cone of the published nnU-Net with held norms, any depth and width; None for anything else."""
+    """The cone of the published nnU-Net with held norms, any depth, width and classes; None for anything else."""
     parts = take_apart(module)
-    return None if parts is None else FrozenCone(module, parts, lesion_class)
+    channel = None if parts is None else lesion_channel(parts.last, lesion_class)
+    return None if parts is None or channel is None else FrozenCone(module, parts, channel)
 
 
-def agrees(by_cone: Each, by_autograd: Each, view: View, voxels: Voxels) -> bool:
-    """Whether the first voxel's gradient by the cone is autograd's on the same crop; warns where it is not."""
-    ((_, box, got),) = by_cone(view, voxels[:1])
-    ((_, seen, wanted),) = by_autograd(view, voxels[:1])
-    apart = wanted.clone()
-    apart[:, *box.local(seen)] -= got
-    close = bool(apart.abs().max() <= CLOSE * wanted.abs().max())
-    if not close:
-        warnings.warn("The network is no nnU-Net of the published kind after all; taking the crop.", stacklevel=2)
-    return close
-
+# A network whose instance norms hold still, and the parts that decide a lesion in it.
 
 BLOCK = 16
 """Side in voxels of the blocks whose voxels share a crop."""
@@ -297,16 +281,12 @@ class Frozen:
                 "Take statistics='exact'."
             )
         self.cone = frozen_cone_of(module, network.lesion_class)
-        self._trusted: bool | None = None
 
-    def parts(self, network: Network, shape: Sequence[int], voxels: Voxels) -> list[Part]:
+    def parts(self, shape: Sequence[int], voxels: Voxels) -> list[Part]:
         """One part for each block of voxels that share their windows, each window cut down to the block's crop."""
         whole = Box.whole(self.field.padded(tuple(shape)))
-        seen = (
-            window_parts(network, shape, voxels)
-            if network.through == "windows"
-            else [Part(voxels, [View(whole)], whole)]
-        )
+        windowed = self.network.through == "windows"
+        seen = window_parts(self.network, shape, voxels) if windowed else [Part(voxels, [View(whole)], whole)]
         parts = []
         for part in seen:
             for _, some in group_voxels(part.voxels, part.voxels // BLOCK):
@@ -358,13 +338,6 @@ class Frozen:
 
         return each
 
-    def trusted(self, image: Volume, part: Part, recorded: dict[str, Moments]) -> bool:
-        """Whether the cone gives a voxel's gradient as autograd does on the same crop; asked once."""
-        if self._trusted is None:
-            plain = by_autograd(lambda view: self.forward(image, view, recorded))
-            self._trusted = agrees(self.by_cone(image, recorded, 0), plain, part.views[0], part.voxels)
-        return self._trusted
-
     def _hold(self, view: View, recorded: dict[str, Moments]) -> None:
         for norm, (mean, variance) in zip(self.held, recorded[str(view.within)], strict=True):
             norm.running_mean, norm.running_var = mean, variance
@@ -379,16 +352,13 @@ def _still(norm: nn.Module) -> nn.BatchNorm3d:
     return held.requires_grad_(False)
 
 
-_FROZEN: weakref.WeakKeyDictionary[nn.Module, tuple[str, Frozen]] = weakref.WeakKeyDictionary()
+_FROZEN = Memory()
 
 
 def frozen(network: Network, channels: int) -> Frozen:
-    """The frozen copy of a network, made once for its weights as they are."""
-    digest = f"{network.digest()} {network.device} {network.dtype}"
-    kept = _FROZEN.get(network.module)
-    if kept is None or kept[0] != digest:
-        kept = _FROZEN[network.module] = (digest, Frozen(network, channels))
-    return kept[1]
+    """The frozen copy of a network, made once for the network as it is."""
+    depends = [getattr(network, f.name) for f in fields(network) if f.name != "module"]
+    return _FROZEN(network.module, channels, *depends, make=lambda: Frozen(network, channels))
 
 
 def deviation(frozen_map: torch.Tensor, exact_map: torch.Tensor) -> dict[str, float]:

@@ -9,20 +9,19 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ies_helpers.arrays import Box, LabelMap, Saliency, Volume, Voxels, as_voxels
+from ies_helpers.arrays import Box, LesionLike, Saliency, Volume, Voxels, as_voxels
 from ies_helpers.saliency.views import Boxed, Part, View, crop_part, cut, union, window_part
 from ies_helpers.segmentation.field import receptive_field
 from ies_helpers.segmentation.inference import check_finite, check_image
-from ies_helpers.segmentation.lesions import Lesion
 from ies_helpers.segmentation.network import Network, as_network, at_rest
 
 
 def gradcam_pp(
-    network: Network | nn.Module, image: Volume, lesion: Lesion | LabelMap | Voxels, *, layer: str | None = None
+    network: Network | nn.Module, image: Volume, lesion: LesionLike, *, layer: str | None = None
 ) -> Saliency:
     """Instance Grad-CAM++ (equations 8 to 10 of the paper), not pooled over space.
 
-    With y' the sum of the lesion's class-1 logits, A the layer's activations and g = dy'/dA:
+    With y' the sum of the lesion's logits, A the layer's activations and g = dy'/dA:
     alpha = g^2 / (2 g^2 + sum over space of A g^3), 0 where the denominator is 0; the map is
     relu(sum over channels of alpha relu(g) A), brought to the image's grid by trilinear interpolation. Raw
     values are kept. Through windows, space is the union of the windows' activations and their maps add up,
@@ -34,7 +33,7 @@ def gradcam_pp(
     Args:
         network: explained on the whole volume or through its windows: `network.through`.
         image: `(C, I, J, K)`, z-scored.
-        lesion: a `Lesion`, a boolean mask `(I, J, K)` or integer voxels `(V, 3)`.
+        lesion: whose logits.
         layer: name of a submodule; None takes `network.layer`.
 
     Returns:
@@ -43,19 +42,17 @@ def gradcam_pp(
     Raises:
         ValueError: for an unknown layer, one that the lesion does not depend on, or a map that is not finite.
     """
-    return boxed_cam(network, image, lesion, layer, _pp_weights).full(tuple(image.shape[1:]))
+    return boxed_cam(network, image, lesion, layer).full(tuple(image.shape[1:]))
 
 
-def gradcam(
-    network: Network | nn.Module, image: Volume, lesion: Lesion | LabelMap | Voxels, *, layer: str | None = None
-) -> Saliency:
+def gradcam(network: Network | nn.Module, image: Volume, lesion: LesionLike, *, layer: str | None = None) -> Saliency:
     """Instance Grad-CAM: relu(sum over channels of w A), w the mean over space of g = dy'/dA (arXiv 1610.02391).
 
     The mean over space is what spreads the map over every lesion of the image; chapter 06 shows it. Space is
     the whole image, so a network with a bounded field needs one pass over all of it. Arguments and errors as
     `gradcam_pp`.
     """
-    return boxed_cam(network, image, lesion, layer, _pooled_weights).full(tuple(image.shape[1:]))
+    return boxed_cam(network, image, lesion, layer, pooled=True).full(tuple(image.shape[1:]))
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,18 +64,21 @@ class Seen:
     gradient: torch.Tensor
 
 
-def boxed_cam(network: Any, image: Volume, lesion: Any, layer: str | None, weigh: Any) -> Boxed:
-    """The map of `weigh`'s weights in float64, `(1, i, j, k)` on the box where it can be non-zero."""
+def boxed_cam(
+    network: Network | nn.Module, image: Volume, lesion: LesionLike, layer: str | None = None, pooled: bool = False
+) -> Boxed:
+    """Grad-CAM++, or `pooled` Grad-CAM, in float64, `(1, i, j, k)` on the box where it can be non-zero."""
     check_image(image)
     network = as_network(network)
     module = find_layer(network, layer or network.layer)
     shape = tuple(image.shape[1:])
-    voxels = as_voxels(lesion, shape)
-    part, padded = _part(network, image.shape[0], shape, voxels, pooled=weigh is _pooled_weights)
+    part, padded = _part(network, image.shape[0], shape, as_voxels(lesion, shape), pooled)
     with at_rest(network):
-        seen = [_look(network, module, image, view, voxels) for view in part.views]
-    weights = weigh(seen)
+        seen = [_run_view(network, module, image, view, part.voxels) for view in part.views]
+    # Weights (F, i, j, k) and activations of each view -> its map (i, j, k) at the layer's resolution.
+    weights = pooled_weights(seen) if pooled else pp_weights(seen)
     cams = [F.relu((w * s.activation).sum(dim=0)) for s, w in zip(seen, weights, strict=True)]
+    # Each on the image's grid, (1, i, j, k), and all of them added up.
     grown = [_upsample(cam, s.view.box, padded, network.through) for cam, s in zip(cams, seen, strict=True)]
     box = union(b for _, b in grown) & Box.whole(shape)
     total = Boxed(torch.zeros(1, *box.shape, dtype=torch.float64), box)
@@ -104,7 +104,10 @@ def _upsample(cam: torch.Tensor, box: Box, shape: Sequence[int], through: str) -
     return up[0].cpu(), out
 
 
-def _part(network: Network, channels: int, shape: Any, voxels: Voxels, pooled: bool) -> tuple[Part, tuple[int, ...]]:
+def _part(
+    network: Network, channels: int, shape: tuple[int, ...], voxels: Voxels, pooled: bool
+) -> tuple[Part, tuple[int, ...]]:
+    """The lesion's views, and the shape of the volume that they lie in, padding included."""
     if network.through == "windows":
         return window_part(network, shape, voxels), shape
     field = receptive_field(network, channels)
@@ -127,7 +130,7 @@ def find_layer(network: Network, layer: str | None) -> nn.Module:
     return modules[layer]
 
 
-def _look(network: Network, module: nn.Module, image: Volume, view: View, voxels: Voxels) -> Seen:
+def _run_view(network: Network, module: nn.Module, image: Volume, view: View, voxels: Voxels) -> Seen:
     """One forward pass on a view, and the gradient of the lesion's share of its logits at the layer."""
     kept: list[torch.Tensor] = []
 
@@ -146,14 +149,13 @@ def _look(network: Network, module: nn.Module, image: Volume, view: View, voxels
         raise ValueError(
             "Grad-CAM++ needs a layer that runs once and that the output depends on; choose another layer."
         )
-    held = view.holds(voxels)
-    index = view.local(voxels[held])
+    index = view.local(voxels[view.holds(voxels)])
     score = (logits[index] * view.cotangent(logits, index)).sum()
     (g,) = torch.autograd.grad(score, kept[0])
     return Seen(view, kept[0].detach()[0].double(), g[0].double())
 
 
-def _pp_weights(seen: list[Seen]) -> list[torch.Tensor]:
+def pp_weights(seen: list[Seen]) -> list[torch.Tensor]:
     """alpha * relu(g) for each view, `(F, i, j, k)`; float64, since the denominator's terms cancel."""
     cubic = sum((s.activation * s.gradient**3).sum(dim=(1, 2, 3), keepdim=True) for s in seen)
     weights = []
@@ -165,7 +167,7 @@ def _pp_weights(seen: list[Seen]) -> list[torch.Tensor]:
     return weights
 
 
-def _pooled_weights(seen: list[Seen]) -> list[torch.Tensor]:
+def pooled_weights(seen: list[Seen]) -> list[torch.Tensor]:
     """The mean of g over space, `(F, 1, 1, 1)`, the same for every view."""
     positions = sum(s.gradient[0].numel() for s in seen)
     mean = sum(s.gradient.sum(dim=(1, 2, 3), keepdim=True) for s in seen) / positions

@@ -5,7 +5,7 @@ from typing import Literal, get_args
 import torch
 from torch import nn
 
-from ies_helpers.arrays import LabelMap, Saliency, Volume, Voxels, as_voxels
+from ies_helpers.arrays import LesionLike, Saliency, Volume, as_voxels, check_choice
 from ies_helpers.saliency.cone import Cone, cone_of, trusted
 from ies_helpers.saliency.frozen import Frozen, frozen
 from ies_helpers.saliency.views import (
@@ -27,33 +27,34 @@ from ies_helpers.saliency.views import (
     window_part,
     window_parts,
 )
-from ies_helpers.segmentation.field import receptive_field
+from ies_helpers.segmentation.field import ReceptiveField, receptive_field
 from ies_helpers.segmentation.inference import check_finite, check_image
-from ies_helpers.segmentation.lesions import Lesion
 from ies_helpers.segmentation.network import Network, as_network, at_rest
 
 Aggregate = Literal["mean", "sum", "max"]
 
 Way = Literal["cone", "crop", "windows", "whole"]
-"""How a gradient is computed, all exact: see the modules of these names; `whole` is one pass over everything.
+"""How a gradient is computed, all exact.
 
-Where statistics are frozen, `cone` is that of `frozen_cone`, `crop` is autograd; each is exact for the network so held.
+`cone` is a backward pass on the positions that the lesion can reach (`cone`), `crop` autograd on the crop that decides
+it, `windows` autograd on the windows that hold it (both `views`), `whole` autograd on everything. Where statistics are
+frozen, `cone` is that of `frozen`, `crop` is autograd; each is exact for the network so held.
 """
 
 Statistics = Literal["exact", "frozen"]
 """`frozen` holds instance norms still, an approximation: see the module of this name."""
 
-KEPT = 2
+VALUES_KEPT = 2
 """Values that a backward pass keeps per activation: itself and its gradient."""
 
-LEAST = 2**20
+SMALLEST_BUDGET = 2**20
 """Bytes to which running out of memory may halve the budget: less than one voxel's gradient in any real network."""
 
 
 def gradient(
     network: Network | nn.Module,
     image: Volume,
-    lesion: Lesion | LabelMap | Voxels,
+    lesion: LesionLike,
     *,
     aggregate: Aggregate = "max",
     way: Way | None = None,
@@ -67,7 +68,7 @@ def gradient(
     Args:
         network: explained on the whole volume or through its windows: `network.through`.
         image: `(C, I, J, K)`, z-scored.
-        lesion: a `Lesion`, a boolean mask `(I, J, K)` or integer voxels `(V, 3)`.
+        lesion: whose logits.
         aggregate: `mean`, `sum` or `max`.
         way: how to compute it; None takes the fastest. All are exact.
 
@@ -84,6 +85,9 @@ def gradient(
 class LesionGradient:
     """The aggregated gradient of one lesion, ready to be taken on any number of images of one shape.
 
+    What it needs to know of the network's structure is found out when it is made; weights that change later are seen,
+    where statistics are exact.
+
     Attributes:
         box: where the gradient can be non-zero; calls return it there only.
         way: how it is computed: `cone`, `crop`, `windows` or `whole`, all exact.
@@ -93,7 +97,7 @@ class LesionGradient:
         self,
         network: Network | nn.Module,
         image: Volume,
-        lesion: Lesion | LabelMap | Voxels,
+        lesion: LesionLike,
         aggregate: Aggregate,
         *,
         way: Way | None = None,
@@ -110,8 +114,8 @@ class LesionGradient:
                 one forward pass needs if that is more.
         """
         check_image(image)
-        if aggregate not in get_args(Aggregate):
-            raise ValueError(f"aggregate must be one of mean, sum, max, got {aggregate!r}.")
+        check_choice("aggregate", aggregate, get_args(Aggregate))
+        check_choice("statistics", statistics, get_args(Statistics))
         self.network, self.aggregate, self.budget = as_network(network), aggregate, budget or BUDGET
         if self.network.dtype not in (torch.float32, torch.float64):
             raise ValueError(
@@ -119,10 +123,14 @@ class LesionGradient:
                 "opposite sign flip and move the maximum by 12 to 97 % of its largest value (measured). "
                 "Call network.module.float()."
             )
+        if statistics == "frozen" and aggregate != "max":
+            raise ValueError(f"statistics='frozen' is for max; {aggregate} takes one exact pass, leave it out.")
         self.shape = tuple(image.shape)
         self.voxels = as_voxels(lesion, self.shape[1:])
-        self.cone = None
-        self.frozen: Frozen | None = self._frozen(statistics)
+        self.frozen: Frozen | None = frozen(self.network, self.shape[0]) if statistics == "frozen" else None
+        self.cone: Cone | None = None
+        self._trusted: bool | None = None
+        self._found: ReceptiveField | None = None
         self.way: Way = self._choose(way)
         self.parts = self._split()
         self.box = union(part.box for part in self.parts)
@@ -133,55 +141,18 @@ class LesionGradient:
             )
 
     @property
+    def field(self) -> ReceptiveField:
+        """How far the network looks, with its statistics held where they are frozen."""
+        if self._found is None:
+            self._found = self.frozen.field if self.frozen else receptive_field(self.network, self.shape[0])
+        return self._found
+
+    @property
     def need(self) -> int:
         """Bytes without which no gradient can be taken: the largest forward pass, and one voxel's gradient."""
-        network = self.frozen.network if self.frozen else self.network
-        kept = KEPT * receptive_field(network, self.shape[0]).activations * network.dtype.itemsize
+        kept = VALUES_KEPT * self.field.activations * self.network.dtype.itemsize
         passes = [max(kept * view.box.size for view in part.views) for part in self.parts]
         return int(max(p + self._gradient_bytes(part) for p, part in zip(passes, self.parts, strict=True)))
-
-    def _gradient_bytes(self, part: Part) -> int:
-        return self.shape[0] * part.box.size * self.network.dtype.itemsize
-
-    def _choose(self, wanted: Way | None) -> Way:
-        if self.frozen is not None:
-            possible: list[Way] = ["cone", "crop"] if self.frozen.cone else ["crop"]
-        elif self.network.through == "windows":
-            possible = ["windows"]
-        elif not receptive_field(self.network, self.shape[0]).bounded:
-            possible = ["whole"]
-        else:
-            self.cone = cone_of(self.network.module, self.network.lesion_class)
-            possible = ["cone", "crop"] if self.cone else ["crop"]
-        if wanted not in (None, *possible):
-            name, seen = self.network.name, self.network.through
-            raise ValueError(f"{name} seen {seen} can be explained by {' or '.join(possible)}, got {wanted!r}.")
-        return wanted or possible[0]
-
-    def _frozen(self, statistics: str) -> Frozen | None:
-        if statistics not in ("exact", "frozen"):
-            raise ValueError(f"statistics must be exact or frozen, got {statistics!r}.")
-        if statistics == "exact":
-            return None
-        if self.aggregate != "max":
-            raise ValueError(f"statistics='frozen' is for max; {self.aggregate} takes one exact pass, leave it out.")
-        return frozen(self.network, self.shape[0])
-
-    def _split(self) -> list[Part]:
-        shape = self.shape[1:]
-        if self.frozen is not None:
-            return self.frozen.parts(self.network, shape, self.voxels)
-        if self.way == "windows":
-            if self.aggregate == "max":
-                return window_parts(self.network, shape, self.voxels)
-            return [window_part(self.network, shape, self.voxels)]
-        field = receptive_field(self.network, self.shape[0])
-        affordable = self.budget / (KEPT * field.activations + self.shape[0]) / self.network.dtype.itemsize
-        if self.way == "cone":
-            return shared_parts(field, shape, self.voxels, affordable)
-        if self.aggregate == "max":
-            return cell_parts(field, shape, self.voxels)
-        return crop_parts(field, shape, self.voxels, affordable)
 
     def __call__(self, image: Volume) -> torch.Tensor:
         """The aggregated gradient on `box`: `(C, i, j, k)`, in the network's precision and on its device.
@@ -200,29 +171,48 @@ class LesionGradient:
                         what = f"The gradient of {self.network.name} by {self.way} on {self.network.device}"
                         raise does_not_fit(what, "free some, take device='cpu' or a smaller window", error) from error
 
-    def _halve(self) -> bool:
-        """Halve the budget, which sizes crops and the cone's batches; False where nothing smaller is left."""
-        sized = self.way == "cone" or (self.way == "crop" and self.aggregate != "max")
-        if not sized or self.frozen is not None or self.budget <= LEAST:
-            return False
-        self.budget //= 2
-        self.parts = self._split()
-        return True
-
     def place(self, values: torch.Tensor) -> Saliency:
         """`values` on the box -> the whole map `(C, I, J, K)`, float32 on the CPU, zero elsewhere; must be finite."""
         whole = Boxed(values, self.box).full(self.shape[1:])
         check_finite(whole, self.network)
         return whole
 
-    def _each(self, image: Volume) -> Each:
-        """Each voxel's gradient through a view of this image."""
-        if self.frozen is None:
-            return by_autograd(lambda view: forward(self.network, image, view))
-        held, recorded = self.frozen, self.frozen.record(image, self.parts)
-        if self.way == "cone" and held.trusted(image, self.parts[0], recorded):
-            return held.by_cone(image, recorded, self.budget)
-        return by_autograd(lambda view: held.forward(image, view, recorded))
+    def _choose(self, wanted: Way | None) -> Way:
+        if self.frozen is not None:
+            possible: list[Way] = ["cone", "crop"] if self.frozen.cone else ["crop"]
+        elif self.network.through == "windows":
+            possible = ["windows"]
+        elif not self.field.bounded:
+            possible = ["whole"]
+        else:
+            self.cone = cone_of(self.network.module, self.network.lesion_class)
+            possible = ["cone", "crop"] if self.cone else ["crop"]
+        if wanted not in (None, *possible):
+            name, seen = self.network.name, self.network.through
+            raise ValueError(f"{name} seen {seen} can be explained by {' or '.join(possible)}, got {wanted!r}.")
+        return wanted or possible[0]
+
+    def _split(self) -> list[Part]:
+        shape = self.shape[1:]
+        if self.frozen is not None:
+            return self.frozen.parts(shape, self.voxels)
+        if self.way == "windows":
+            split = window_parts if self.aggregate == "max" else lambda *given: [window_part(*given)]
+            return split(self.network, shape, self.voxels)
+        if self.way != "cone" and self.aggregate == "max":
+            return cell_parts(self.field, shape, self.voxels)
+        bytes_a_voxel = (VALUES_KEPT * self.field.activations + self.shape[0]) * self.network.dtype.itemsize
+        split = shared_parts if self.way == "cone" else crop_parts
+        return split(self.field, shape, self.voxels, self.budget / bytes_a_voxel)
+
+    def _halve(self) -> bool:
+        """Halve the budget, which sizes crops and the cone's batches; False where nothing smaller is left."""
+        sized = self.way == "cone" or (self.way == "crop" and self.aggregate != "max")
+        if not sized or self.frozen is not None or self.budget <= SMALLEST_BUDGET:
+            return False
+        self.budget //= 2
+        self.parts = self._split()
+        return True
 
     def _added(self, image: Volume) -> torch.Tensor:
         total = Boxed(self._zeros(self.box.shape), self.box)
@@ -245,11 +235,30 @@ class LesionGradient:
                 largest.take(box, high, low)
         return largest.map()
 
+    def _each(self, image: Volume) -> Each:
+        """Each voxel's gradient through a view of this image."""
+        if self.frozen is None:
+            return by_autograd(lambda view: forward(self.network, image, view))
+        held, recorded = self.frozen, self.frozen.record(image, self.parts)
+        autograd = by_autograd(lambda view: held.forward(image, view, recorded))
+        if self.way != "cone":
+            return autograd
+        if self._trusted is None:
+            one = held.by_cone(image, recorded, 0)
+            self._trusted = trusted(self.network, "nnU-Net", self.parts[0], one, autograd)
+        return held.by_cone(image, recorded, self.budget) if self._trusted else autograd
+
     def _cone(self, image: Volume, part: Part) -> Cone | None:
-        """The cone, where it is the way and can be trusted."""
-        if self.way != "cone" or self.cone is None or not trusted(self.cone, self.network, image, part):
+        """The cone of the exact network, where it is the way and can be trusted."""
+        if self.way != "cone" or self.cone is None:
             return None
-        return self.cone
+        if self._trusted is None:
+            autograd = by_autograd(lambda view: forward(self.network, image, view))
+            self._trusted = trusted(self.network, "U-Net", part, self.cone.each(self.network, image), autograd)
+        return self.cone if self._trusted else None
+
+    def _gradient_bytes(self, part: Part) -> int:
+        return self.shape[0] * part.box.size * self.network.dtype.itemsize
 
     def _zeros(self, sides: tuple[int, ...]) -> torch.Tensor:
         return torch.zeros(self.shape[0], *sides, device=self.network.device, dtype=self.network.dtype)

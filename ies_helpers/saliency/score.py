@@ -12,11 +12,10 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from ies_helpers.arrays import Box, LabelMap, Volume, Voxels, as_voxels
+from ies_helpers.arrays import Box, LesionLike, Volume, Voxels, as_voxels
 from ies_helpers.saliency.views import BUDGET, Part, View, cut, out_of_memory, shared_parts, union, window_part
 from ies_helpers.segmentation.field import receptive_field
 from ies_helpers.segmentation.inference import check_finite, check_image
-from ies_helpers.segmentation.lesions import Lesion
 from ies_helpers.segmentation.network import Network, Through, as_network, at_rest
 
 AFFORDABLE = 2**23
@@ -37,7 +36,7 @@ class LesionScore:
         self,
         network: Network | nn.Module,
         image: Volume,
-        lesion: Lesion | LabelMap | Voxels,
+        lesion: LesionLike,
         *,
         through: Through | None = None,
     ) -> None:
@@ -46,7 +45,7 @@ class LesionScore:
         Args:
             network: scores the lesion.
             image: `(C, I, J, K)`, z-scored.
-            lesion: a `Lesion`, a boolean mask `(I, J, K)` or integer voxels `(V, 3)`.
+            lesion: which is scored.
             through: `whole` or `windows`; None takes `network.through`, as saliency maps do. The published U-Net
                 finds lesions by `windows`.
 
@@ -60,12 +59,12 @@ class LesionScore:
         parts = _parts(self.network, image, self.voxels)
         self.box: Box = union(part.box for part in parts)
         self.image = self.crop(image)
-        self._looks = [look for part in parts for look in _looks(part, self.voxels)]
+        self._passes = [one for part in parts for one in _passes(part, self.voxels)]
 
     @property
     def looked_at(self) -> int:
         """Voxels that go through the network for one edited image, at most."""
-        return sum(look.view.box.size for look in self._looks)
+        return sum(one.view.box.size for one in self._passes)
 
     def crop(self, volume: torch.Tensor) -> torch.Tensor:
         """`(..., I, J, K)` on the box."""
@@ -77,7 +76,7 @@ class LesionScore:
         return probabilities.mean(dim=1), probabilities.amax(dim=1)
 
     def probabilities(self, edited: Iterable[torch.Tensor]) -> torch.Tensor:
-        """Class-1 probabilities at the lesion's voxels, `(B, V)` float64; see `logits`."""
+        """Probabilities of the lesion class at the lesion's voxels, `(B, V)` float64; see `logits`."""
         return self.network.probability(self.logits(edited), dim=1)
 
     def logits(self, edited: Iterable[torch.Tensor]) -> torch.Tensor:
@@ -88,7 +87,7 @@ class LesionScore:
                 each when it is asked for. A GPU takes as many at once as its share of memory holds.
 
         Returns:
-            `(B, 2, V)` float64, on the CPU; of a network of more classes all of them.
+            `(B, K, V)` float64 of all K classes, on the CPU.
 
         Raises:
             ValueError: for no image, one of another shape, or logits that are not finite.
@@ -107,7 +106,7 @@ class LesionScore:
         if self.network.device.type == "cpu":
             return 1
         kept = receptive_field(self.network, len(self.image)).activations * self.network.dtype.itemsize
-        largest = max(look.view.box.size for look in self._looks)
+        largest = max(one.view.box.size for one in self._passes)
         return max(1, int(BUDGET / kept / largest)) if kept else 1
 
     def _checked(self, edited: Iterable[torch.Tensor]) -> Iterator[torch.Tensor]:
@@ -129,19 +128,19 @@ class LesionScore:
         return torch.cat([self._halving(some, unedited) for some in (images[:half], images[half:])])
 
     def _score(self, images: list[torch.Tensor], unedited: dict[View, torch.Tensor]) -> torch.Tensor:
-        """`(B, 2, V)` logits; a view that an edit does not touch is run once a call, and kept in `unedited`."""
+        """`(B, K, V)` logits; a view that an edit does not touch is run once a call, and kept in `unedited`."""
         logits = torch.empty(0)
-        for look in self._looks:
-            clean = self._cut(self.image, look.view)
-            cuts = [self._cut(image, look.view) for image in images]
+        for one in self._passes:
+            clean = self._cut(self.image, one.view)
+            cuts = [self._cut(image, one.view) for image in images]
             touched = [not torch.equal(x, clean) for x in cuts]
-            if not all(touched) and look.view not in unedited:
-                (unedited[look.view],) = look.shares(self.network, clean)
+            if not all(touched) and one.view not in unedited:
+                (unedited[one.view],) = one.shares(self.network, clean)
             inputs = [x for x, changed in zip(cuts, touched, strict=True) if changed]
-            shares = iter(look.shares(self.network, torch.cat(inputs)) if inputs else ())
-            added = torch.stack([next(shares) if changed else unedited[look.view] for changed in touched])
+            shares = iter(one.shares(self.network, torch.cat(inputs)) if inputs else ())
+            added = torch.stack([next(shares) if changed else unedited[one.view] for changed in touched])
             logits = logits if len(logits) else added.new_zeros(*added.shape[:2], len(self.voxels))
-            logits[..., look.which] += added
+            logits[..., one.which] += added
         check_finite(logits, self.network)
         return logits
 
@@ -150,7 +149,7 @@ class LesionScore:
         return cut(image, view.box.local(self.box), self.network)
 
 
-class _Look(NamedTuple):
+class _Pass(NamedTuple):
     """One forward pass, and the lesion voxels that it holds.
 
     Attributes:
@@ -164,16 +163,16 @@ class _Look(NamedTuple):
     local: tuple[torch.Tensor, ...]
 
     def shares(self, network: Network, x: torch.Tensor) -> torch.Tensor:
-        """`(B, 2, v)` float64: what this view adds to the blended logits of each input `(B, C, i, j, k)`."""
+        """`(B, K, v)` float64: what this view adds to the blended logits of each input `(B, C, i, j, k)`."""
         y = network.logits(x)[(..., *self.local)]
         return y.double().cpu() * self.view.weights_at(self.local)
 
 
-def _looks(part: Part, voxels: Voxels) -> Iterator[_Look]:
+def _passes(part: Part, voxels: Voxels) -> Iterator[_Pass]:
     position = {tuple(v): n for n, v in enumerate(voxels.tolist())}
     for view in part.views:
         held = part.voxels[view.holds(part.voxels)]
-        yield _Look(view, torch.tensor([position[tuple(v)] for v in held.tolist()]), view.local(held))
+        yield _Pass(view, torch.tensor([position[tuple(v)] for v in held.tolist()]), view.local(held))
 
 
 def _parts(network: Network, image: Volume, voxels: Voxels) -> list[Part]:

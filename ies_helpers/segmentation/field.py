@@ -1,7 +1,6 @@
 """How far a network looks: the input voxels that one output cell can depend on."""
 
 import copy
-import functools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -11,7 +10,7 @@ import torch
 from torch import nn
 
 from ies_helpers.arrays import Box
-from ies_helpers.segmentation.network import Network
+from ies_helpers.segmentation.network import Memory, Network
 
 LOCAL = (
     nn.Conv3d,
@@ -33,6 +32,9 @@ LOCAL = (
     nn.Identity,
 )
 """Leaf modules whose output at a voxel depends on a bounded neighbourhood, in evaluation mode."""
+
+STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
+"""Buffers of batch norms, which the probe resets as it does weights."""
 
 PROBE = 512
 """Length in voxels of the longest probe: a field beyond it counts as unbounded."""
@@ -77,42 +79,34 @@ class ReceptiveField:
         return Box.of(start // s * s, -(-stop // s) * s) & whole
 
 
+_FIELDS = Memory(weights=False)  # the probe writes its own over them
+
+
 def receptive_field(network: Network, channels: int) -> ReceptiveField:
-    """Find the field of `network` for images of `channels` modalities by a probe, once per module.
+    """Find the field of `network` for images of `channels` channels by a probe, remembered while nothing changes it.
 
     The probe is a copy of the module with positive weights, no biases and neutral normalisation, on a thin
     positive volume: no path is then cut by an activation or cancelled by another, so the gradient of a cell
     is non-zero exactly on its field. A module with a leaf outside `LOCAL` (instance norm, attention) has no
     bounded field; its stride is the one the `Network` states, 1 if it states none.
     """
-    return _probe_cached(_Key(network), channels)
+    module, stride = network.module, network.stride and tuple(network.stride)
+    local = all(isinstance(leaf, LOCAL) for leaf in _leaves(module))
+    buffers = [b for name, b in module.named_buffers() if local and name.rpartition(".")[2] not in STATISTICS]
+    fixed = tuple(b.cpu().reshape(-1).view(torch.uint8).numpy().tobytes() for b in buffers)
+    depends = (channels, stride, network.sides, network.dtype, network.lesion_class, fixed)
+    return _FIELDS(module, *depends, make=lambda: _probed(network, channels, local))
 
 
-class _Key:
-    """Hashes a network by its module alone, so that the probe is made once per module."""
-
-    def __init__(self, network: Network) -> None:
-        self.network = network
-
-    def __hash__(self) -> int:
-        return id(self.network.module)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Key) and other.network.module is self.network.module
-
-
-@functools.lru_cache(maxsize=16)
-def _probe_cached(key: _Key, channels: int) -> ReceptiveField:
-    network = key.network
-    if not all(isinstance(leaf, LOCAL) for leaf in _leaves(network.module)):
+def _probed(network: Network, channels: int, local: bool) -> ReceptiveField:
+    if not local:
         return ReceptiveField(network.stride or (1, 1, 1), None, None, _values_kept(network, channels))
     positive = replace(network, module=_positive_copy(network.module), through="whole")
     found = [_stride(positive, channels, axis) for axis in range(3)]
     stride = network.stride or (found[0][0], found[1][0], found[2][0])
     reach = [_reach(positive, channels, axis, stride[axis]) for axis in range(3)]
-    before = tuple(r[0] for r in reach if r)
-    after = tuple(r[1] for r in reach if r)
-    if len(before) < 3 or len(after) < 3:
+    before, after = tuple(r[0] for r in reach if r), tuple(r[1] for r in reach if r)
+    if len(before) < 3:
         return ReceptiveField(stride, None, None, found[0][1])
     return ReceptiveField(stride, before, after, found[0][1])
 
@@ -146,7 +140,7 @@ def _values_kept(network: Network, channels: int) -> float:
     try:
         with torch.no_grad():
             hollow(torch.empty(1, channels, side, side, side, dtype=network.dtype, device="meta"))
-    except (RuntimeError, NotImplementedError):  # a module that looks at values cannot be run hollow
+    except (RuntimeError, NotImplementedError, ValueError):  # a module that looks at values cannot be run hollow
         return 0.0
     return sum(values) / side**3
 

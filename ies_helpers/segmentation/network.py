@@ -14,68 +14,6 @@ from torch import nn
 
 from ies_helpers.arrays import check_choice
 
-# What a module puts out, of whatever kind, as logits `(B, 2, I, J, K)`.
-
-
-def logits_of(module: nn.Module, x: torch.Tensor, name: str) -> torch.Tensor:
-    """`(B, C, I, J, K)` -> `(B, 2, I, J, K)`, or as many classes as the module has, of which 1 is lesion.
-
-    A list, or `(B, n, 2, I, J, K)`, gives its first entry; a sigmoid head z becomes the two classes (0, z). The module
-    gets a copy, so that one which works in place changes neither image nor gradient.
-
-    Raises:
-        ValueError: for an image of another number of modalities, or an output that is no such tensor.
-    """
-    try:
-        y = module(x.clone())
-    except RuntimeError as error:
-        _check_modalities(x, name, error)
-        raise
-    while isinstance(y, list | tuple) and y:
-        y = y[0]
-    if isinstance(y, torch.Tensor) and y.ndim == 6:
-        y = y[:, 0]
-    if not isinstance(y, torch.Tensor) or y.ndim != 5 or y.shape[2:] != x.shape[2:]:
-        got = tuple(y.shape) if isinstance(y, torch.Tensor) else f"a {type(y).__name__}"
-        raise ValueError(
-            f"A network must map (B, C, I, J, K) to logits of the same I, J, K; {name} mapped {tuple(x.shape)} to "
-            f"{got}. Wrap it in a module that does."
-        )
-    return torch.cat([torch.zeros_like(y), y], dim=1) if y.shape[1] == 1 else y
-
-
-def _check_modalities(x: torch.Tensor, name: str, error: RuntimeError) -> None:
-    """Say plainly what torch says of a first convolution that gets too few or too many channels."""
-    seen = re.escape(str(list(x.shape)))
-    if wanted := re.search(rf"expected input{seen} to have (\d+) channels", str(error)):
-        raise ValueError(
-            f"{name} takes {wanted[1]} modalities, got an image of {len(x[0])}: give all that it was trained with, in "
-            "its order. Chapter 12 shows that zeros are no stand-in for a missing one."
-        ) from error
-
-
-# Float32 that is float32: no TF32 or bfloat16 inside, whatever the caller allowed elsewhere.
-
-
-@contextmanager
-def true_float32() -> Iterator[None]:
-    """Convolutions and matrix products as precise as their type inside; the caller's settings afterwards.
-
-    TF32, which cuDNN takes unless told otherwise, rounds to 10 bits, an error of about 1e-3.
-    """
-    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False), ExitStack() as afterwards:
-        try:
-            before = torch.get_float32_matmul_precision()
-            if before != "highest":
-                afterwards.callback(torch.set_float32_matmul_precision, before)
-                torch.set_float32_matmul_precision("highest")
-        except RuntimeError:  # set by torch's newer names, and then this older one must not be read
-            for products in (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul):  # pyright: ignore
-                afterwards.callback(setattr, products, "fp32_precision", products.fp32_precision)
-                products.fp32_precision = "ieee"
-        yield
-
-
 Through = Literal["whole", "windows"]
 
 Weighting = Literal["gaussian", "constant"]
@@ -213,6 +151,78 @@ def as_network(network: Network | nn.Module) -> Network:
     raise TypeError(f"A network must be a Network or a torch.nn.Module, got {type(network).__name__}.")
 
 
+def one_class(network: Network | nn.Module, number: int) -> Network:
+    """The same network with class `number` for the lesion, so that every method here explains that class.
+
+    Raises:
+        ValueError: for a negative number here, for one that is too large when the network is first asked.
+    """
+    network = as_network(network)
+    return replace(network, lesion_class=number, name=f"{network.name}-class{number}")
+
+
+# What a module puts out, of whatever kind, as logits `(B, 2, I, J, K)`.
+
+
+def logits_of(module: nn.Module, x: torch.Tensor, name: str) -> torch.Tensor:
+    """`(B, C, I, J, K)` -> `(B, 2, I, J, K)`, or as many classes as the module has, of which 1 is lesion.
+
+    A list, or `(B, n, 2, I, J, K)`, gives its first entry; a sigmoid head z becomes the two classes (0, z). The module
+    gets a copy, so that one which works in place changes neither image nor gradient.
+
+    Raises:
+        ValueError: for an image of another number of modalities, or an output that is no such tensor.
+    """
+    try:
+        y = module(x.clone())
+    except RuntimeError as error:
+        _check_modalities(x, name, error)
+        raise
+    while isinstance(y, list | tuple) and y:
+        y = y[0]
+    if isinstance(y, torch.Tensor) and y.ndim == 6:
+        y = y[:, 0]
+    if not isinstance(y, torch.Tensor) or y.ndim != 5 or y.shape[2:] != x.shape[2:]:
+        got = tuple(y.shape) if isinstance(y, torch.Tensor) else f"a {type(y).__name__}"
+        raise ValueError(
+            f"A network must map (B, C, I, J, K) to logits of the same I, J, K; {name} mapped {tuple(x.shape)} to "
+            f"{got}. Wrap it in a module that does."
+        )
+    return torch.cat([torch.zeros_like(y), y], dim=1) if y.shape[1] == 1 else y
+
+
+def _check_modalities(x: torch.Tensor, name: str, error: RuntimeError) -> None:
+    """Say plainly what torch says of a first convolution that gets too few or too many channels."""
+    seen = re.escape(str(list(x.shape)))
+    if wanted := re.search(rf"expected input{seen} to have (\d+) channels", str(error)):
+        raise ValueError(
+            f"{name} takes {wanted[1]} modalities, got an image of {len(x[0])}: give all that it was trained with, in "
+            "its order. Chapter 12 shows that zeros are no stand-in for a missing one."
+        ) from error
+
+
+# A network at rest: evaluation mode, no gradients of its own, and float32 that is float32.
+
+
+@contextmanager
+def true_float32() -> Iterator[None]:
+    """Convolutions and matrix products as precise as their type inside; the caller's settings afterwards.
+
+    TF32, which cuDNN takes unless told otherwise, rounds to 10 bits, an error of about 1e-3.
+    """
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False), ExitStack() as afterwards:
+        try:
+            before = torch.get_float32_matmul_precision()
+            if before != "highest":
+                afterwards.callback(torch.set_float32_matmul_precision, before)
+                torch.set_float32_matmul_precision("highest")
+        except RuntimeError:  # set by torch's newer names, and then this older one must not be read
+            for products in (torch.backends.cuda.matmul, torch.backends.mkldnn.matmul):  # pyright: ignore
+                afterwards.callback(setattr, products, "fp32_precision", products.fp32_precision)
+                products.fp32_precision = "ieee"
+        yield
+
+
 @contextmanager
 def at_rest(network: Network) -> Iterator[None]:
     """Evaluation mode, frozen parameters, true float32 inside; everything as it was afterwards."""
@@ -230,14 +240,7 @@ def at_rest(network: Network) -> Iterator[None]:
             parameter.requires_grad_(requires_grad)
 
 
-def one_class(network: Network | nn.Module, number: int) -> Network:
-    """The same network with class `number` for the lesion, so that every method here explains that class.
-
-    Raises:
-        ValueError: for a negative number here, for one that is too large when the network is first asked.
-    """
-    network = as_network(network)
-    return replace(network, lesion_class=number, name=f"{network.name}-class{number}")
+# What was found out about a module, for as long as it stays the same.
 
 
 def hash_of(module: nn.Module, *also: object) -> str:
@@ -251,23 +254,46 @@ def hash_of(module: nn.Module, *also: object) -> str:
     return sha.hexdigest()[:16]
 
 
-class Memory:
-    """What was found out about modules, and forgotten as soon as anything it depends on changes.
+def structure_of(module: nn.Module) -> tuple[Any, ...]:
+    """Everything but values that makes a module this function of its input: its parts, their settings and hooks.
 
-    A value is kept for a module as it is: its weights, its structure with every setting that `repr` shows, and whatever
-    else the caller says the value depends on. So a norm replaced in place, or another window, is another question.
+    Of each part: its name, class, plain attributes (a stride, a slope; any other object by its identity) and hooks, and
+    of its weights the shape, precision and device. So a norm replaced in place is another structure.
+    """
+    plain = (str, int, float, tuple, list, type(None))
+
+    def describe(part: nn.Module) -> tuple[Any, ...]:
+        own = {k: v for k, v in vars(part).items() if not k.startswith("_") and k != "training"}
+        tensors = (*part.parameters(recurse=False), *part.buffers(recurse=False))
+        return (
+            type(part),
+            str({k: v if isinstance(v, plain) else id(v) for k, v in own.items()}),
+            (*part._forward_hooks, *part._forward_pre_hooks),
+            tuple((tuple(t.shape), t.dtype, t.device) for t in tensors),
+        )
+
+    return tuple((name, *describe(part)) for name, part in module.named_modules())
+
+
+class Memory:
+    """Values found out about modules, each forgotten as soon as anything it depends on changes.
+
+    A value belongs to a module with its structure and, unless it is said not to depend on them, its weights, as they
+    are when it is asked for, and to whatever else the caller says it depends on.
     """
 
-    def __init__(self) -> None:
-        self._kept: weakref.WeakKeyDictionary[nn.Module, dict[Any, Any]] = weakref.WeakKeyDictionary()
+    def __init__(self, *, weights: bool = True) -> None:
+        """`weights`: whether the values depend on them. To hash those of the shipped U-Net takes 0.1 s."""
+        self._weights = weights
+        self._kept: weakref.WeakKeyDictionary[nn.Module, tuple[Any, dict[Any, Any]]] = weakref.WeakKeyDictionary()
 
-    def __call__(self, network: Network, *depends: Any, make: Callable[[], Any]) -> Any:
-        """The value that `make` gave for this network and these hashable dependencies, or gives now."""
-        known = self._kept.setdefault(network.module, {})
-        state = (hash_of(network.module), repr(network.module))
-        if known.get("state") != state:
-            known.clear()
-            known["state"] = state
+    def __call__(self, module: nn.Module, *depends: Any, make: Callable[[], Any]) -> Any:
+        """The value that `make` gave for this module and these hashable dependencies, or gives now."""
+        state = (structure_of(module), hash_of(module) if self._weights else None)
+        before, known = self._kept.get(module, (None, {}))
+        if before != state:
+            known = {}
+            self._kept[module] = (state, known)
         if depends not in known:
             known[depends] = make()
         return known[depends]

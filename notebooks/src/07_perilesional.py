@@ -62,7 +62,7 @@ from ies_helpers.saliency.context import steps_from
 
 space, lesion = Canonical(subject), chosen[0]
 mask = lesion.mask(subject.shape).numpy()
-far = space.turn(steps_from(mask, 34))
+far = space.turn(steps_from(mask))
 cut, index = plane_of(space.image[0], "axial", busiest(space.turn(mask))[2]), busiest(space.turn(mask))[2]
 figure, axes = plt.subplots(1, 4, figsize=(10, 3.4), layout="constrained")
 for ax, steps in zip(axes, (0, 5, 15, 30), strict=True):

@@ -94,7 +94,10 @@ MISTAKES = {
     "one table for many": ('subjects = ["demo"]\n[explain]\ndraws = 5', "explain of cohort.toml must be of type list"),
     "an unknown method": ('subjects = ["demo"]\n[[explain]]\nmethod = "lime"', "method must be one of .* 'lime'"),
     "unknown lesions": ('subjects = ["demo"]\n[[explain]]\nlesions = "big"', "lesions must be all, .* got 'big'"),
-    "an unknown fill": ('subjects = ["demo"]\n[[perilesional]]\nfill = "one"', "fill zero, mean or blurred, got"),
+    "an unknown fill": (
+        'subjects = ["demo"]\n[[perilesional]]\nfill = "one"',
+        "fill must be one of zero, mean, blurred, got 'one'",
+    ),
     "a seed below 0": ('subjects = ["demo"]\n[evaluate]\nseed = -1', "seed of cohort.toml must be 0 or more, got -1"),
     "frozen without max": (
         'subjects = ["demo"]\n[[explain]]\nstatistics = "frozen"\naggregate = "mean"',

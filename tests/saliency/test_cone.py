@@ -12,12 +12,14 @@ from monai.networks.nets.unet import UNet
 from torch import nn
 
 from ies_helpers import Network, gradient
-from ies_helpers.saliency import cone as module
-from ies_helpers.saliency.cone import Cone, cone_of, upwards, window
+from ies_helpers.saliency import cone as cone_module
+from ies_helpers.saliency.cone import Cone, cone_of, convolve_back, window
 from ies_helpers.saliency.gradients import LesionGradient
+from ies_helpers.saliency.views import cut
 from ies_helpers.segmentation.architectures import build
+from ies_helpers.segmentation.network import one_class
 from tests import oracles
-from tests.networks import lively, unet
+from tests.networks import hollow, lively, unet
 
 EXACT = 1e-12
 """Float64, relative to the largest value."""
@@ -80,10 +82,10 @@ def test_a_sum_is_taken_on_the_windows_of_its_cells_alone(monkeypatch: pytest.Mo
 def test_voxels_are_the_same_however_many_are_taken_at_once(batch: int, rng: np.random.Generator) -> None:
     cone = cone_of(unet((3, 4, 5)).module)
     assert cone is not None
-    cone.look(torch.randn(1, 2, 20, 20, 20, dtype=torch.float64))
-    voxels = rng.integers(8, 12, (7, 3))
-    together = torch.cat(list(cone.gradients(np.array([2, 2, 2]), np.zeros(3, dtype=int), voxels, batch)))
-    alone = [next(iter(cone.gradients(np.array([2, 2, 2]), np.zeros(3, dtype=int), v[None], 1)))[0] for v in voxels]
+    voxels, cell, origin = rng.integers(8, 12, (7, 3)), np.array([2, 2, 2]), np.zeros(3, dtype=int)
+    with cone.seeing(torch.randn(1, 2, 20, 20, 20, dtype=torch.float64)):
+        together = torch.cat(list(cone.gradients(cell, origin, voxels, batch)))
+        alone = [next(iter(cone.gradients(cell, origin, v[None], 1)))[0] for v in voxels]
     assert oracles.relative(together, torch.stack(alone)) < EXACT
 
 
@@ -185,13 +187,61 @@ def test_new_weights_are_seen_at_once() -> None:
     assert oracles.relative(engine(image), wanted[(slice(None), *engine.box)]) < EXACT
 
 
-def test_the_cone_is_asked_for_once_per_module(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked, forward = [], module.forward
-    monkeypatch.setattr(module, "forward", lambda *args: asked.append(1) or forward(*args))
+def test_a_cone_is_compared_with_autograd_once_for_a_network_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Asked again where weights, a norm, a hook, the precision or the class are others: each might make it wrong."""
+    asked, check = [], cone_module.check_finite
+    monkeypatch.setattr(cone_module, "check_finite", lambda *args: asked.append(1) or check(*args))
     network, image = unet((3, 4, 5)), torch.randn(2, 16, 16, 16, dtype=torch.float64)
-    for _ in range(3):
-        map_of(network, image, np.array([[7, 8, 9], [0, 0, 0]]))
-    assert len(asked) == 1
+    first = network.module.model[0]
+
+    def explain(network: Network) -> int:
+        asked.clear()
+        for _ in range(2):
+            map_of(network, image.to(network.dtype), np.array([[7, 8, 9], [0, 0, 0]]))
+        return len(asked)
+
+    assert explain(network) == 1
+    first.conv.weight *= 2
+    assert explain(network) == 1
+    first.adn.N = copy.deepcopy(first.adn.N)
+    assert explain(network) == 0, "an equal norm"
+    first.adn.N = nn.BatchNorm3d(3, eps=1.0).double().eval().requires_grad_(False)
+    assert explain(network) == 1
+    assert explain(one_class(network, 0)) == 1
+    first.register_forward_hook(lambda *_: None)
+    assert explain(network) == 1
+    network.module.float()
+    assert explain(network) == 1
+    assert explain(network) == 0
+
+
+def test_a_hook_that_comes_after_the_cone_was_trusted_is_found_out() -> None:
+    network, image, voxels = unet((3, 4, 5)), torch.randn(2, 16, 16, 16, dtype=torch.float64), np.array([[7, 8, 9]])
+    map_of(network, image, voxels)
+    network.module.model[0].register_forward_hook(lambda _m, _i, output: output * 1.5)
+    wanted = oracles.aggregate(oracles.voxel_gradients(oracles.whole(network, 4), image, voxels), "max")
+    with pytest.warns(UserWarning, match="unet is no U-Net of the published kind after all"):
+        assert oracles.relative(map_of(network, image, voxels), wanted) < EXACT
+
+
+@pytest.mark.parametrize("number", [0, 1, 2])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_unet_of_any_channels_and_classes_keeps_its_cone(channels: int, number: int) -> None:
+    network = one_class(Network(lively(Network(published(in_channels=channels, out_channels=3))).module), number)
+    image, voxels = torch.randn(channels, 16, 24, 16, dtype=torch.float64), np.array([[7, 8, 9], [0, 11, 15]])
+    gradients = oracles.voxel_gradients(oracles.whole(network, 4), image, voxels)
+    for how in ("max", "mean"):
+        assert LesionGradient(network, image, voxels, how).way == "cone"
+        assert oracles.relative(map_of(network, image, voxels, how=how), oracles.aggregate(gradients, how)) < EXACT
+
+
+def test_a_unet_of_one_output_keeps_its_cone() -> None:
+    network = lively(Network(published(out_channels=1), head="sigmoid"))
+    image, voxels = torch.randn(2, 16, 16, 16, dtype=torch.float64), np.array([[7, 8, 9], [0, 11, 15]])
+    wanted = oracles.aggregate(oracles.voxel_gradients(oracles.whole(network, 4), image, voxels), "max")
+    assert oracles.relative(map_of(network, image, voxels, "cone"), wanted) < EXACT
+    assert cone_of(network.module, 0) is None
+    assert cone_of(published(), 2) is None
 
 
 @pytest.mark.parametrize("channels", [1, 2, 4, 5])
@@ -199,7 +249,7 @@ def test_the_shuffled_convolution_is_the_transposed_one(channels: int) -> None:
     g = torch.randn(2, 6, 5, 4, 3, dtype=torch.float64)
     weight = torch.randn(6, channels, 3, 3, 3, dtype=torch.float64)
     wanted = F.conv_transpose3d(g, weight, stride=2)
-    assert oracles.relative(upwards(g, weight), wanted) < EXACT
+    assert oracles.relative(convolve_back(g, weight), wanted) < EXACT
 
 
 def test_a_window_beyond_the_volume_is_zero_there() -> None:
@@ -215,11 +265,12 @@ def test_the_published_windows_are_those_worked_out_by_hand() -> None:
     """79 at the input, then 39, 19, 9, 4 and 2 at the bottom; 9, 5, 3 on the way down."""
     cone = cone_of(build("unet", (2, 2, 2, 2, 2)).module)
     assert isinstance(cone, Cone)
-    cone.look(torch.randn(1, 2, 80, 80, 80))
-    slopes = cone._slopes(np.array([2, 2, 2]), np.array([2, 2, 2]), np.zeros(3, dtype=int))
+    cell, origin = np.array([2, 2, 2]), np.zeros(3, dtype=int)
+    with cone.seeing(torch.randn(1, 2, 80, 80, 80)):
+        slopes = cone._slopes(cell, cell, origin)
+        (g,) = cone.gradients(cell, origin, np.array([[40, 40, 40]]), 4)
     assert [slopes[id(layer)].shape[-1] for layer in [*cone.down, cone.bottom]] == [39, 19, 9, 4, 2]
     assert [slopes[id(layer)].shape[-1] for layer in cone.up[1:]] == [9, 5, 3]
-    (g,) = cone.gradients(np.array([2, 2, 2]), np.zeros(3, dtype=int), np.array([[40, 40, 40]]), 4)
     assert g.shape == (1, 2, 79, 79, 79)
 
 
@@ -242,17 +293,17 @@ def test_the_network_seen_through_windows_does_not_take_the_cone() -> None:
 
 
 def test_neighbouring_cells_share_a_forward_pass_and_distant_ones_do_not(monkeypatch: pytest.MonkeyPatch) -> None:
-    looks, look = [], Cone.look
-    monkeypatch.setattr(Cone, "look", lambda self, x: looks.append(tuple(x.shape[2:])) or look(self, x))
+    crops, seeing = [], Cone.seeing
+    monkeypatch.setattr(Cone, "seeing", lambda self, x: crops.append(tuple(x.shape[2:])) or seeing(self, x))
     network, image = unet((3, 4, 5)), torch.randn(2, 64, 32, 32, dtype=torch.float64)
     for voxels, wanted in (
         (np.array([[15, 15, 15], [16, 15, 15], [16, 16, 16]]), [(24, 24, 24)]),  # two cells along each axis
         (np.array([[2, 2, 2], [60, 2, 2]]), [(12, 12, 12), (12, 12, 12)]),
     ):
         map_of(network, image, voxels)  # asks whether to trust
-        looks.clear()
+        crops.clear()
         map_of(network, image, voxels)
-        assert looks == wanted
+        assert crops == wanted
 
 
 @pytest.mark.parametrize("how", ["max", "sum"])
@@ -262,3 +313,35 @@ def test_a_unet_that_breaks_once_it_is_trusted_is_found_out_too(how: str) -> Non
     network.module.model[0].conv.bias[1] = float("inf")
     with pytest.raises(ValueError, match="must be finite; unet gave NaN or infinity"):
         gradient(network, image, np.array([[7, 8, 9]]), aggregate=how)  # pyright: ignore[reportArgumentType]
+
+
+DEVICE_VOXELS = np.array([[20, 20, 20], [21, 20, 20], [20, 25, 33]])
+DEVICE_IMAGE = torch.randn(2, 40, 36, 48)
+
+
+def test_the_cone_stays_on_the_device() -> None:
+    network = unet()
+    (part,) = LesionGradient(network, DEVICE_IMAGE, DEVICE_VOXELS, "max").parts
+    network = hollow(network)
+    cone = cone_of(network.module)
+    assert cone is not None
+    seen = list(cone.extremes(network, DEVICE_IMAGE.to("meta"), part, 2**30))
+    assert {high.device.type for _, high, _ in seen} == {"meta"}
+    assert cone.summed(network, DEVICE_IMAGE.to("meta"), part)[1].device.type == "meta"
+    assert cut(DEVICE_IMAGE, part.views[0].box, network).device.type == "meta"
+
+
+def test_on_a_gpu_the_batch_follows_the_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = hollow(unet())
+    cone = cone_of(network.module)
+    assert cone is not None
+    (part,) = LesionGradient(unet(), DEVICE_IMAGE, np.argwhere(np.ones((4, 4, 4))) + 18, "max").parts
+    sizes: list[int] = []
+    backward = cone._backward
+    monkeypatch.setattr(cone, "_backward", lambda seed, s: sizes.append(len(seed)) or backward(seed, s))
+    for room in (1, 10, 1000):
+        sizes.clear()
+        list(cone.extremes(network, DEVICE_IMAGE.to("meta"), part, room * cone.values() * 8))
+        assert max(sizes) == min(room, max(sizes))
+        assert sum(sizes) == 64
+    assert max(sizes) > 10

@@ -9,7 +9,7 @@ from torch import nn
 
 from ies_helpers import Network, gradcam, gradcam_pp
 from ies_helpers.arrays import Box
-from ies_helpers.saliency.gradcam import Seen, _pp_weights, boxed_cam
+from ies_helpers.saliency.gradcam import Seen, boxed_cam, pp_weights
 from ies_helpers.saliency.views import View
 from tests import oracles
 from tests.networks import nnunet, unet
@@ -30,7 +30,7 @@ WIDE = (12, 12, 12, 12, 12)
 
 def exact(network: Network, image: torch.Tensor, lesion: np.ndarray) -> torch.Tensor:
     """Grad-CAM++ on the whole volume in float64, before it is stored."""
-    boxed = boxed_cam(network, image, lesion, None, _pp_weights)
+    boxed = boxed_cam(network, image, lesion)
     whole = torch.zeros(1, *image.shape[1:], dtype=torch.float64)
     whole[(slice(None), *boxed.box)] = boxed.values
     return whole
@@ -77,7 +77,7 @@ def test_a_denominator_of_zero_gives_weight_zero() -> None:
     g[0, 0] = 3.0
     activation = torch.tensor([-2 * 9 / 27, 5.0], dtype=torch.float64).reshape(1, 2, 1, 1)  # 2 g^2 + sum A g^3 = 0
     view = View((slice(0, 2), slice(0, 1), slice(0, 1)))
-    (weight,) = _pp_weights([Seen(view, activation, g)])
+    (weight,) = pp_weights([Seen(view, activation, g)])
     assert torch.equal(weight, torch.zeros_like(weight))
 
 
@@ -115,8 +115,8 @@ def test_windows_that_see_the_same_give_what_one_would() -> None:
     g = torch.randn(3, 4, 4, 4, dtype=torch.float64)
     activation = torch.randn(3, 4, 4, 4, dtype=torch.float64)
     view = View(Box.whole((4, 4, 4)))
-    (whole,) = _pp_weights([Seen(view, activation, g)])
-    halves = _pp_weights([Seen(view, activation, g / 2)] * 2)
+    (whole,) = pp_weights([Seen(view, activation, g)])
+    halves = pp_weights([Seen(view, activation, g / 2)] * 2)
     assert oracles.relative(halves[0] + halves[1], whole) < 1e-12
 
 

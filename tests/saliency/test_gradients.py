@@ -1,5 +1,7 @@
-"""The aggregated gradient of a lesion: closed forms, the plain loop over voxels, finite differences."""
+"""The aggregated gradient of a lesion: closed forms, the plain loop over voxels, finite differences, scarce memory."""
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import replace
 
 import numpy as np
@@ -14,6 +16,7 @@ from ies_helpers.saliency.cone import Cone
 from ies_helpers.saliency.gradients import LesionGradient
 from ies_helpers.saliency.views import crop_part
 from ies_helpers.segmentation.field import receptive_field
+from ies_helpers.segmentation.network import one_class
 from ies_helpers.teaching import Linear, Neighbourhood, Quadratic, Shifted
 from tests import oracles
 from tests.networks import nnunet, unet
@@ -150,14 +153,25 @@ def test_finite_differences_agree_with_the_sum(through) -> None:
 
 
 def test_a_smaller_budget_changes_nothing() -> None:
-    image, long = torch.randn(2, 48, 48, 160, dtype=torch.float64), np.array([[20, 20, k] for k in range(20, 150, 9)])
-    windows = replace(nnunet(), window=32, overlap=0.5)
+    image, long = torch.randn(2, 48, 48, 96, dtype=torch.float64), np.array([[20, 20, k] for k in range(20, 90, 15)])
     single = max(LesionGradient(unet(), image, v[None], "mean").need for v in long)
-    for network, how, least in ((unet(), "mean", single), (windows, "max", None)):
-        roomy = LesionGradient(network, image, long, how)
-        small = LesionGradient(network, image, long, how, budget=least or roomy.need)
-        assert oracles.relative(full(small, image), full(roomy, image)) < EXACT
-        assert how == "max" or len(small.parts) > len(roomy.parts) == 1
+    roomy = LesionGradient(unet(), image, long, "mean")
+    small = LesionGradient(unet(), image, long, "mean", budget=single)
+    assert oracles.relative(full(small, image), full(roomy, image)) < EXACT
+    assert len(small.parts) > len(roomy.parts) == 1
+
+
+def test_a_budget_that_just_suffices_changes_no_maximum_through_windows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fewer voxels are taken at once."""
+    image, pair = torch.randn(2, 24, 24, 36, dtype=torch.float64), np.array([[10, 10, 14], [10, 11, 17], [12, 3, 16]])
+    windows, taken, added = replace(nnunet(), window=24, overlap=0.5), [], aggregates.added_by_voxel
+    roomy = LesionGradient(windows, image, pair, "max")
+    small = LesionGradient(windows, image, pair, "max", budget=roomy.need)
+    small.budget = small._gradient_bytes(small.parts[0])
+    monkeypatch.setattr(aggregates, "added_by_voxel", lambda *args: taken.append(len(args[2])) or added(*args))
+    assert oracles.relative(full(small, image), full(roomy, image)) < EXACT
+    assert set(taken[:3]) == {1}
+    assert taken[3:] == [3]
 
 
 def test_a_budget_below_one_window_is_refused_and_the_need_is_told(image: torch.Tensor) -> None:
@@ -205,11 +219,10 @@ def test_active_dropout_is_put_to_rest(image: torch.Tensor) -> None:
     assert module.training
 
 
-def test_running_out_of_memory_halves_the_work_and_goes_on(
-    image: torch.Tensor, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    network = replace(nnunet(), window=32, overlap=0.5)
-    wanted = full(LesionGradient(network, image, LESION, "max"), image)
+def test_running_out_of_memory_halves_the_work_and_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    image, lesion = torch.randn(2, 24, 24, 36, dtype=torch.float64), np.array([[10, 10, k] for k in range(13, 18)])
+    network = replace(nnunet(), window=24, overlap=0.5)
+    wanted = full(LesionGradient(network, image, lesion, "max"), image)
     added, sizes = aggregates.added_by_voxel, []
 
     def scarce(see, part, voxels: np.ndarray, zeros) -> torch.Tensor:
@@ -219,7 +232,7 @@ def test_running_out_of_memory_halves_the_work_and_goes_on(
         return added(see, part, voxels, zeros)
 
     monkeypatch.setattr(aggregates, "added_by_voxel", scarce)
-    assert torch.equal(full(LesionGradient(network, image, LESION, "max"), image), wanted)
+    assert torch.equal(full(LesionGradient(network, image, lesion, "max"), image), wanted)
     assert max(sizes) > 1
 
 
@@ -240,19 +253,19 @@ def test_out_of_memory_on_the_crop_splits_the_lesion(image: torch.Tensor, monkey
 
 
 def test_out_of_memory_in_the_cone_splits_the_lesion(image: torch.Tensor, monkeypatch: pytest.MonkeyPatch) -> None:
-    look = Cone.look
+    seeing = Cone.seeing
 
-    def scarce(cone: Cone, x: torch.Tensor) -> None:
+    def scarce(cone: Cone, x: torch.Tensor) -> AbstractContextManager[None]:
         if x.shape[3] > 48:
             raise torch.cuda.OutOfMemoryError("no memory left")
-        look(cone, x)
+        return seeing(cone, x)
 
     lesion = np.array([[2, 2, 2], [2, 60, 2]])
     wanted = full(LesionGradient(unet(), image, lesion, "mean", way="crop"), image)
     engine = LesionGradient(unet(), image, lesion, "mean")
     engine.parts = [crop_part(receptive_field(unet(), 2), image.shape[1:], lesion)]  # one crop for both
     engine(image)  # the network is known by now
-    monkeypatch.setattr(Cone, "look", scarce)
+    monkeypatch.setattr(Cone, "seeing", scarce)
     assert oracles.relative(full(engine, image), wanted) < EXACT
     assert len(engine.parts) == 2
 
@@ -362,3 +375,115 @@ def test_a_caller_who_wants_no_gradients_gets_the_map_all_the_same(way, how: gra
     with torch.no_grad():
         got = gradient(network, image, np.array([[7, 8, 9]]), aggregate=how, way=way)
     assert torch.equal(got, gradient(network, image, np.array([[7, 8, 9]]), aggregate=how, way=way))
+
+
+NEIGHBOURS = np.argwhere(np.ones((3, 3, 2))) + np.array([30, 20, 31])
+
+
+def scarce(monkeypatch: pytest.MonkeyPatch, place: object, name: str, most: int, count: Callable) -> list[int]:
+    """`place.name` runs out of memory when `count` of its arguments is above `most`; gives every count."""
+    real, sizes = getattr(place, name), []
+
+    def limited(*arguments: object) -> object:
+        sizes.append(count(*arguments))
+        if sizes[-1] > most:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB. GPU 0 has no more.")
+        return real(*arguments)
+
+    monkeypatch.setattr(place, name, limited)
+    return sizes
+
+
+def test_the_cone_halves_its_batches_down_to_one_voxel(monkeypatch: pytest.MonkeyPatch) -> None:
+    image = torch.randn(2, 64, 64, 64, dtype=torch.float64)
+    wanted = LesionGradient(unet(), image, NEIGHBOURS, "max")(image)
+    engine = LesionGradient(unet(), image, NEIGHBOURS, "max")
+    assert engine.way == "cone"
+    engine(image)  # the network is known by now
+    sizes = scarce(monkeypatch, Cone, "_backward", 1, lambda cone, seed, slopes: len(seed))
+    got = engine(image)
+    assert sizes[0] > 1
+    assert sizes[-1] == 1
+    assert float((got - wanted).abs().max()) <= EXACT * float(wanted.abs().max())
+    sizes.clear()
+    engine(image)
+    assert set(sizes) == {1}  # what was learnt stays learnt
+
+
+def test_a_gradient_that_fits_in_no_way_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    image = torch.randn(2, 64, 64, 64, dtype=torch.float64)
+    network = replace(nnunet(), window=32, overlap=0.5)
+    engines = {
+        "cone": LesionGradient(unet(), image, NEIGHBOURS, "max"),
+        "crop": LesionGradient(unet(), image, NEIGHBOURS, "mean", way="crop"),
+        "windows": LesionGradient(network, image, NEIGHBOURS, "max"),
+    }
+    scarce(monkeypatch, Cone, "seeing", 0, lambda *_: 1)
+    scarce(monkeypatch, gradients, "forward", 0, lambda *_: 1)
+    for way, engine in engines.items():
+        rule = rf"The gradient of \w+ by {way} on cpu does not fit in memory \(tried to allocate 20.00 mib\): free some"
+        with pytest.raises(MemoryError, match=rule):
+            engine(image)
+
+
+def test_what_no_smaller_budget_can_help_is_tried_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    image = torch.randn(2, 64, 64, 64, dtype=torch.float64)
+    engine = LesionGradient(replace(nnunet(), window=32), image, NEIGHBOURS, "mean")
+    tries = scarce(monkeypatch, aggregates, "_summed", 0, lambda *_: 1)
+    with pytest.raises(MemoryError, match="by windows on cpu does not fit"):
+        engine(image)
+    assert len(tries) == 1
+
+
+def test_another_error_passes_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    image = torch.randn(2, 64, 64, 64, dtype=torch.float64)
+    engine = LesionGradient(unet(), image, NEIGHBOURS, "mean", way="crop")
+
+    def broken(*_: object) -> None:
+        raise RuntimeError("shapes do not match")
+
+    monkeypatch.setattr(gradients, "forward", broken)
+    with pytest.raises(RuntimeError, match=r"^shapes do not match$"):
+        engine(image)
+
+
+CLASSES = {
+    "cone": lambda: unet((3, 4, 5), outputs=3),
+    "crop": lambda: unet((3, 4, 5), outputs=3),
+    "windows": lambda: replace(nnunet(outputs=3), window=16),
+}
+
+
+@pytest.mark.parametrize("number", [0, 1, 2])
+@pytest.mark.parametrize("way", CLASSES)
+def test_each_class_of_three_has_its_own_gradient_by_every_way(way, number: int) -> None:
+    network = one_class(CLASSES[way](), number)
+    image, voxels = torch.randn(2, 16, 16, 20, dtype=torch.float64), np.array([[7, 8, 9], [0, 11, 15]])
+    logits = oracles.blended(network) if way == "windows" else oracles.whole(network, 4)
+    gradients = oracles.voxel_gradients(logits, image, voxels)
+    for how in HOW:
+        engine = LesionGradient(network, image, voxels, how, way=way)
+        assert oracles.relative(full(engine, image), oracles.aggregate(gradients, how)) < EXACT
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("way", ["cone", "crop", "windows", "whole"])
+def test_any_number_of_channels_will_do_by_every_way(way, channels: int) -> None:
+    network = unet((3, 4, 5), inputs=channels) if way in ("cone", "crop") else nnunet(inputs=channels)
+    if way == "windows":
+        network = replace(network, window=16)
+    image = torch.randn(channels, 16, 16, 20, dtype=torch.float64)
+    voxels = np.array([[7, 8, 9], [0, 11, 15]])
+    network = network.explained_through("windows" if way == "windows" else "whole")
+    logits = oracles.blended(network) if way == "windows" else oracles.whole(network, 4)
+    gradients = oracles.voxel_gradients(logits, image, voxels)
+    for how in HOW:
+        engine = LesionGradient(network, image, voxels, how, way=way)
+        assert engine.way == way
+        assert oracles.relative(full(engine, image), oracles.aggregate(gradients, how)) < EXACT
+
+
+@pytest.mark.parametrize("network", [unet((3, 4, 5)), replace(nnunet(), window=16)], ids=["whole", "windows"])
+def test_a_class_beyond_the_head_is_refused(network: Network) -> None:
+    with pytest.raises(ValueError, match=r"below the 2 classes that .*-class2 puts out, got 2"):
+        gradient(one_class(network, 2), torch.randn(2, 16, 16, 16), np.array([[7, 8, 9]]))

@@ -1,15 +1,19 @@
 """How far a network looks: by hand, by arithmetic, and by poking every voxel."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from ies_helpers import Network
 from ies_helpers.arrays import Box
+from ies_helpers.segmentation import field as field_module
 from ies_helpers.segmentation.architectures import build
 from ies_helpers.segmentation.field import receptive_field
-from ies_helpers.segmentation.network import as_network
+from ies_helpers.segmentation.network import as_network, one_class
 from ies_helpers.teaching import Quadratic, Shifted
 
 
@@ -125,3 +129,55 @@ def test_the_module_is_not_touched() -> None:
     receptive_field(network, 2)
     assert network.digest() == before
     assert next(network.module.parameters()).dtype == torch.float32
+
+
+def test_a_field_is_found_again_for_whatever_it_depends_on() -> None:
+    """Else a user who is told to give a stride, and gives it, is told the same again."""
+    network = Network(nn.Sequential(nn.Conv3d(2, 2, 3, padding=1), nn.InstanceNorm3d(2)))
+    assert receptive_field(network, 2).stride == (1, 1, 1)
+    assert receptive_field(replace(network, stride=(8, 8, 8)), 2).stride == (8, 8, 8)
+    assert receptive_field(network, 2).stride == (1, 1, 1)
+    module = nn.Sequential(nn.Conv3d(2, 3, 3, padding=1), nn.BatchNorm3d(3), nn.Conv3d(3, 2, 1))
+    assert field(module).before == (1, 1, 1)
+    module[1] = nn.InstanceNorm3d(3)
+    assert not field(module).bounded
+    module[1] = nn.Identity()
+    module[2] = nn.Conv3d(3, 2, 5, padding=2)
+    assert field(module).before == (3, 3, 3)
+
+
+def test_a_field_depends_on_class_channels_window_and_fixed_kernels() -> None:
+    class Blurred(nn.Module):
+        """Class 0 is a voxel, class 1 a sum along an axis by a kernel that is no parameter."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.mix = nn.Conv3d(1, 1, 1)
+            self.register_buffer("kernel", torch.tensor([0.0, 0.0, 1.0, 1.0, 0.0]).reshape(1, 1, 5, 1, 1))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y = self.mix(x.mean(dim=1, keepdim=True))
+            return torch.cat([y, F.conv3d(y, self.kernel.to(y), padding=(2, 0, 0))], dim=1)
+
+    network = as_network(Blurred())
+    assert receptive_field(network, 2).after == (1, 0, 0)
+    assert receptive_field(one_class(network, 0), 2).after == (0, 0, 0)
+    network.module.kernel[0, 0, 4] = 1.0
+    assert receptive_field(network, 2).after == (2, 0, 0)
+    normed = Network(nn.Sequential(nn.Conv3d(2, 4, 4, stride=4), nn.InstanceNorm3d(4), nn.Upsample(scale_factor=4)))
+    kept = [receptive_field(replace(normed, window=side), 2).activations for side in (8, 10)]
+    assert kept == [(4 + 4) / 64 + 4, ((4 + 4) * 2**3 + 4 * 8**3) / 10**3], (
+        "its convolution leaves two voxels of six alone"
+    )
+    assert receptive_field(normed, 3).activations == 0, "such an image it cannot take"
+
+
+def test_a_field_is_probed_once_while_nothing_changes_that_it_depends_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    probed, make = [], field_module._probed
+    monkeypatch.setattr(field_module, "_probed", lambda *args: probed.append(1) or make(*args))
+    network = build("unet", (2, 3))
+    for change in (lambda: None, lambda: network.module.model[0].conv.weight.mul_(2), network.module.train):
+        with torch.no_grad():
+            change()
+        receptive_field(replace(network, threshold=0.7, window=None), 2)
+    assert len(probed) == 1

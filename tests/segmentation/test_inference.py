@@ -1,13 +1,16 @@
-"""Prediction: the windows of MONAI, the whole volume, and what is refused."""
+"""Prediction: where windows stop and what they weigh, the blend, the whole volume, and what is refused."""
 
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from monai.inferers.utils import sliding_window_inference
 from torch import nn
 
 from ies_helpers import Network, gradient, predict, predict_logits
+from ies_helpers.saliency.gradients import LesionGradient
+from ies_helpers.segmentation.inference import importance, total_importance, window_boxes
 from ies_helpers.teaching import Linear
 from tests import oracles
 from tests.networks import nnunet, unet
@@ -89,3 +92,100 @@ def test_what_goes_wrong_deeper_inside_is_told_as_it_is() -> None:
     module = nn.Sequential(nn.Conv3d(2, 3, 1), nn.Conv3d(2, 2, 1))
     with pytest.raises(RuntimeError, match="to have 2 channels, but got 3"):
         predict(module, torch.randn(2, 4, 4, 4))
+
+
+SHAPES = [
+    ((40, 33, 24), (24, 24, 24)),
+    ((182, 218, 182), (96, 96, 96)),
+    ((24, 24, 24), (24, 24, 24)),
+    ((25, 47, 30), (24, 16, 30)),
+]
+EXACT = 1e-10
+"""Float64 against autograd through the inferer."""
+
+
+def windowed(window: int | tuple[int, int, int], **settings) -> Network:
+    """A network whose windows alone matter."""
+    return Network(nn.Identity(), window=window, through="windows", **settings)
+
+
+@pytest.mark.parametrize(("shape", "sides"), SHAPES)
+@pytest.mark.parametrize("overlap", [0.0, 0.25, 0.5])
+def test_windows_stop_where_the_inferer_stops(shape, sides, overlap: float) -> None:
+    seen = []
+    grid = torch.stack(torch.meshgrid(*[torch.arange(float(n)) for n in shape], indexing="ij"))[None]
+
+    def note(x: torch.Tensor) -> torch.Tensor:
+        seen.append(tuple(slice(int(a), int(a) + w) for a, w in zip(x[0, :, 0, 0, 0], sides, strict=True)))
+        return x[:, :1]
+
+    sliding_window_inference(grid, sides, 1, note, overlap=overlap)
+    assert list(window_boxes(windowed(sides, overlap=overlap), shape)) == seen
+
+
+def test_the_published_volume_has_27_windows() -> None:
+    boxes = window_boxes(windowed(96), (182, 218, 182))
+    assert len(boxes) == 27
+    assert sorted({b[1].start for b in boxes}) == [0, 72, 122]
+
+
+def test_the_gaussian_has_sigma_an_eighth_of_the_window_and_a_floor() -> None:
+    weight = importance(windowed(96))
+    x = np.arange(96) - 47.5
+    line = np.exp(-(x**2) / (2 * 12.0**2))
+    assert weight[:, 47, 47].numpy() == pytest.approx(np.maximum(line * line[47] ** 2, 1e-3), rel=1e-5)
+    assert float(weight.min()) == pytest.approx(1e-3)
+    assert float(total_importance(windowed(96, weighting="constant"), (96, 96, 96)).max()) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("length", "side", "starts"), [(110, 64, [0, 23, 46]), (64, 64, [0]), (65, 64, [0, 1]), (100, 40, [0, 20, 40, 60])]
+)
+def test_nnunet_takes_equal_steps_from_end_to_end(length: int, side: int, starts: list[int]) -> None:
+    """The first case is worked out in nnU-Net's own comments: 110 voxels, windows of 64, steps of half a window."""
+    network = windowed((side, 8, 8), overlap=0.5, placing="nnunet")
+    boxes = window_boxes(network, (length, 8, 8))
+    assert [box[0].start for box in boxes] == starts
+    assert {box[0].stop - box[0].start for box in boxes} == {side}
+
+
+def test_nnunets_gaussian_peaks_at_half_the_side_and_is_never_zero() -> None:
+    weight = importance(windowed((32, 24, 16), placing="nnunet")).numpy()
+    assert np.unravel_index(weight.argmax(), weight.shape) == (16, 12, 8)
+    assert weight.max() == pytest.approx(10.0)
+    line = 10 * np.exp(-((np.arange(32) - 16) ** 2) / (2 * 4.0**2))
+    assert weight[:, 12, 8] == pytest.approx(line, abs=1e-6)
+    assert weight.min() > 0
+    assert (importance(windowed(8, weighting="constant", placing="nnunet")) == 1).all()
+
+
+@pytest.mark.parametrize("placing", ["monai", "nnunet"])
+@pytest.mark.parametrize("weighting", ["gaussian", "constant"])
+@pytest.mark.parametrize(("window", "overlap"), [((16, 24, 20), 0.0), ((16, 24, 20), 0.25), (16, 0.5)])
+def test_prediction_and_gradient_are_those_of_the_blend(window, overlap: float, weighting, placing) -> None:
+    """Windows of unequal sides: the blend by hand, and for MONAI's placing its own inferer, with autograd."""
+    network = replace(nnunet(), window=window, overlap=overlap, weighting=weighting, placing=placing)
+    image = torch.randn(2, 24, 24, 28, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+    voxels = np.array([[15, 12, 9], [16, 12, 14], [3, 20, 27]])
+    x = image[None].clone().requires_grad_()
+    top, bottom = torch.zeros(24, 24, 28), torch.zeros(24, 24, 28)
+    weight = importance(network)
+    for box in window_boxes(network, (24, 24, 28)):
+        placed = torch.zeros(24, 24, 28, dtype=torch.float64)
+        placed[box] = weight * network.module(x[(..., *box)])[0, 1]
+        top, bottom[box] = top + placed, bottom[box] + weight.float()
+    assert oracles.relative(predict_logits(network, image)[1], (top / bottom).detach()) < 1e-6  # kept in float32
+    loop = oracles.blended(network) if placing == "monai" else None
+    logits = loop(x) if loop else top / total_importance(network, (24, 24, 28))
+    (wanted,) = torch.autograd.grad(logits[tuple(torch.as_tensor(voxels).T)].sum(), x)
+    got = gradient(network, image, voxels, aggregate="sum")
+    assert oracles.relative(got, wanted[0]) < 1e-6  # kept in float32
+    engine = LesionGradient(network, image, voxels, "sum")
+    inner = (slice(None), *engine.box)
+    assert oracles.relative(engine(image), wanted[0][inner]) < EXACT
+
+
+def test_an_image_below_one_side_of_the_window_is_refused() -> None:
+    network = replace(nnunet(), window=(16, 32, 16))
+    with pytest.raises(ValueError, match="windows of 16 x 32 x 16 voxels and the image has 24 x 28 x 24"):
+        predict_logits(network, torch.zeros(2, 24, 28, 24))
