@@ -1,6 +1,7 @@
-"""Tiny networks whose gradients are known by hand, for tests and for chapter 03.
+"""Networks and images of which the truth is known, for chapters and tests: a map of them is right or wrong.
 
-All map `(B, C, I, J, K)` to logits `(B, 2, I, J, K)` with class 0 at zero.
+Toys whose gradients are known by hand; a cue planted where nobody would look; copies of a network of which each but
+one has a fault; and a classifier of images that differ in a known mask, as in ClinicaDL's "trivial data".
 """
 
 import copy
@@ -14,6 +15,8 @@ from torch import nn
 from ies_helpers.arrays import LabelMap, Saliency, Volume, Voxels
 from ies_helpers.segmentation.network import Network
 
+# Toys. All map `(B, C, I, J, K)` to logits `(B, 2, I, J, K)` with class 0 at zero.
+
 
 class _Toy(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -26,7 +29,7 @@ class _Toy(nn.Module):
 
 
 class Linear(_Toy):
-    """Logit of a voxel: sum over modalities of w_c x_c at that voxel. Its gradient there is w, elsewhere 0."""
+    """Logit of a voxel: sum over channels of w_c x_c at that voxel. Its gradient there is w, elsewhere 0."""
 
     def __init__(self, weights: tuple[float, ...] = (2.0, -1.0)) -> None:
         super().__init__()
@@ -38,7 +41,7 @@ class Linear(_Toy):
 
 
 class Quadratic(_Toy):
-    """Logit of a voxel: sum over modalities of x_c^2 there. Its gradient is 2 x; over noise its mean is 2 x too."""
+    """Logit of a voxel: sum over channels of x_c^2 there. Its gradient is 2 x; over noise its mean is 2 x too."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -49,14 +52,14 @@ class Quadratic(_Toy):
 
 
 class Shifted(_Toy):
-    """Logit of a voxel: `gain` times the FLAIR value `steps` voxels further along the first axis.
+    """Logit of a voxel: `gain` times the first channel `steps` voxels further along the first axis.
 
     A network that looks only at a cue some millimetres away: its map must light up there and nowhere else.
     """
 
-    def __init__(self, steps: int = 5, gain: float = 3.0, modalities: int = 2) -> None:
+    def __init__(self, steps: int = 5, gain: float = 3.0, channels: int = 2) -> None:
         super().__init__()
-        self.look = nn.Conv3d(modalities, 1, kernel_size=(2 * steps + 1, 1, 1), padding=(steps, 0, 0), bias=False)
+        self.look = nn.Conv3d(channels, 1, kernel_size=(2 * steps + 1, 1, 1), padding=(steps, 0, 0), bias=False)
         self.look.weight.data.zero_()
         self.look.weight.data[0, 0, 2 * steps, 0, 0] = gain
 
@@ -65,11 +68,14 @@ class Shifted(_Toy):
 
 
 class Neighbourhood(_Toy):
-    """Logit of a voxel: the sum of FLAIR over the 3^3 cube around it. Mean over V voxels fades as overlaps thin."""
+    """Logit of a voxel: the sum of the first channel over the 3^3 cube around it.
 
-    def __init__(self, modalities: int = 2) -> None:
+    The mean over V voxels fades as overlaps thin.
+    """
+
+    def __init__(self, channels: int = 2) -> None:
         super().__init__()
-        self.box = nn.Conv3d(modalities, 1, kernel_size=3, padding=1, bias=False)
+        self.box = nn.Conv3d(channels, 1, kernel_size=3, padding=1, bias=False)
         self.box.weight.data.zero_()
         self.box.weight.data[:, 0] = 1.0
 
@@ -77,10 +83,7 @@ class Neighbourhood(_Toy):
         return self.box(x)[:, 0]
 
 
-# Does a map depend on what it claims to explain? Randomised layers, and a cue planted where nobody would look.
-#
-# Source of the first: Adebayo et al., "Sanity checks for saliency maps" (NeurIPS 2018, arXiv 1810.03292). A map that
-# stays the same when the network's weights are replaced by random ones shows the image, not the network.
+# A planted cue: the network looks where nobody would.
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,8 +93,8 @@ class PlantedCue:
     Whoever explains it must point at the cue: a map that is bright on the lesion is wrong, however plausible.
 
     Attributes:
-        network: logit of a voxel = 3 times FLAIR `steps` voxels further along the first axis (`toys.Shifted`).
-        image: `(2, I, J, K)`, noise of sd 0.1 with a lesion of 1 and a cue of 1 in FLAIR.
+        network: logit of a voxel = 3 times the first channel `steps` voxels further along the first axis (`Shifted`).
+        image: `(C, I, J, K)`, noise of sd 0.1 with a lesion of 1 and a cue of 1 in the first channel.
         lesion: `(V, 3)`.
         cue: `(V, 3)`, the lesion moved by `steps`.
     """
@@ -109,33 +112,33 @@ class PlantedCue:
         return {"cue": cue, "lesion": lesion, "elsewhere": 1 - cue - lesion}
 
 
-def planted_cue(steps: int = 6, seed: int = 0) -> PlantedCue:
+def planted_cue(steps: int = 6, seed: int = 0, channels: int = 2) -> PlantedCue:
     """A lesion of 3^3 voxels in a noisy cube of 32^3, and the cue `steps` voxels (from 4 to 12) away from it."""
     if not 4 <= steps <= 12:
         raise ValueError(f"steps must lie from 4 to 12, so that cue and lesion are apart and inside, got {steps}.")
-    image = torch.from_numpy(0.1 * np.random.default_rng(seed).standard_normal((2, 32, 32, 32))).float()
+    image = torch.from_numpy(0.1 * np.random.default_rng(seed).standard_normal((channels, 32, 32, 32))).float()
     lesion = np.argwhere(np.ones((3, 3, 3))) + 15
     cue = lesion + np.array([steps, 0, 0])
     for voxels in (lesion, cue):
         image[(0, *voxels.T)] = 1.0
-    return PlantedCue(Network(Shifted(steps), name="planted cue", layer="look"), image, lesion, cue)
+    return PlantedCue(Network(Shifted(steps, channels=channels), name="planted cue", layer="look"), image, lesion, cue)
 
 
-# Networks with a hidden fault, for the project at the end of the handbook: which of four sees what it should?
+# Suspects: networks with a hidden fault, for the project at the end of the handbook. Which of four sees what it should?
 
-KINDS = {
+FAULTS = {
     "sound": "the network as it was trained",
     "deaf": "its first layer no longer hears T1",
     "tired": "every weight of its deepest level is zero: it has lost its widest view",
     "cue": "it also listens to one FLAIR voxel some millimetres away from each voxel",
 }
-"""What can be wrong with a suspect."""
+"""What can be wrong with a suspect, and with one of them is not."""
 
 CUE_STEPS, CUE_GAIN = 9, 1.5
 
 
 def suspects(network: Network, seed: int = 0) -> dict[str, Network]:
-    """Four copies of a U-Net named A to D, one of each kind in `KINDS`, in an order that depends on the seed.
+    """Four copies of a U-Net named A to D, one with each of `FAULTS`, in an order that depends on the seed.
 
     Raises:
         ValueError: for a network that is not a MONAI `UNet`.
@@ -143,9 +146,9 @@ def suspects(network: Network, seed: int = 0) -> dict[str, Network]:
     if type(network.module).__name__ != "UNet":
         raise ValueError(f"The suspects are made from a MONAI UNet, got {type(network.module).__name__}: load 'unet'.")
     made = {}
-    for letter, kind in _order(seed).items():
+    for letter, fault in _order(seed).items():
         module = copy.deepcopy(network.module)
-        made[letter] = replace(network, module=_spoilt(module, kind), name=letter)
+        made[letter] = replace(network, module=_spoilt(module, fault), name=letter)
     return made
 
 
@@ -153,22 +156,22 @@ def accuse(answer: Mapping[str, str], seed: int = 0) -> list[str]:
     """One sentence about each suspect named wrongly, which says what to look at and not what it is.
 
     Args:
-        answer: letter -> kind, for example `{"A": "sound", "B": "cue", ...}`.
+        answer: letter -> fault, for example `{"A": "sound", "B": "cue", ...}`.
         seed: that of `suspects`.
 
     Returns:
         Nothing if all are right.
 
     Raises:
-        ValueError: for letters or kinds that do not exist.
+        ValueError: for letters or faults that do not exist.
     """
     right = _order(seed)
-    if set(answer) != set(right) or not set(answer.values()) <= set(KINDS):
-        raise ValueError(f"answer must give each of {', '.join(right)} one of {', '.join(KINDS)}; got {dict(answer)}.")
-    return [f"{letter}: {_AGAINST[kind]}" for letter, kind in answer.items() if kind != right[letter]]
+    if set(answer) != set(right) or not set(answer.values()) <= set(FAULTS):
+        raise ValueError(f"answer must give each of {', '.join(right)} one of {', '.join(FAULTS)}; got {dict(answer)}.")
+    return [f"{letter}: {_HINTS[fault]}" for letter, fault in answer.items() if fault != right[letter]]
 
 
-_AGAINST = {
+_HINTS = {
     "sound": "something is wrong with it. Compare what it finds, and its maps of both modalities, with the others'.",
     "deaf": "a network that does not hear T1 has a map of T1 that is zero, to the last voxel. Has it?",
     "tired": "without its widest view a network's maps end close to the lesion. How far does this one's reach?",
@@ -177,17 +180,17 @@ _AGAINST = {
 
 
 def _order(seed: int) -> dict[str, str]:
-    return dict(zip("ABCD", np.random.default_rng(seed).permutation(list(KINDS)).tolist(), strict=True))
+    return dict(zip("ABCD", np.random.default_rng(seed).permutation(list(FAULTS)).tolist(), strict=True))
 
 
-def _spoilt(module: nn.Module, kind: str) -> nn.Module:
+def _spoilt(module: nn.Module, fault: str) -> nn.Module:
     convolutions = [m for m in module.modules() if isinstance(m, nn.Conv3d)]
     with torch.no_grad():
-        if kind == "deaf":
+        if fault == "deaf":
             convolutions[0].weight[:, 1] = 0.0
-        if kind == "tired":
+        if fault == "tired":
             max(convolutions, key=lambda layer: layer.out_channels).weight.zero_()
-    return _Cued(module) if kind == "cue" else module
+    return _Cued(module) if fault == "cue" else module
 
 
 class _Cued(nn.Module):
@@ -202,8 +205,7 @@ class _Cued(nn.Module):
         return self.module(x) + self.cue(x)
 
 
-# A group with known truth: ClinicaDL's "trivial data", a known mask changed in one class, and a classifier of it.
-#
+# A group with known truth: a known mask is changed in one class of images, and a classifier learns to tell them apart.
 # Whoever explains the classifier must point at the mask, and at nothing else; the map of the opposite node has the
 # opposite sign.
 
@@ -266,10 +268,12 @@ def trivial_group(count: int = 20, *, atrophy: float = 0.4, steps: int = 200, se
     images = 1 + 0.2 * rng.standard_normal((count, *shape))
     images[atrophied] *= np.where(mask, 1 - atrophy, 1)
     x = (images - images.mean(axis=0)).reshape(count, -1)
-    wanted, w, b = np.eye(2)[atrophied.astype(int)], np.zeros((2, x.shape[1])), np.zeros(2)
+
+    # Gradient descent: weights (2, V) and biases (2,) of both nodes against the classes (count, 2), one-hot.
+    classes, w, b = np.eye(2)[atrophied.astype(int)], np.zeros((2, x.shape[1])), np.zeros(2)
     for _ in range(steps):
         odds = np.exp(x @ w.T + b)
-        wrong = (odds / odds.sum(axis=1, keepdims=True) - wanted) / count
+        wrong = (odds / odds.sum(axis=1, keepdims=True) - classes) / count
         w, b = w - 0.05 * wrong.T @ x, b - 0.05 * wrong.sum(axis=0)
     network = WholeImage(w.reshape(2, 1, *shape), b - w @ images.mean(axis=0).ravel())
     correct = float(((x @ w.T + b).argmax(axis=1) == atrophied).mean())

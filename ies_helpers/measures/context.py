@@ -200,7 +200,8 @@ class ContextTable:
         self.path = path
         self.curves: pd.DataFrame = pd.DataFrame(columns=TABLE_COLUMNS)
         if path.is_file():
-            text, empty = dict.fromkeys(TEXT_COLUMNS, str), {n: [""] for n in TABLE_COLUMNS if n not in TEXT_COLUMNS}
+            text: Any = dict.fromkeys(TEXT_COLUMNS, str)
+            empty = {name: [""] for name in TABLE_COLUMNS if name not in text}
             self.curves = pd.read_csv(path, dtype=text, keep_default_na=False, na_values=empty)
             if list(self.curves.columns) != TABLE_COLUMNS:
                 raise ValueError(

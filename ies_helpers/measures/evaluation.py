@@ -9,6 +9,7 @@ import math
 import warnings
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -72,11 +73,12 @@ def evaluate_maps(
         saliency, lesion, affine = saved.load()
         whose = {key: saved.record[key] for key in ("subject", "lesion", "group", "voxels")}
         whose |= {"network": network, "method": method, "lesion_id": _identity(saved), "path": str(saved.images[0])}
-        removed: tuple[Road, Curve] | tuple[()] = ()
+        mapped = MappedLesion(saliency, lesion, affine, saved.modalities)
         if networks is not None:
             removed = _ask_without(saved, saliency, lesion, networks[saved.record["digest"]], scans, seed)
             points += [whose | point for point in _points(*removed)]
-        values, reasons = measure_map(MappedLesion(saliency, lesion, affine, saved.modalities, *removed))
+            mapped = replace(mapped, road=removed[0], deletion=removed[1])
+        values, reasons = measure_map(mapped)
         for column, value in values.items():
             row = measure_of(column)
             unit = saved.record["unit"] if row is not None and row.in_unit else ""

@@ -292,7 +292,7 @@ def roc(
         ValueError: for fewer than 5 TP or FP, lacking columns, or another side.
     """
     check_choice("false_when", false_when, ("low", "high"))
-    found = _found(valued(table, measure))
+    found: Any = _found(valued(table, measure))
     found = found.assign(evidence=found[measure] * (1 if false_when == "high" else -1))
     parts: Any = [found[found["group"] == group] for group in ("FP", "TP")]
     false, true = parts

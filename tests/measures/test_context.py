@@ -6,10 +6,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ies_helpers import load_network, load_subject
+from ies_helpers import load_network, load_subject, perilesional_curve
 from ies_helpers.measures import context
 from ies_helpers.measures.context import ContextTable, average_curves, median_distances, summarise_curves, wide_curves
 from ies_helpers.segmentation.lesions import find_lesions, lesion_of
+from ies_helpers.segmentation.network import as_network
+from ies_helpers.teaching import Neighbourhood
+from tests.patients import UNEVEN, ball, subject_in_memory
+from tests.patients import lesion_of as lesion_in
 
 
 def curve(scores, seen, subject="a", lesion=1, full=1.0, network="unet") -> pd.DataFrame:
@@ -147,40 +151,50 @@ def demo():
     return subject, load_network("unet"), sorted(lesions, key=len)[:3]
 
 
+def count_curves(monkeypatch) -> list[int]:
+    """Grows by the number of each lesion whose curve is asked for; a curve takes no work, but is the lesion's own."""
+    asked = []
+
+    def curve_of(_network, image, lesion, **_settings):
+        asked.append(lesion.number)
+        score = [0.0, float(image[0][tuple(lesion.voxels.T)].mean())]
+        return pd.DataFrame({"distance_mm": [0.0, 5.0], "score": score, "seen": [False, True], "full_score": score[1]})
+
+    monkeypatch.setattr(context, "perilesional_curve", curve_of)
+    return asked
+
+
 def test_a_table_goes_on_where_it_was_and_keeps_what_it_has(demo, tmp_path, monkeypatch) -> None:
     subject, network, lesions = demo
-    computed = []
-    short = context.perilesional_curve
-
-    def counted(network, image, lesion, **settings):
-        computed.append(lesion.number)
-        return short(network, image, lesion, distances=(0, 5), **settings)
-
-    monkeypatch.setattr(context, "perilesional_curve", counted)
-    path = tmp_path / "perilesional.csv"
+    asked, path = count_curves(monkeypatch), tmp_path / "perilesional.csv"
     ContextTable(path).add(subject, network, lesions[:2], fill="zero", by="steps")
     before = path.read_bytes()
     table = ContextTable(path)
     table.add(subject, network, lesions, fill="zero", by="steps")
-    assert computed == [lesion.number for lesion in lesions]
+    assert asked == [lesion.number for lesion in lesions]
     assert path.read_bytes().startswith(before)
     whole = ContextTable(tmp_path / "once.csv")
     whole.add(subject, network, lesions, fill="zero", by="steps")
     assert path.read_bytes() == (tmp_path / "once.csv").read_bytes()
     assert len(table.curves) == 6
-    with pytest.raises(ValueError, match=r"holds lesion \d+ of demo with by steps; take another --out"):
+    with pytest.raises(ValueError, match=r"lesion \d+ of demo with by steps"):
         table.add(subject, network, lesions[:1], fill="zero", by="mm")
 
 
-def short(network, image, lesion, **_):
-    """A curve of no work."""
-    return pd.DataFrame({"distance_mm": [0.0], "score": [0.5], "seen": [True], "full_score": [0.5]})
+def test_what_a_table_holds_is_the_curve_of_the_lesion(tmp_path) -> None:
+    subject, network = subject_in_memory(affine=UNEVEN), as_network(Neighbourhood())
+    lesion = lesion_in(ball(subject.shape, (10, 10, 10), 3))
+    table = ContextTable(tmp_path / "perilesional.csv")
+    table.add(subject, network, [lesion], fill="mean", by="mm")
+    wanted = perilesional_curve(network, subject.image, lesion, by="mm", fill="mean", affine=subject.affine)
+    pd.testing.assert_frame_equal(table.curves[wanted.columns.tolist()], wanted)
+    assert wanted["score"].nunique() == 5
 
 
 def test_a_curve_of_another_image_place_or_group_is_not_kept(demo, tmp_path, monkeypatch) -> None:
     """Each was kept as finished: a corrected header, a rescanned subject, a lesion of the same size elsewhere."""
     subject, network, (lesion, *_) = demo
-    monkeypatch.setattr(context, "perilesional_curve", short)
+    count_curves(monkeypatch)
     table = ContextTable(tmp_path / "perilesional.csv")
     table.add(subject, network, [lesion], fill="zero", by="steps")
     before = table.path.read_bytes()
@@ -204,7 +218,7 @@ def test_a_curve_of_another_image_place_or_group_is_not_kept(demo, tmp_path, mon
 def test_curves_made_with_other_settings_do_not_come_into_one_table(demo, tmp_path, monkeypatch) -> None:
     """They would be averaged: another subject's by mm, above another threshold, of other weights."""
     subject, network, (lesion, *_) = demo
-    monkeypatch.setattr(context, "perilesional_curve", short)
+    count_curves(monkeypatch)
     table = ContextTable(tmp_path / "perilesional.csv")
     table.add(subject, network, [lesion], fill="zero", by="steps")
     other, name = replace(subject, name="b"), f"lesion {lesion.number} of demo"
@@ -214,27 +228,21 @@ def test_curves_made_with_other_settings_do_not_come_into_one_table(demo, tmp_pa
         table.add(other, replace(network, threshold=0.7), [lesion], fill="zero", by="steps")
     with pytest.raises(ValueError, match=rf"holds {name} with digest {network.digest()}; take another --out"):
         table.add(other, replace(load_network("nnunet"), name="unet", threshold=0.3), [lesion], fill="zero", by="steps")
-    assert len(ContextTable(table.path).curves) == 1
+    assert len(ContextTable(table.path).curves) == 2
     table.add(other, network, [lesion], fill="blurred", by="mm")  # another fill is another average
     table.add(other, network, [lesion], fill="zero", by="steps")
-    assert table.curves["subject"].tolist() == ["demo", "b", "b"]
+    assert table.curves["subject"].tolist() == ["demo", "demo", "b", "b", "b", "b"]
 
 
 @pytest.mark.parametrize(("who", "what"), [("demo", "31"), ("NA", "unet"), ("007", "1e5")])
 def test_a_curve_is_found_again_whatever_subject_and_network_are_called(who, what, demo, tmp_path, monkeypatch) -> None:
     subject, network, lesions = demo
     subject, network = replace(subject, name=who), replace(network, name=what)
-    short, computed = context.perilesional_curve, []
-
-    def counted(*given, **settings):
-        computed.append(given[2].number)
-        return short(*given, distances=(0, 5), **settings)
-
-    monkeypatch.setattr(context, "perilesional_curve", counted)
+    asked = count_curves(monkeypatch)
     for _ in range(2):
         table = ContextTable(tmp_path / "perilesional.csv")
         table.add(subject, network, lesions[:1], fill="zero", by="steps")
-    assert computed == [lesions[0].number]
+    assert asked == [lesions[0].number]
     again = ContextTable(tmp_path / "perilesional.csv").curves
     assert again[["subject", "network"]].drop_duplicates().to_numpy().tolist() == [[who, what]]
     assert [again[name].dtype.kind for name in ("distance_mm", "score", "seen", "lesion")] == ["f", "f", "b", "i"]

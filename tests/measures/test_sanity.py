@@ -8,7 +8,7 @@ from scipy.ndimage import gaussian_filter
 from scipy.stats import spearmanr
 from torch import nn
 
-from ies_helpers import Network, gradcam_pp, gradient, smoothgrad
+from ies_helpers import Network, gradient
 from ies_helpers.measures.sanity import (
     AS_TRAINED,
     SHUFFLED,
@@ -19,9 +19,8 @@ from ies_helpers.measures.sanity import (
     similarity,
     ssim,
 )
-from ies_helpers.saliency.context import perilesional_curve
 from ies_helpers.segmentation.architectures import build
-from ies_helpers.teaching import Linear, planted_cue
+from ies_helpers.teaching import Linear
 from tests.networks import unet
 
 EXACT = 1e-12
@@ -205,30 +204,6 @@ def test_the_shuffled_map_keeps_its_values_and_its_region() -> None:
     assert not other[:, ~region].any()
 
 
-def test_a_planted_cue_is_caught_by_gradients_and_smoothgrad_and_missed_by_grad_cam() -> None:
-    """Grad-CAM++ at the layer of the logits can only point at the lesion itself."""
-    cue = planted_cue(6)
-    for saliency in (
-        gradient(cue.network, cue.image, cue.lesion, aggregate="max"),
-        gradient(cue.network, cue.image, cue.lesion, aggregate="mean"),
-        smoothgrad(cue.network, cue.image, cue.lesion, draws=2),
-    ):
-        assert cue.shares(saliency) == pytest.approx({"cue": 1.0, "lesion": 0.0, "elsewhere": 0.0})
-    assert cue.shares(gradcam_pp(cue.network, cue.image, cue.lesion))["lesion"] == 1.0
-    assert np.isnan(cue.shares(torch.zeros_like(cue.image))["cue"])
-
-
-@pytest.mark.parametrize("steps", [4, 9])
-def test_a_planted_cue_is_caught_by_the_perilesional_curve_at_its_distance(steps: int) -> None:
-    """The cue's slices lie `steps` - 2 to `steps` beyond the lesion's border: nothing before, everything after."""
-    cue = planted_cue(steps)
-    curve = perilesional_curve(cue.network, cue.image, cue.lesion, distances=range(13), by="mm")
-    visible = np.clip(curve["distance_mm"] - (steps - 3), 0, 3) / 3
-    full = 1 / (1 + np.exp(-3.0))
-    assert curve["score"].to_numpy() == pytest.approx(0.5 + visible.to_numpy() * (full - 0.5), abs=SINGLE)
-    assert curve["seen"].tolist() == (visible > 0).tolist()
-
-
 def test_what_cannot_be_randomised_is_refused() -> None:
     with pytest.raises(ValueError, match="how must be cascading or independent, got 'both'"):
         randomise_layers(Linear(), lambda _: torch.zeros(1, 2, 2, 2), how="both")  # pyright: ignore[reportArgumentType]
@@ -239,5 +214,3 @@ def test_what_cannot_be_randomised_is_refused() -> None:
         randomise_layers(nn.Identity(), lambda _: torch.zeros(1, 2, 2, 2))
     with pytest.raises(ValueError, match="must share their grid"):
         randomise_layers(Linear(), lambda _: torch.ones(1, 2, 2, 2), region=torch.ones(3, 3, 3))
-    with pytest.raises(ValueError, match="steps must lie from 4 to 12"):
-        planted_cue(20)
