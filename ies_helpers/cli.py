@@ -302,7 +302,7 @@ def perilesional(
 
 def _check_subjects(words: Sequence[str | None], files: FileOptions) -> None:
     """Find every subject, and download it where it must be, before any is worked on; no two may have one name."""
-    from ies_helpers.subjects.sources import find_subject
+    from ies_helpers.subjects.sources import find_subject, prepare_subject
 
     found = {}
     for word in words:
@@ -312,8 +312,8 @@ def _check_subjects(words: Sequence[str | None], files: FileOptions) -> None:
                 f"The subjects of a table must have different names, {word} is the second {one.name}; rename its "
                 "files, as sub-01_ses-1_FLAIR.nii.gz, or take another --out."
             )
-        if word and word.startswith("openms:"):
-            fetch_files(word)
+        if word:
+            prepare_subject(word)
 
 
 def _write_wide(out: Path, curves: Any) -> None:

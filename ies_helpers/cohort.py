@@ -65,7 +65,7 @@ from ies_helpers.segmentation.lesions import GROUPS, Lesion, Lesions, check_choi
 from ies_helpers.segmentation.network import Network
 from ies_helpers.subjects.files import write_text
 from ies_helpers.subjects.folder import MAPS, open_derivative, versions, write_index, write_table
-from ies_helpers.subjects.sources import BIDS, Found, find_subject, load_subject
+from ies_helpers.subjects.sources import BIDS, Found, find_subject, is_word, load_subject
 from ies_helpers.subjects.subject import SHIPPED, Subject
 
 # What a cohort shall do: the file, checked before anything is loaded.
@@ -279,7 +279,7 @@ def _expanded(entry: Any, home: Path, where: str) -> Iterator[dict[str, Any]]:
         raise ValueError(
             f"A subject of {where} is a name, or files as {{flair = ..., t1 = ..., target = ...}}, got {entry!r}."
         )
-    if entry == "demo" or entry.partition(":")[0] in ("phantom", "openms"):
+    if is_word(entry):
         yield {"subject": entry}
         return
     matches = sorted(glob.glob(str(home / Path(entry).expanduser()), recursive=True))
@@ -326,8 +326,7 @@ def _with_target(source: dict[str, Any], home: Path, targets: str) -> dict[str, 
         return source
     if len(masks) > 1:
         raise ValueError(f"targets must find one mask a subject, for {found.name} it finds {len(masks)}; narrow it.")
-    flair, t1, *_ = map(str, found.files)
-    return {"flair": flair, "t1": t1, "target": masks[0]}
+    return _files({name: str(path) for name, path in found.images.items()} | {"target": masks[0]})
 
 
 # What is done with one subject: all of it, or as far as the step at which it failed.

@@ -25,7 +25,6 @@ from ies_helpers import gradcam_pp, gradient, load_network, load_subject, predic
 from ies_helpers.__main__ import main
 from ies_helpers.saliency.comparison import input_x_gradient
 from ies_helpers.subjects import downloads
-from ies_helpers.subjects import folder as saving
 from ies_helpers.subjects.folder import read_maps
 from tests.patients import SPOTS, files_below, strays, write_image, write_network, write_patient
 from tests.subjects.local_server import write_registry
@@ -425,7 +424,7 @@ def test_a_disk_that_fills_up_is_one_sentence_and_leaves_whole_files_only(
             raise OSError(errno.ENOSPC, "No space left on device", str(path))
         save(image, path)
 
-    monkeypatch.setattr(saving.nibabel, "save", filling)
+    monkeypatch.setattr(nibabel, "save", filling)
     common = ["explain", patient, "--network", network, "--out", out, "--json", "--aggregate", "mean", "--draws", "1"]
     assert run(*common) == 2
     error = capsys.readouterr().err

@@ -38,7 +38,8 @@ from ies_helpers.figures.slices import (
 from ies_helpers.measures.evaluation import names_of
 from ies_helpers.segmentation.lesions import Lesion
 from ies_helpers.subjects.files import replacing, write_text
-from ies_helpers.subjects.folder import SavedMap, Scans, read_maps, save_image
+from ies_helpers.subjects.folder import SavedMap, Scans, read_maps
+from ies_helpers.subjects.nifti import save_image
 from ies_helpers.subjects.subject import Subject
 
 # A map in a browser: nilearn's three linked planes in one self-contained file.

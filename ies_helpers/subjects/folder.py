@@ -14,14 +14,13 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import nibabel
 import numpy as np
 import pandas as pd
 import torch
 
-from ies_helpers.arrays import Affine, LabelMap, Saliency, Volume, Voxels
-from ies_helpers.subjects.files import remove_leftovers, replacing, write_text
-from ies_helpers.subjects.nifti import AFFINE_TOLERANCE, read_image, read_values
+from ies_helpers.arrays import SAME_PLACE_MM, Affine, LabelMap, Saliency, Volume, Voxels
+from ies_helpers.subjects.files import remove_leftovers, write_text
+from ies_helpers.subjects.nifti import read_image, read_values, save_image
 from ies_helpers.subjects.sources import load_subject
 from ies_helpers.subjects.subject import Subject
 
@@ -188,7 +187,7 @@ def _same(path: Path, saved: dict[str, Any], record: MapRecord, subject: Subject
 def _check_place(image: Any, subject: Subject) -> None:
     """Refuse an image of an earlier run where the subject lies elsewhere now."""
     apart = np.abs(image.affine - subject.affine).max()
-    if image.shape != subject.shape or not apart <= AFFINE_TOLERANCE:
+    if image.shape != subject.shape or not apart <= SAME_PLACE_MM:
         shapes = f"its shape is {image.shape}, not {subject.shape}"
         told = shapes if image.shape != subject.shape else f"their affines differ by up to {apart:.3g}"
         raise ValueError(
@@ -258,16 +257,6 @@ def read_numbers(path: Path, subject: Subject) -> np.ndarray:
 def sidecar(path: Path) -> Path:
     """The JSON beside a `.nii.gz`."""
     return path.with_name(path.name.removesuffix(".nii.gz") + ".json")
-
-
-def save_image(path: Path, values: np.ndarray, subject: Subject) -> None:
-    """Write `(I, J, K)` values as NIfTI with the subject's affine and space, beside and renamed."""
-    image = nibabel.Nifti1Image(values, subject.affine, subject.header)
-    image.header.set_data_dtype(values.dtype)
-    image.header["cal_min"] = image.header["cal_max"] = 0
-    image.header["descrip"] = b""
-    with replacing(path) as part:
-        nibabel.save(image, part)
 
 
 def open_derivative(folder: Path) -> Path:
@@ -455,7 +444,7 @@ def _check_grid(first: Any, other: Any, name: str, reference: str) -> None:
             f"Map and lesions must lie on one grid, {reference} has {first.shape} and {name} {other.shape}; explain "
             "the subject anew in another folder."
         )
-    if not np.abs(np.asarray(first.affine) - np.asarray(other.affine)).max() <= AFFINE_TOLERANCE:
+    if not np.abs(np.asarray(first.affine) - np.asarray(other.affine)).max() <= SAME_PLACE_MM:
         raise ValueError(
             f"Map and lesions must lie on one grid, {reference} and {name} have different affines; explain the subject "
             "anew in another folder."

@@ -1,143 +1,263 @@
-"""NIfTI files, a folder or a name -> a `Subject` that a network can read, or one sentence that says why not."""
+"""A word, a folder or files by name -> a `Subject` that a network can read, or one sentence that says why not.
+
+`SOURCES` has one row for each way to say who is meant. A new one is a row there and one test.
+"""
 
 import re
 import warnings
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import nibabel
 import numpy as np
 import torch
 
-from ies_helpers.arrays import LabelMap
+from ies_helpers.arrays import LabelMap, check_same_grid
 from ies_helpers.subjects.downloads import fetch
 from ies_helpers.subjects.files import data_folder
-from ies_helpers.subjects.nifti import (
-    AFFINE_TOLERANCE,
-    ORIENTATIONS,
-    SQUARE_TOLERANCE,
-    _values,
-    conversion,
-    is_dicom,
-    read_image,
-    read_values,
-)
+from ies_helpers.subjects.nifti import conversion, is_dicom, read_image, read_scan, read_values
 from ies_helpers.subjects.phantom import phantom
-from ies_helpers.subjects.subject import SHIPPED, Subject, normalise
-
-# Which files of a folder are a patient's FLAIR, T1 and lesion mask, and what the patient is called.
-
-PATTERNS = {
-    "flair": r"(?i:flair)",
-    "t1": r"(?<![A-CE-Z])T1(?!\d)|(?<![A-Za-z])t1(?!\d)|(?i:mprage|mp2rage)",
-    "target": r"(?i:mask|lesion|gold|consensus|ground.?truth|target|dseg)",
-}
-"""What a file name must contain to be that file: 3DT1 and T1w, but neither patient1, PATIENT1 nor T10."""
-
-SESSION = r"(?i)(ses|session|tp|time|timepoint|visit|v)?[-_]?\d+"
-"""Folder names that say which visit, not who: `ses-01`, `tp2`, `20190304`."""
-
-BRAIN_MASK = r"(?i:brain.?mask)"
-
-BIDS = r"sub-([A-Za-z0-9]+)(?:_(ses-[A-Za-z0-9]+))?"
+from ies_helpers.subjects.subject import CHANNELS, SHIPPED, Subject, channel, normalise
 
 
 @dataclass(frozen=True)
 class Found:
-    """The files of one patient.
+    """One patient, found and not yet read.
 
     Attributes:
         name: letters and digits.
-        files: FLAIR, T1 and, where there is one, the target; none for a patient that is made or downloaded.
+        images: channel -> its file, in the order of the channels; none for a patient that is made or downloaded.
+        target: the file of the lesions that an expert drew.
+        optional: channels that are left out, with a warning, where they cannot join the others.
+        remarks: sentences on what was left aside.
     """
 
     name: str
-    files: tuple[Path, ...] = ()
+    images: Mapping[str, Path] = field(default_factory=dict)
+    target: Path | None = None
+    optional: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Its images and, where there is one, the target."""
+        return (*self.images.values(), *([self.target] if self.target else []))
+
+
+@dataclass(frozen=True)
+class Source:
+    """One way to say which subject is meant.
+
+    Attributes:
+        words: how its words look, for help and errors.
+        claims: whether a word is one of its.
+        find: word -> what would be loaded, without reading an image, making or downloading anything.
+        load: the same, loaded.
+        prepare: downloads what `load` needs, before the first of many subjects is worked on.
+    """
+
+    words: str
+    claims: Callable[[str], bool]
+    find: Callable[[str], Found]
+    load: Callable[[str], Subject]
+    prepare: Callable[[str], object] = field(default=lambda word: None)
+
+
+File = str | Path | None
+
+
+def load_subject(
+    subject: str | Path | None = None,
+    *,
+    images: Mapping[str, str | Path] | None = None,
+    flair: File = None,
+    t1: File = None,
+    target: File = None,
+    **channels: File,
+) -> Subject:
+    """Load one patient: its images and, where there is one, the lesions that an expert drew.
+
+    Args:
+        subject: a word of `SOURCES`: `demo` (shipped), `phantom:SEED` (made on the spot), `openms:patientNN`
+            (downloaded once), or a folder, plain or BIDS, that holds at most one file of each of `CHANNELS` and one
+            lesion mask; also `ROOT/<subject>/<session>` with one file a channel, as the paper's scripts want it.
+        images: files by name, instead of `subject`: channel -> file, any names and number from one up, in the
+            order of the image's channels; those of `CHANNELS` are normalised as their row says.
+        flair, t1, **channels: the same, one by one.
+        target: with files by name, the lesion mask.
+
+    Returns:
+        The subject on the scan's own grid, each channel z-scored over its non-zero voxels.
+
+    Raises:
+        ValueError: files that do not fit together or cannot be read as what they should be, a channel named twice.
+        FileNotFoundError: a missing file or channel.
+    """
+    files = _files_by_name(subject, images, target, flair=flair, t1=t1, **channels)
+    if files:
+        found = _found_by_name(files, target)
+        named = {**files, "target": found.target} if found.target else files
+        return replace(_read(found), source={key: str(Path(path).absolute()) for key, path in named.items()})
+    word = str(subject or "demo")
+    source = source_of(word)
+    where = str(Path(word).absolute()) if source is FOLDER else word
+    return replace(source.load(word), source={"subject": where})
 
 
 def find_subject(
-    subject: str | None = None, *, flair: str | None = None, t1: str | None = None, target: str | None = None
+    subject: str | Path | None = None,
+    *,
+    images: Mapping[str, str | Path] | None = None,
+    flair: File = None,
+    t1: File = None,
+    target: File = None,
+    **channels: File,
 ) -> Found:
     """What `load_subject` would load, without reading an image, making or downloading anything.
 
     Raises:
         ValueError, FileNotFoundError: as `load_subject`, as far as names tell.
     """
-    if flair or t1 or target:
-        if subject or not (flair and t1):
-            named = {"subject": subject, "flair": flair, "t1": t1, "target": target}
-            told = ", ".join(key for key, value in named.items() if value is not None)
-            raise ValueError(f"A subject is one name, or the files flair and t1 (and target) by name; got {told}.")
-        return Found(name_of_file(Path(flair)), tuple(Path(path) for path in (flair, t1, target) if path))
-    name = subject or "demo"
-    kind, _, item = name.partition(":")
-    if kind == "phantom" and not item.isdecimal():
-        raise ValueError(f"A phantom is named by its seed, as phantom:7; got {name!r}.")
-    if kind == "phantom":
-        return Found(f"phantom{int(item)}")
-    if name == "demo" or (kind == "openms" and item):
-        return Found(item or "demo")
-    return find_files(Path(name))
+    files = _files_by_name(subject, images, target, flair=flair, t1=t1, **channels)
+    if files:
+        return _found_by_name(files, target)
+    word = str(subject or "demo")
+    return source_of(word).find(word)
+
+
+def prepare_subject(subject: str) -> None:
+    """Download what `load_subject` of a word needs, so that a mistake shows before long work."""
+    source_of(subject).prepare(subject)
+
+
+def is_word(entry: str) -> bool:
+    """Whether an entry is a word of `SOURCES`, and neither a folder nor a pattern of folders."""
+    return any(row.claims(entry) for row in SOURCES.values() if row is not FOLDER)
+
+
+def source_of(word: str) -> Source:
+    """The row of `SOURCES` that a word belongs to; a folder only if it is nothing else.
+
+    Raises:
+        FileNotFoundError: if it belongs to none.
+    """
+    rows = sorted(SOURCES.values(), key=lambda row: row is FOLDER)
+    if (row := next((row for row in rows if row.claims(word)), None)) is not None:
+        return row
+    *others, last = (row.words for row in rows)
+    raise FileNotFoundError(f"A subject is {', '.join(others)} or {last}; there is no folder {word}.")
+
+
+# Files by name: any channels.
+
+
+def _files_by_name(subject: object, images: Mapping[str, File] | None, target: File, **channels: File) -> dict:
+    """Channel -> file of all that were named; none where a word is given, or nothing."""
+    pairs = [*channels.items(), *(images or {}).items()]
+    given = [(name.lower() if name.lower() in CHANNELS else name, Path(path)) for name, path in pairs if path]
+    if twice := sorted({name for name, _ in given if [n for n, _ in given].count(name) > 1}):
+        raise ValueError(f"A channel must be named once, got {', '.join(twice)} twice; leave one out.")
+    if (given and subject) or (target and not given):
+        names = [*(["subject"] if subject else []), *dict(given), *(["target"] if target else [])]
+        raise ValueError(
+            "A subject is one name, or the files of its channels (and target) by name, as flair=..., t1=...; got "
+            f"{', '.join(names)}."
+        )
+    return dict(given)
+
+
+def _found_by_name(files: Mapping[str, Path], target: File) -> Found:
+    first = next(iter(files))
+    return Found(name_of_file(files[first], first), dict(files), Path(target) if target else None)
+
+
+def name_of_file(path: Path, name: str = "flair") -> str:
+    """`p1` for `p1_FLAIR.nii.gz` of the channel `name`; where nothing is left, the folder's name."""
+    rest = re.sub(channel(name).pattern, "", path.name.split(".nii")[0])
+    return _bids_name(path.name) or _plain_name(
+        Path(rest) if re.search("[A-Za-z0-9]", rest) else path.absolute().parent
+    )
+
+
+# A folder: which of its files are the channels of a patient and the lesion mask, and what the patient is called.
+
+TARGET = r"(?i:mask|lesion|gold|consensus|ground.?truth|target|dseg)"
+"""What the file name of a lesion mask must contain."""
+
+BRAIN_MASK = r"(?i:brain.?mask)"
+
+SESSION = r"(?i)(ses|session|tp|time|timepoint|visit|v)?[-_]?\d+"
+"""Folder names that say which visit, not who: `ses-01`, `tp2`, `20190304`."""
+
+BIDS = r"sub-([A-Za-z0-9]+)(?:_(ses-[A-Za-z0-9]+))?"
 
 
 def find_files(folder: Path) -> Found:
-    """The one FLAIR, T1 and at most one mask anywhere below a folder, maps of ours left aside.
+    """At most one file of each of `CHANNELS` and one mask anywhere below a folder, maps of ours left aside.
+
+    The paper's channels must be unambiguous; one that is not theirs is left out where two files could be it.
 
     Raises:
-        FileNotFoundError: for no folder, or a modality that is not there.
+        FileNotFoundError: for no folder, or one without a channel.
         ValueError: for two files that could be the same image.
     """
-    if not folder.is_dir():
-        raise FileNotFoundError(
-            "A subject is demo, phantom:SEED, openms:patientNN or a folder with FLAIR and T1; "
-            f"there is no folder {folder}."
-        )
     made = [
         p.parent for p in folder.rglob("dataset_description.json") if "ies-helpers" in p.read_text(errors="replace")
     ]
     images = [p for p in sorted(folder.rglob("*")) if re.search(r"^[^.].*\.nii(\.gz)?$", p.name)]
-    found: dict[str, list[Path]] = {kind: [] for kind in PATTERNS}
+    found: dict[str, list[Path]] = {kind: [] for kind in (*CHANNELS, "target")}
     for path in images:
         kind = kind_of(path.name)
         if kind and not any(path.is_relative_to(ours) for ours in made):
             found[kind].append(path)
-    for kind, paths in found.items():
-        if len(paths) > 1:
+    known = [kind for kind in SHIPPED if found[kind]]
+    twice = {kind: f"{folder} holds {len(p)} ({p[0].name}, {p[1].name}, ...)" for kind, p in found.items() if p[1:]}
+    for kind, held in twice.items():
+        if kind in (*SHIPPED, "target") or not known:
             raise ValueError(
-                f"A folder must hold one {kind} image, {folder} holds {len(paths)} ({paths[0].name}, {paths[1].name}, "
-                "...); name a smaller folder, or the files by flair=..., t1=..., target=..."
+                f"A folder must hold one {kind} image, {held}; name a smaller folder, or the files by "
+                f"{kind}=... and the like (--flair, --image NAME=FILE on the command line)."
             )
-    missing = [kind for kind in SHIPPED if not found[kind]]
+    taken = {kind: found[kind][0] for kind in CHANNELS if found[kind] and kind not in twice}
+    if not taken:
+        raise FileNotFoundError(_what_lacks(folder, images))
+    first = next(iter(taken.values()))
+    return Found(
+        _bids_name(first.name) or _plain_name(folder.resolve()),
+        taken,
+        next(iter(found["target"]), None),
+        optional=tuple(kind for kind in taken if known and kind not in known),
+        remarks=tuple(f"{channel(kind).label} is left out: {held}." for kind, held in twice.items()),
+    )
+
+
+def _what_lacks(folder: Path, images: list[Path]) -> str:
     dicom = next((p for p in sorted(folder.rglob("*")) if p.is_file() and is_dicom(p)), None) if not images else None
     if dicom:
-        raise FileNotFoundError(f"A subject needs FLAIR and T1 as NIfTI, {dicom} is DICOM; {conversion(folder)}.")
-    if missing:
-        raise FileNotFoundError(
-            f"A subject needs FLAIR and T1; {folder} has no file named like {' and '.join(missing)}. "
-            "Name the files by flair=..., t1=... (--flair, --t1 on the command line)."
-        )
-    name = _bids_name(found["flair"][0].name) or _plain_name(folder.resolve())
-    return Found(name, tuple(paths[0] for paths in found.values() if paths))
+        return f"A subject needs its images as NIfTI, {dicom} is DICOM; {conversion(folder)}."
+    return (
+        f"A subject needs an image; {folder} has no file named like {', '.join(CHANNELS)}. Name the files by "
+        "flair=..., t1=... (--flair, --t1, --image NAME=FILE on the command line)."
+    )
 
 
 def kind_of(name: str) -> str | None:
-    """`flair`, `t1`, `target` or nothing; a BIDS name tells by its suffix, another by what it names first."""
+    """A channel, `target` or nothing; a BIDS name tells by its suffix, another by what it names first.
+
+    The paper's channels come before the others, so that `T2_FLAIR` is FLAIR.
+    """
     stem = re.sub(r"^sub-[A-Za-z0-9]+_", "sub-_", name.split(".nii")[0])
     if re.search(BRAIN_MASK, stem):
         return None
-    if re.search(PATTERNS["target"], stem):
+    if re.search(TARGET, stem):
         return "target"
-    told = stem.rsplit("_", 1)[-1] if stem.startswith("sub-") else stem
-    starts = {kind: match.start() for kind in SHIPPED if (match := re.search(PATTERNS[kind], told))}
-    return min(starts, key=lambda kind: starts[kind]) if starts else None
-
-
-def name_of_file(flair: Path) -> str:
-    """`p1` for `p1_FLAIR.nii.gz`; where nothing is left, the folder's name."""
-    rest = re.sub(PATTERNS["flair"], "", flair.name.split(".nii")[0])
-    return _bids_name(flair.name) or _plain_name(
-        Path(rest) if re.search("[A-Za-z0-9]", rest) else flair.absolute().parent
-    )
+    text = stem.rsplit("_", 1)[-1] if stem.startswith("sub-") else stem
+    for rows in (SHIPPED, [name for name in CHANNELS if name not in SHIPPED]):
+        starts = {row: match.start() for row in rows if (match := re.search(CHANNELS[row].pattern, text))}
+        if starts:
+            return min(starts, key=lambda row: starts[row])
+    return None
 
 
 def _bids_name(name: str) -> str | None:
@@ -156,106 +276,55 @@ def _plain_name(path: Path) -> str:
     return _bids_name(path.name) or re.sub(r"[^A-Za-z0-9]", "", path.name.split(".")[0]) or "subject"
 
 
+# What was found, read and judged.
+
 SPACING_TOLERANCE = 0.15
-"""Difference from 1 mm, in mm, from which on it is told."""
+"""Difference from 1 mm, in mm, from which on a warning says so."""
 
 LARGEST_BRAIN = 2.2
 """Litres with ventricles and sulci; a head has twice as much."""
 
+SQUARE_TOLERANCE = 0.01
+"""Largest cosine of the angle between two voxel axes that count as square; rounding in a header leaves 0.0001."""
 
-def load_subject(
-    subject: str | Path | None = None,
-    *,
-    flair: str | Path | None = None,
-    t1: str | Path | None = None,
-    target: str | Path | None = None,
-) -> Subject:
-    """Load one patient: FLAIR, T1 and, where there is one, the lesions an expert drew.
-
-    Args:
-        subject: `demo` (shipped), `phantom:SEED` (made on the spot), `openms:patientNN` (downloaded once), or a
-            folder, plain or BIDS, that holds one FLAIR, one T1 and at most one lesion mask; also
-            `ROOT/<subject>/<session>` with one file a modality, as the paper's scripts want it.
-        flair, t1, target: files by name, instead of `subject`.
-
-    Returns:
-        The subject on the scan's own grid, each channel z-scored over its non-zero voxels.
-
-    Raises:
-        ValueError: files that do not fit together or cannot be read as what they should be.
-        FileNotFoundError: a missing file or modality.
-    """
-    named = {"subject": subject, "flair": flair, "t1": t1, "target": target}
-    source = {key: str(value) for key, value in named.items() if value is not None}
-    found = find_subject(**source)
-    if flair:
-        loaded = _read(found.name, *found.files)
-        return replace(loaded, source={key: str(Path(path).absolute()) for key, path in source.items()})
-    name = str(subject or "demo")
-    where = str(Path(name).absolute()) if Path(name).is_dir() and name != "demo" else name
-    return replace(_by_name(name, found), source={"subject": where})
+ORIENTATIONS = ("LAS", "RAS")
+"""Where the voxel axes of the scans that the shipped networks were trained on run to; left and right were swapped."""
 
 
-def _by_name(name: str, found: Found) -> Subject:
-    if name == "demo":
-        folder = data_folder() / "demo"
-        files = [folder / f"sub-demo_{suffix}.nii.gz" for suffix in ("FLAIR", "T1w", "label-lesion_mask")]
-        return _read("demo", *files)
-    if name.startswith("phantom:"):
-        return phantom(int(name.removeprefix("phantom:")))
-    if not found.files:
-        files = fetch(name)
-        return _read(found.name, files["flair"], files["t1"], files["target"])
-    return _read(found.name, *found.files)
-
-
-def _read(name: str, flair: Path, t1: Path, target: Path | None = None) -> Subject:
-    images = {"FLAIR": read_image(flair, "FLAIR"), "T1": read_image(t1, "T1")}
-    first = images["FLAIR"]
-    _check_same_grid(first, images["T1"], "T1")
-    raw = np.stack([_values(image, modality) for modality, image in images.items()])
+def _read(found: Found) -> Subject:
+    """The images of a patient on one grid, and its target; an optional one that cannot join them is left out."""
+    opened: dict[str, nibabel.Nifti1Image] = {}
+    raw, left_out = [], list(found.remarks)
+    for name, path in found.images.items():
+        try:
+            image = _opened(name, path, opened)
+            raw.append(read_scan(image, channel(name).label))
+            opened[name] = image
+        except ValueError as error:
+            if name not in found.optional:
+                raise
+            left_out.append(f"{channel(name).label} of {found.name} is left out. {error}")
+    names, first = tuple(opened), next(iter(opened.values()))
+    truth = None if found.target is None else _read_target(found.target, first, channel(names[0]).label)
     affine = np.asarray(first.affine, dtype=np.float64)
-    truth = None if target is None else _target(read_image(target, "target"), first)
-    subject = Subject(name, normalise(raw), affine, SHIPPED, truth, first.header)
-    for remark in remarks(subject):
-        warnings.warn(remark, stacklevel=3)
+    subject = Subject(found.name, normalise(np.stack(raw), names), affine, names, truth, first.header)
+    for remark in (*left_out, *remarks(subject)):
+        warnings.warn(remark, stacklevel=4)
     return subject
 
 
-def remarks(subject: Subject) -> list[str]:
-    """One sentence for each way in which a scan is unlike those that the shipped networks were trained on."""
-    told, axes = [], [str(axis) for axis in nibabel.aff2axcodes(subject.affine)]
-    if max(abs(s - 1) for s in subject.spacing) > SPACING_TOLERANCE:
-        sides = " x ".join(f"{s:.2f}" for s in subject.spacing)
-        told.append(
-            f"{subject.name} has voxels of {sides} mm; the networks were trained at 1 mm, so sizes in voxels, window "
-            "extents and distances mean something else here, and predictions may be poor. Nothing was resampled."
-        )
-    along = subject.affine[:3, :3] / np.linalg.norm(subject.affine[:3, :3], axis=0)
-    cosine = float(np.abs(along.T @ along - np.eye(3)).max())
-    if cosine > SQUARE_TOLERANCE:
-        told.append(
-            f"The voxel axes of {subject.name} meet at {np.degrees(np.arccos(cosine)):.0f} degrees and not at 90 (a "
-            "tilted gantry?); distances in mm are taken as if they did, and are wrong. Nothing was resampled; "
-            "resample onto a square grid."
-        )
-    if "".join(axes) not in ORIENTATIONS:
-        told.append(
-            f"The axes of {subject.name} run to {', '.join(axes)}; the networks were trained on L, A, S and may find "
-            "less in a turned brain. Nothing was turned; nibabel.as_closest_canonical turns a file."
-        )
-    litres = float((subject.image[0] != 0).sum()) * abs(float(np.linalg.det(subject.affine[:3, :3]))) / 1e6
-    if litres > LARGEST_BRAIN:
-        told.append(
-            f"{subject.name} has {litres:.1f} litres of FLAIR that is not 0, more than a brain: it seems not to be "
-            "skull-stripped. Its z-scores are then those of a head, and the networks know brains only; strip it first."
-        )
-    return told
+def _opened(name: str, path: Path, others: Mapping[str, nibabel.Nifti1Image]) -> nibabel.Nifti1Image:
+    """The image of a channel, on the grid of the first of the `others`."""
+    image = read_image(path, channel(name).label)
+    for first, other in list(others.items())[:1]:
+        what = f"{channel(first).label} and {channel(name).label}"
+        check_same_grid(what, other, image, "resample one onto the other first")
+    return image
 
 
-def _target(image: nibabel.Nifti1Image, reference: nibabel.Nifti1Image) -> LabelMap:
-    _check_same_grid(reference, image, "target")
-    path = Path(image.get_filename() or "")
+def _read_target(path: Path, reference: nibabel.Nifti1Image, first: str) -> LabelMap:
+    image = read_image(path, "target")
+    check_same_grid(f"{first} and target", reference, image, "resample one onto the other first")
     values = read_values(image, "target")
     labels = np.unique(values)
     if not np.isin(labels, (0, 1)).all():
@@ -264,15 +333,85 @@ def _target(image: nibabel.Nifti1Image, reference: nibabel.Nifti1Image) -> Label
     return torch.from_numpy(values == 1)
 
 
-def _check_same_grid(first: nibabel.Nifti1Image, other: nibabel.Nifti1Image, what: str) -> None:
-    if first.shape != other.shape:
-        raise ValueError(
-            f"FLAIR and {what} must share their grid, got shapes {first.shape} and {other.shape}; "
-            "resample one onto the other first."
+def remarks(subject: Subject) -> list[str]:
+    """One sentence for each way in which a scan is unlike those that the shipped networks were trained on."""
+    found, axes = [], [str(axis) for axis in nibabel.aff2axcodes(subject.affine)]
+    if max(abs(s - 1) for s in subject.spacing) > SPACING_TOLERANCE:
+        sides = " x ".join(f"{s:.2f}" for s in subject.spacing)
+        found.append(
+            f"{subject.name} has voxels of {sides} mm; the networks were trained at 1 mm, so sizes in voxels, window "
+            "extents and distances mean something else here, and predictions may be poor. Nothing was resampled."
         )
-    difference = float(np.abs(np.asarray(first.affine) - np.asarray(other.affine)).max())
-    if not difference <= AFFINE_TOLERANCE:
-        raise ValueError(
-            f"FLAIR and {what} must share their affine, they differ by up to {difference:.3g} mm; "
-            "resample one onto the other first."
+    along = subject.affine[:3, :3] / subject.spacing
+    cosine = float(np.abs(along.T @ along - np.eye(3)).max())
+    if cosine > SQUARE_TOLERANCE:
+        found.append(
+            f"The voxel axes of {subject.name} meet at {np.degrees(np.arccos(cosine)):.0f} degrees and not at 90 (a "
+            "tilted gantry?); distances in mm are taken as if they did, and are wrong. Nothing was resampled; "
+            "resample onto a square grid."
         )
+    if "".join(axes) not in ORIENTATIONS:
+        found.append(
+            f"The axes of {subject.name} run to {', '.join(axes)}; the networks were trained on L, A, S and may find "
+            "less in a turned brain. Nothing was turned; nibabel.as_closest_canonical turns a file."
+        )
+    litres = float((subject.image[0] != 0).sum()) * abs(float(np.linalg.det(subject.affine[:3, :3]))) / 1e6
+    if litres > LARGEST_BRAIN:
+        first = channel(subject.channels[0]).label
+        found.append(
+            f"{subject.name} has {litres:.1f} litres of {first} that is not 0, more than a brain: it seems not to be "
+            "skull-stripped. Its z-scores are then those of a head, and the networks know brains only; strip it first."
+        )
+    return found
+
+
+# The rows.
+
+
+def _find_demo(word: str) -> Found:
+    files = {kind: data_folder() / "demo" / f"sub-demo_{channel(kind).suffix}.nii.gz" for kind in SHIPPED}
+    return Found("demo", files, data_folder() / "demo" / "sub-demo_label-lesion_mask.nii.gz")
+
+
+def _seed_of(word: str) -> int:
+    seed = word.partition(":")[2]
+    if not seed.isdecimal():
+        raise ValueError(f"A phantom is named by its seed, as phantom:7; got {word!r}.")
+    return int(seed)
+
+
+def _load_downloaded(word: str) -> Subject:
+    files = fetch(word)
+    return _read(Found(word.partition(":")[2], {kind: files[kind] for kind in SHIPPED}, files["target"]))
+
+
+FOLDER = Source(
+    words="a folder with one file a channel",
+    claims=lambda word: Path(word).is_dir(),
+    find=lambda word: find_files(Path(word)),
+    load=lambda word: _read(find_files(Path(word))),
+)
+
+SOURCES = {
+    "demo": Source(
+        words="demo",
+        claims=lambda word: word == "demo",
+        find=lambda word: Found("demo"),
+        load=lambda word: _read(_find_demo(word)),
+    ),
+    "phantom": Source(
+        words="phantom:SEED",
+        claims=lambda word: word.partition(":")[0] == "phantom",
+        find=lambda word: Found(f"phantom{_seed_of(word)}"),
+        load=lambda word: phantom(_seed_of(word)),
+    ),
+    "openms": Source(
+        words="openms:patientNN",
+        claims=lambda word: word.startswith("openms:") and word != "openms:",
+        find=lambda word: Found(word.partition(":")[2]),
+        load=_load_downloaded,
+        prepare=fetch,
+    ),
+    "folder": FOLDER,
+}
+"""Every way to say who is meant by a word; files by name are the other way. A folder is what no other row claims."""

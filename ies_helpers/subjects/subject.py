@@ -1,7 +1,10 @@
 """A subject: one image with its geometry and its channels, and what is known to be a lesion."""
 
+import re
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import nibabel
 import numpy as np
@@ -54,8 +57,8 @@ CHANNELS = {
     for row in (
         Channel("flair", "FLAIR", "FLAIR", r"(?i:flair)", bright=1.0, noise_reference=True),
         Channel("t1", "T1", "T1w", _T1, bright=-0.5),
-        Channel("t2", "T2", "T2w", r"(?<![A-Za-z])(?i:t2)(?!\d|[ -_]?flair)", bright=0.8),
-        Channel("pd", "PD", "PDw", r"(?<![A-Za-z])(?i:pd)(?![a-z])", bright=0.5),
+        Channel("t2", "T2", "T2w", r"(?<![A-Za-z])(?i:t2)(?!\d|(?i:[-_ ]?(?:flair|star)))", bright=0.8),
+        Channel("pd", "PD", "PDw", r"(?<![A-Za-z])(?i:pd)w?(?![a-z])", bright=0.5),
     )
 }
 """Every modality that the house knows. A new one is a row here and one test; `channel` makes a row for other names."""
@@ -71,7 +74,7 @@ def channel(name: str) -> Channel:
     suffix = "".join(c for c in name if c.isascii() and c.isalnum())
     if not suffix:
         raise ValueError(f"A channel's name must hold letters or digits, got {name!r}; name it as dwi or t1ce.")
-    return Channel(name, name.upper(), suffix.upper(), rf"(?i:{name})")
+    return Channel(name, name.upper(), suffix.upper(), rf"(?i:{re.escape(name)})")
 
 
 def noise_reference(channels: Sequence[str] | None) -> int:
@@ -100,7 +103,7 @@ class Subject:
     channels: tuple[str, ...] = SHIPPED
     target: LabelMap | None = None
     header: nibabel.Nifti1Header | None = None
-    source: dict[str, str] = field(default_factory=dict)
+    source: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if len(set(self.channels)) != len(self.channels):
@@ -108,6 +111,12 @@ class Subject:
         if len(self.channels) != len(self.image):
             raise ValueError(
                 f"An image must have one channel for each name, got {len(self.image)} for {', '.join(self.channels)}."
+            )
+        files = [f"{row.entities}_{row.suffix}".lower() for row in map(channel, self.channels)]
+        if len(set(files)) != len(files) or "all" in self.channels:  # `all` is a map of all channels at once
+            raise ValueError(
+                f"A channel must have a file name of its own, other than all, got {', '.join(self.channels)}; name it "
+                "otherwise."
             )
 
     @property
@@ -127,7 +136,9 @@ class Subject:
         return spacing_of(self.affine)
 
     def with_channels(self, wanted: Sequence[str] | None, by: str = "The network") -> "Subject":
-        """The subject with the channels that a network wants, in its order; None or the same: itself.
+        """The subject with the channels that a network wants, in its order, by name; None or the same: itself.
+
+        Channels beyond those are left aside; another order is said in a warning.
 
         Args:
             wanted: names of channels.
@@ -144,6 +155,9 @@ class Subject:
                 f"{', '.join(lacking)}: give it, as --image {lacking[0]}=FILE, or choose what does without."
             )
         order = [self.channels.index(name) for name in wanted]
+        if order != sorted(order):
+            own, new = ", ".join(self.channels), ", ".join(wanted)
+            warnings.warn(f"The channels of {self.name} are {own}; they are taken in the order {new}.", stacklevel=2)
         return replace(self, image=self.image[order], channels=tuple(wanted))
 
     def __repr__(self) -> str:

@@ -1,14 +1,12 @@
 """Brain and white matter by intensity alone: what looks healthy, and what surely is white matter."""
 
-from typing import Any
-
 import numpy as np
 from scipy import ndimage
 from scipy.stats import median_abs_deviation
 
 from ies_helpers.arrays import CONNECTIVITY, Volume
 from ies_helpers.subjects.phantom import GRID
-from ies_helpers.subjects.subject import Subject
+from ies_helpers.subjects.subject import SHIPPED, Subject
 
 BRIGHTEST_IN_T1 = 0.4
 """Share of the brain, brightest in T1, that is taken for white matter where FLAIR is not unusual."""
@@ -70,8 +68,8 @@ def robust_deviation(values: np.ndarray) -> float:
     return float(median_abs_deviation(values, axis=None, scale="normal"))  # pyright: ignore[reportArgumentType]
 
 
-def _flair_and_t1(subject: Subject) -> Any:
-    return subject.with_channels(("flair", "t1"), by="White matter by its intensity").image.numpy()
+def _flair_and_t1(subject: Subject) -> list[np.ndarray]:
+    return [subject.with_channels([name], by="White matter by its intensity").image[0].numpy() for name in SHIPPED]
 
 
 def _template_white_matter(affine: np.ndarray) -> np.ndarray:

@@ -271,7 +271,7 @@ def test_a_full_disk_leaves_no_half_map(tmp_path: Path, monkeypatch: pytest.Monk
         Path(path).write_bytes(b"half")
         raise OSError(errno.ENOSPC, "No space left on device", str(path))
 
-    monkeypatch.setattr(saving.nibabel, "save", full)
+    monkeypatch.setattr(nibabel, "save", full)
     subject = subject_in_memory()
     with pytest.raises(OSError, match="No space left"):
         save_map(tmp_path, subject, drawn(subject), RECORD)
@@ -288,7 +288,7 @@ def test_the_second_image_failing_leaves_a_map_that_is_made_anew(tmp_path: Path,
             raise OSError(errno.ENOSPC, "No space left on device")
         save(image, path)
 
-    monkeypatch.setattr(saving.nibabel, "save", second_fails)
+    monkeypatch.setattr(nibabel, "save", second_fails)
     with pytest.raises(OSError, match="No space left"):
         save_map(tmp_path, subject, drawn(subject), RECORD)
     assert not finished(tmp_path, subject, RECORD)

@@ -109,8 +109,14 @@ NAMES = {
     "3DT1.nii": "t1",
     "rT1.nii": "t1",
     "patient7_mprage.nii.gz": "t1",
-    "patient1_T2.nii.gz": None,
-    "PATIENT1_PD.nii.gz": None,
+    "patient1_T2.nii.gz": "t2",
+    "PATIENT1_PD.nii.gz": "pd",
+    "sub-01_T2w.nii.gz": "t2",
+    "sub-01_PDw.nii.gz": "pd",
+    "T2_FLAIR.nii.gz": "flair",
+    "t2_space_dark-fluid_flair.nii.gz": "flair",
+    "T2_to_T1.nii.gz": "t1",
+    "sub-01_T2starw.nii.gz": None,
     "subject10_DWI.nii.gz": None,
     "T1_brain_mask.nii.gz": None,
     "FLAIR_brainmask.nii.gz": None,
@@ -156,7 +162,7 @@ def test_maps_written_below_the_patient_are_not_taken_for_scans(patient: Path) -
 
 def test_images_of_different_shape_are_refused(patient: Path) -> None:
     write_image(file_of(patient, "T1w"), np.random.default_rng(0).normal(size=(24, 24, 23)))
-    refused(patient, r"share their grid, got shapes \(24, 24, 24\) and \(24, 24, 23\); resample")
+    refused(patient, r"FLAIR and T1 must lie on one grid, got \(24, 24, 24\) and \(24, 24, 23\); resample")
 
 
 def test_images_of_different_affine_are_refused_and_rounding_is_not(patient: Path) -> None:
@@ -167,7 +173,7 @@ def test_images_of_different_affine_are_refused_and_rounding_is_not(patient: Pat
     assert load_subject(patient).shape == SHAPE
     shifted[0, 3] += 0.01
     write_image(file_of(patient, "T1w"), scan, shifted)
-    refused(patient, r"share their affine, they differ by up to 0\.0109 mm; resample")
+    refused(patient, r"on one grid, their affines differ by up to 0\.0109; resample")
 
 
 def test_a_four_dimensional_file_is_refused(patient: Path) -> None:
@@ -189,11 +195,58 @@ def test_a_constant_image_is_refused(patient: Path, value: int) -> None:
     refused(patient, "FLAIR image must vary over its non-zero voxels, sub-p1_FLAIR.nii.gz is constant")
 
 
-@pytest.mark.parametrize("kind", ["FLAIR", "T1w"])
-def test_a_missing_modality_is_refused(patient: Path, kind: str) -> None:
-    file_of(patient, kind).unlink()
-    name = {"FLAIR": "flair", "T1w": "t1"}[kind]
-    refused(patient, f"needs FLAIR and T1; .* has no file named like {name}. Name the files", FileNotFoundError)
+@pytest.mark.parametrize(("suffix", "left"), [("FLAIR", "t1"), ("T1w", "flair")])
+def test_a_folder_of_one_channel_loads_and_the_shipped_network_says_which_it_lacks(patient, suffix, left) -> None:
+    both = load_subject(patient)
+    file_of(patient, suffix).unlink()
+    alone = load_subject(patient)
+    assert alone.channels == (left,)
+    assert torch.equal(alone.image[0], both.image[both.channels.index(left)])
+    lacks = {"flair": "t1", "t1": "flair"}[left]
+    with pytest.raises(ValueError, match=f"takes flair, t1; p1 has {left} and lacks {lacks}: give it, as --image"):
+        alone.with_channels(("flair", "t1"))
+
+
+def test_a_folder_without_a_channel_is_refused(patient: Path) -> None:
+    file_of(patient, "FLAIR").unlink()
+    file_of(patient, "T1w").rename(patient / "scan.nii.gz")
+    refused(patient, "has no file named like flair, t1, t2, pd. Name the files", FileNotFoundError)
+
+
+def add_channel(patient: Path, suffix: str, shape: tuple[int, ...] = SHAPE, seed: int = 3) -> Path:
+    return write_image(file_of(patient, suffix), np.random.default_rng(seed).normal(size=shape))
+
+
+def test_a_folder_loads_every_channel_it_holds_and_a_network_takes_its_own(patient: Path) -> None:
+    two = load_subject(patient)
+    add_channel(patient, "PDw")
+    add_channel(patient, "T2w", seed=4)
+    four = load_subject(patient)
+    assert four.channels == ("flair", "t1", "t2", "pd")
+    assert torch.equal(four.with_channels(two.channels).image, two.image)
+    t2 = np.random.default_rng(4).normal(size=SHAPE)
+    assert torch.allclose(four.image[2], torch.from_numpy((t2 - t2.mean()) / t2.std()).float(), atol=1e-5)
+    assert four.source == two.source
+
+
+EXTRA = {
+    "another grid": (lambda patient: add_channel(patient, "T2w", (24, 24, 23)), r"got \(24, 24, 24\) and"),
+    "four axes": (lambda patient: add_channel(patient, "T2w", (*SHAPE, 2)), "must have 3 axes"),
+    "no image": (lambda patient: file_of(patient, "T2w").write_text("<html>"), "not readable"),
+    "two": (lambda patient: [add_channel(patient, s) for s in ("T2w", "run-2_T2w")], "holds 2"),
+}
+
+
+@pytest.mark.parametrize("what", EXTRA)
+def test_a_channel_that_cannot_join_the_papers_two_is_left_out_and_said(patient: Path, what: str) -> None:
+    two = load_subject(patient)
+    EXTRA[what][0](patient)
+    with pytest.warns(UserWarning, match=f"T2 .*is left out.*{EXTRA[what][1]}"):
+        again = load_subject(patient)
+    assert torch.equal(again.image, two.image)
+    for suffix in ("FLAIR", "T1w"):
+        file_of(patient, suffix).unlink()
+    refused(patient, EXTRA[what][1].replace(r"got \(24, 24, 24\) and", r"lie on one grid, got \(24, 24, 23\)"))
 
 
 @pytest.mark.parametrize("kind", ["FLAIR", "T1w", "label-lesion_mask"])
@@ -239,11 +292,9 @@ def test_dicom_is_sent_to_a_converter(patient: Path, name: str) -> None:
     rule = r"is DICOM; convert it first \(dcm2niix -z y -f %p_%s .*\)\.$"
     with pytest.raises(ValueError, match=f"T1 image must be a NIfTI file, .*IM1.* {rule}"):
         load_subject(flair=file_of(patient, "FLAIR"), t1=patient / name)
-    file_of(patient, "T1w").unlink()
-    refused(patient, "has no file named like t1", FileNotFoundError)  # converted before, and called otherwise
     for path in patient.glob("*.nii.gz"):
         path.unlink()
-    refused(patient, f"needs FLAIR and T1 as NIfTI, .*{name} {rule}", FileNotFoundError)
+    refused(patient, f"as NIfTI, .*{name} {rule}", FileNotFoundError)
 
 
 def test_another_format_of_nibabel_is_named_as_such(patient: Path, tmp_path: Path) -> None:
@@ -286,15 +337,57 @@ def test_a_target_with_other_labels_is_refused(patient: Path, labels: tuple, tol
 def test_a_target_on_another_grid_is_refused(patient: Path) -> None:
     path = file_of(patient, "label-lesion_mask")
     write_image(path, np.zeros((24, 24, 25), dtype=np.uint8))
-    refused(patient, "FLAIR and target must share their grid")
+    refused(patient, r"FLAIR and target must lie on one grid, got \(24, 24, 24\) and \(24, 24, 25\)")
     write_image(path, np.zeros(SHAPE, dtype=np.uint8), np.eye(4))
-    refused(patient, "FLAIR and target must share their affine")
+    refused(patient, "FLAIR and target must lie on one grid, their affines differ")
 
 
-@pytest.mark.parametrize("arguments", [{"flair": "f"}, {"t1": "t"}, {"target": "m"}, {"subject": "p", "target": "m"}])
-def test_half_a_subject_is_refused(arguments: dict[str, str]) -> None:
+@pytest.mark.parametrize("arguments", [{"target": "m"}, {"subject": "p", "target": "m"}, {"subject": "p", "pd": "f"}])
+def test_a_target_alone_or_a_name_and_files_are_refused(arguments: dict[str, str]) -> None:
     with pytest.raises(ValueError, match=rf"one name, or the files .*; got {', '.join(arguments)}\."):
         load_subject(**arguments)
+
+
+def test_any_channels_load_by_name_in_the_order_given_and_load_again(patient: Path) -> None:
+    flair, t1 = file_of(patient, "FLAIR"), file_of(patient, "T1w")
+    two, mask = load_subject(patient), file_of(patient, "label-lesion_mask")
+    subject = load_subject(images={"dir": t1, "T2": flair}, target=mask)
+    assert subject.channels == ("dir", "t2")
+    assert torch.equal(subject.image, two.image.flip(0))
+    assert subject.source == {"dir": str(t1), "t2": str(flair), "target": str(mask)}
+    again = load_subject(**subject.source)
+    assert torch.equal(again.image, subject.image)
+    assert torch.equal(again.target, two.target)
+    three = load_subject(images={"pd": flair}, t1=t1, flair=flair)
+    assert three.channels == ("flair", "t1", "pd")
+    with pytest.raises(ValueError, match="got t1 twice"):
+        load_subject(images={"T1": t1}, t1=t1)
+    with pytest.raises(ValueError, match="got dir, DIR"):
+        load_subject(images={"dir": t1, "DIR": t1})
+    with pytest.warns(UserWarning, match="are dir, t2; they are taken in the order t2, dir"):
+        assert torch.equal(subject.with_channels(("t2", "dir")).image, two.image)
+
+
+def test_a_new_source_is_a_row(patient: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One entry: it is loaded, found, told from a folder, prepared, and named where a word belongs to none."""
+    asked: list[str] = []
+    row = loading.Source(
+        words="clinic:NUMBER",
+        claims=lambda word: word.startswith("clinic:"),
+        find=lambda word: loading.Found(word.replace(":", "")),
+        load=lambda word: loading.replace(load_subject(patient), name=word.replace(":", "")),
+        prepare=asked.append,
+    )
+    monkeypatch.setitem(loading.SOURCES, "clinic", row)
+    subject = load_subject("clinic:7")
+    assert (subject.name, subject.source) == ("clinic7", {"subject": "clinic:7"})
+    assert torch.equal(load_subject(**subject.source).image, subject.image)
+    assert loading.find_subject("clinic:7").name == "clinic7"
+    loading.prepare_subject("clinic:7")
+    assert asked == ["clinic:7"]
+    assert [loading.is_word(w) for w in ("clinic:7", "demo", "openms:x", str(patient), "p*")] == [1, 1, 1, 0, 0]
+    with pytest.raises(FileNotFoundError, match=r"openms:patientNN, clinic:NUMBER or a folder .* no folder nobody"):
+        load_subject("nobody")
 
 
 def test_a_file_that_is_not_there_is_named(patient: Path) -> None:
