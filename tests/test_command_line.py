@@ -174,7 +174,7 @@ SETTINGS = {
     "an unknown method": (["--method", "lime"], "method must be one of", "'lime'"),
     "an unknown aggregate": (["--aggregate", "median"], "aggregate must be one of mean, sum, max", "'median'"),
     "an unknown way through": (["--through", "slices"], "through must be one of whole, windows", "'slices'"),
-    "an unknown device": (["--device", "tpu"], "device must be auto, cpu or cuda", "'tpu'"),
+    "an unknown device": (["--device", "tpu"], "device must be one of auto, cpu, cuda", "'tpu'"),
     "a threshold that is no number": (["--threshold", "low"], "threshold", "valid number"),
     "a threshold that is no probability": (["--threshold", "30"], "between 0 and 1, got 30"),
     "no draws": (["--draws", "0"], "draws must be at least 1", "got 0"),
@@ -211,9 +211,9 @@ def test_an_unknown_subject_is_one_sentence(command: str, name: str, told: str, 
         codes.append(run(command, name, "--out", tmp_path / "out"))
 
 
-@pytest.mark.parametrize("arguments", [["predict", "--flair", "f.nii"], ["predict", "x", "--target", "m.nii"]])
+@pytest.mark.parametrize("arguments", [["predict", "--target", "m.nii"], ["predict", "x", "--target", "m.nii"]])
 def test_half_a_subject_is_one_sentence(arguments: list[str], tmp_path, capsys) -> None:
-    with refused(capsys, tmp_path / "out", "one name, or the files flair and t1") as codes:
+    with refused(capsys, tmp_path / "out", "one name, or the files") as codes:
         codes.append(run(*arguments, "--out", tmp_path / "out"))
 
 
@@ -330,17 +330,17 @@ def damage(folder: Path, how: str) -> None:
 
 
 DAMAGES = {
-    "shape": "must share their grid",
-    "affine": "must share their affine",
+    "shape": "must lie on one grid, got",
+    "affine": "must lie on one grid, their affines differ",
     "axes": "must have 3 axes",
     "NaN": "must be finite",
     "constant": "is constant",
-    "missing": "needs FLAIR and T1",
+    "missing": "lacks t1: give it",
     "two": "must hold one flair image",
     "cut": "is truncated or damaged",
     "text": "not readable",
     "labels": "must hold 0 and 1 only",
-    "grid": "FLAIR and target must share their grid",
+    "grid": "FLAIR and target must lie on one grid",
 }
 
 

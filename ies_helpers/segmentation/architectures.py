@@ -338,6 +338,7 @@ def load_network(
     merging: str | None = None,
     use_checkpoint: bool = False,
     threshold: float | None = None,
+    channels: Sequence[str] | None = None,
     device: str = "auto",
     **options: Any,
 ) -> Network:
@@ -345,13 +346,14 @@ def load_network(
 
     Args:
         network: a name of `ARCHITECTURES` (shipped), `published:unet` (downloaded once), or a file: `.safetensors`,
-            `.pth`, `.pt`, or `.tar.xz` with one `.pth` inside. The channels and classes of a file are its tensors';
-            the channels have names if its header gives them, as `inputs`: `flair,t1`.
+            `.pth`, `.pt`, or `.tar.xz` with one `.pth` inside. Its tensors show its channels and classes.
         architecture: of a file that does not say, a name of `ARCHITECTURES`.
         merging: of a Swin UNETR's file that does not say: the order in which patches were merged when it was
             trained. `monai-0.9` for MONAI 0.9.0 to 1.4 (the paper's), see `MERGINGS`.
         use_checkpoint: Swin UNETR keeps less between forward and backward pass, see `build`.
         threshold: instead of the architecture's own.
+        channels: their names, of a file whose header does not give them as `inputs`: `flair,t1`. Without either, two
+            channels are FLAIR and T1, as published, and any other number takes an image as it comes.
         device: `auto` takes a GPU if there is one; `cpu`, `cuda`.
         options: of an architecture that has others.
 
@@ -381,9 +383,12 @@ def load_network(
     built = build(architecture, features, in_channels=inward, out_channels=outward, **options)
     _fill(built.module, weights, path.name)
     built.module.to(place)
-    channels = SHIPPED if str(network) == PUBLISHED else _names_of_channels(header, inward, path.name)
-    threshold = built.threshold if threshold is None else threshold
-    return replace(built, name=name, threshold=threshold, channels=channels)
+    return replace(
+        built,
+        name=name,
+        threshold=built.threshold if threshold is None else threshold,
+        channels=_names_of_channels(channels, header, inward, path.name),
+    )
 
 
 def _locate(network: str | Path) -> tuple[Path, str, str | None]:
@@ -455,17 +460,18 @@ def _sizes(
     return tuple(features) or None, inward, outward
 
 
-def _names_of_channels(header: Mapping[str, str], count: int, name: str) -> tuple[str, ...] | None:
-    """`("flair", "t1")` of a header whose `inputs` are `flair,t1; how they are normalised`; None without any."""
-    if not header.get("inputs"):
-        return None
-    names = tuple(part.strip() for part in header["inputs"].partition(";")[0].split(","))
-    if len(names) != count or len(set(names)) != count:
+def _names_of_channels(
+    asked: Sequence[str] | None, header: Mapping[str, str], count: int, name: str
+) -> tuple[str, ...] | None:
+    """As asked for, or as a header says: `flair,t1; how they are normalised`; two are FLAIR and T1, others nameless."""
+    said = [part.strip() for part in header.get("inputs", "").partition(";")[0].split(",") if part.strip()]
+    names = tuple(asked or said or (SHIPPED if count == len(SHIPPED) else ()))
+    if names and (len(names) != count or len(set(names)) != count):
         raise ValueError(
-            f"The header of {name} must name each of the {count} channels of its tensors once, as inputs; got "
-            f"{', '.join(names)}."
+            f"The channels of {name} must have a name each, its tensors take {count}, got {', '.join(names)}; give "
+            "them by channels=..., or as inputs in its header."
         )
-    return names
+    return names or None
 
 
 def _fill(module: nn.Module, weights: Weights, name: str) -> None:

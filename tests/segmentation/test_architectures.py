@@ -108,8 +108,14 @@ def test_a_header_may_name_the_channels_but_not_others_than_there_are(tmp_path: 
     for inputs in ("pd", "pd; z-scored over non-zero voxels"):
         save_file(weights, tmp_path / "n.safetensors", metadata={"architecture": "unet", "inputs": inputs})
         assert load_network(tmp_path / "n.safetensors").channels == ("pd",)
+        assert load_network(tmp_path / "n.safetensors", channels=["dir"]).channels == ("dir",)
     save_file(weights, tmp_path / "n.safetensors", metadata={"architecture": "unet", "inputs": "flair,t1"})
-    refused(tmp_path / "n.safetensors", "each of the 1 channels of its tensors once, as inputs; got flair, t1")
+    refused(tmp_path / "n.safetensors", "its tensors take 1, got flair, t1")
+
+
+def test_two_channels_without_names_are_the_papers(tmp_path: Path, state) -> None:
+    save_file(floats(state), tmp_path / "n.safetensors")
+    assert load_network(tmp_path / "n.safetensors", architecture="unet").channels == ("flair", "t1")
 
 
 def test_the_published_network_takes_the_papers_channels(tmp_path: Path, state, monkeypatch) -> None:
