@@ -75,10 +75,17 @@ def aggregate(gradients: torch.Tensor, how: str) -> torch.Tensor:
 
 
 def smoothgrad(
-    logits: Logits, image: torch.Tensor, voxels: np.ndarray, how: str, draws: int, noise: float, seed: int
+    logits: Logits,
+    image: torch.Tensor,
+    voxels: np.ndarray,
+    how: str,
+    draws: int,
+    noise: float,
+    seed: int,
+    reference: int = 0,
 ) -> torch.Tensor:
-    """The mean over draws of the aggregated gradient of the noisy image."""
-    sigma = noise * float(image[0].max() - image[0].min())
+    """The mean over draws of the aggregated gradient of the noisy image, its noise a share of one channel's range."""
+    sigma = noise * float(image[reference].max() - image[reference].min())
     total = torch.zeros_like(image)
     for draw in range(draws):
         normal = np.random.default_rng([seed, draw]).standard_normal(tuple(image.shape), dtype=np.float32)

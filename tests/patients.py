@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -46,37 +46,49 @@ def write_image(path: Path, values: np.ndarray, affine: np.ndarray = AFFINE) -> 
     return path
 
 
-def write_patient(folder: Path, name: str = "p1", side: int = 96, spots: dict = SPOTS, seed: int = 0) -> Path:
-    """A folder `sub-<name>` with FLAIR and T1w as int16, and the target; spots of radius 3."""
+def write_patient(
+    folder: Path,
+    name: str = "p1",
+    side: int = 96,
+    spots: dict = SPOTS,
+    seed: int = 0,
+    radius: float = 3,
+    suffixes: Sequence[str] = ("FLAIR", "T1w"),
+) -> Path:
+    """A folder `sub-<name>` with a scan for each suffix as int16, the first of them with spots, and the target."""
     rng, shape = np.random.default_rng(seed), (side,) * 3
     brain = ball(shape, (side / 2,) * 3, side * 0.45)
-    scan = brain * (100 + 5 * rng.standard_normal((2, *shape)))
+    scan = brain * (100 + 5 * rng.standard_normal((len(suffixes), *shape)))
     target = np.zeros(shape, dtype=np.uint8)
     for group, centre in spots.items():
-        spot = ball(shape, centre, 3)
+        spot = ball(shape, centre, radius)
         scan[0] += 60 * spot * (group != "FN")
         target |= (spot & (group != "FP")).astype(np.uint8)
-    for suffix, values in (("FLAIR", scan[0]), ("T1w", scan[1])):
+    for suffix, values in zip(suffixes, scan, strict=True):
         write_image(folder / f"sub-{name}_{suffix}.nii.gz", values.round().astype(np.int16))
     write_image(folder / f"sub-{name}_label-lesion_mask.nii.gz", target)
     return folder
 
 
-def write_network(path: Path, gain: float = 2.0) -> Path:
-    """A U-Net of four features a level: logit = gain (blurred FLAIR - 4), and a faint random rest."""
+def write_network(path: Path, gain: float = 2.0, channels: Sequence[str] = (), classes: int = 2) -> Path:
+    """A U-Net of four features a level: logit = gain (blurred FLAIR - 4), and a faint random rest.
+
+    Its channels are FLAIR and another, unless they are named; classes beyond the first two are faint.
+    """
     torch.manual_seed(0)
-    state = {k: v.clone() for k, v in build("unet", (4,) * 5).module.state_dict().items() if v.is_floating_point()}
+    network = build("unet", (4,) * 5, in_channels=len(channels) or 2, out_channels=classes)
+    state = {k: v.clone() for k, v in network.module.state_dict().items() if v.is_floating_point()}
     for key in state:
         if key.endswith("conv.weight"):
             state[key] *= 0.3
     state["model.0.conv.weight"][0] = 0
-    state["model.0.conv.weight"][0, 0] = 1 / 27
+    state["model.0.conv.weight"][0, channels.index("flair") if channels else 0] = 1 / 27
     state["model.0.conv.bias"][0] = 0
     between = torch.tensor([0.5, 1.0, 0.5])
     state["model.2.conv.weight"][0, 0] = 0
     state["model.2.conv.weight"][0, 1] = gain * torch.einsum("i,j,k->ijk", between, between, between)
-    state["model.2.conv.bias"][:] = torch.tensor([0.0, -4 * gain])
-    save_file(state, path, metadata={"architecture": "unet"})
+    state["model.2.conv.bias"][:2] = torch.tensor([0.0, -4 * gain])
+    save_file(state, path, metadata={"architecture": "unet", **({"inputs": ",".join(channels)} if channels else {})})
     return path
 
 
