@@ -235,8 +235,8 @@ def explain(
     if not as_json:
         print(describe_work(loaded, view, chosen, recipe))
     command = shlex.join(["ies", *sys.argv[1:]])
-    index, _ = make_maps(loaded, view, chosen, out, recipe, progress=not as_json, command=command)
-    add_measures(out, loaded.name)
+    index, made = make_maps(loaded, view, chosen, out, recipe, progress=not as_json, command=command)
+    add_measures(out, loaded.name, made)
     table = out / f"sub-{loaded.name}" / "lesions.tsv"
     held = f"{out} holds {len(index)} maps, listed in maps.tsv; {table} says what they measure."
     print_result([f"{held} See them: ies view {out}"], index, as_json)

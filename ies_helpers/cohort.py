@@ -57,7 +57,7 @@ from ies_helpers.measures.context import ContextTable
 from ies_helpers.measures.evaluation import add_measures
 from ies_helpers.saliency.context import STEPS, check_curve, perilesional_curve
 from ies_helpers.saliency.estimate import in_words
-from ies_helpers.saliency.explain import explain
+from ies_helpers.saliency.explain import make_maps
 from ies_helpers.saliency.methods import Recipe
 from ies_helpers.segmentation.architectures import load_network
 from ies_helpers.segmentation.inference import predict
@@ -429,13 +429,14 @@ def _steps(task: Task, row: dict[str, Any], notes: list[str]) -> Iterator[str]:
     yield "predict"
     lesions = segment_into_folder(subject, network, config.out)
     row["lesions"] = len(lesions)
+    made: list[Path] = []
     for request in config.explain:
         yield f"explain {request.recipe.method} of {request.lesions}"
         if chosen := _chosen(lesions, request.lesions, notes):
             command = f"ies cohort {config.path.name}"
-            explain(subject, network, chosen, config.out, recipe=request.recipe, command=command)
+            made += make_maps(subject, network, chosen, config.out, request.recipe, command=command)[1]
     if any((task.folder / "anat").glob(MAPS)):
-        add_measures(config.out, subject.name)
+        add_measures(config.out, subject.name, made)
     row["maps"] = sum(1 for _ in (task.folder / "anat").glob(MAPS))
     for request in config.perilesional:
         yield f"perilesional {request.fill} of {request.lesions}"

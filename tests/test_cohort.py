@@ -298,7 +298,7 @@ def test_a_mistake_that_nobody_foresaw_says_where_it_happened(home: Path, monkey
     def broken(*_: object, **__: object) -> None:
         raise RuntimeError("no such kernel\nhere")
 
-    monkeypatch.setattr(work, "explain", broken)
+    monkeypatch.setattr(work, "make_maps", broken)
     config = config_of(home, "broken")
     task = list_tasks(config, load_network(home / "narrow.safetensors"))[0][0]
     row = work.work_on(task)

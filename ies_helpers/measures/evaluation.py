@@ -410,6 +410,9 @@ def add_measures(folder: Path, subject: str, maps: Iterable[Path | str] | None =
         for column in filter(_is_kept, values):
             table.loc[lesion, f"{method}_{column}"] = values[column]
     table = table.drop(columns=[column for column in before if column.partition("_")[0] not in methods])
+    measured = [column for column in table if _is_kept(column.partition("_")[2])]
+    others = [column for column in table if column not in measured]
+    table = table[[*others, *sorted(measured, key=lambda column: column.partition("_")[0])]]  # whichever came first
     table = table.reset_index(drop=True)
     write_table(path, table)
     return table
