@@ -394,10 +394,10 @@ def add_measures(folder: Path, subject: str, maps: Iterable[Path | str] | None =
     table, written = table.set_index("lesion", drop=False), path.stat().st_mtime_ns
     just_made = {(folder / image).resolve() for image in maps or ()}
     before = table[[column for column in table if _is_kept(column.partition("_")[2])]].copy()
-    table[before.columns], methods = np.nan, set()
+    table[before.columns], methods = np.nan, list[str]()  # in the order of lesions and files, whoever ran first
     for saved in read_maps(folder, subject) if any((folder / f"sub-{subject}" / "anat").glob(MAPS)) else ():
         lesion, method = saved.record["lesion"], _method_of(saved.stem)
-        methods.add(method)
+        methods += [method] if method not in methods else []
         if lesion not in table.index:  # a control, or a mask drawn by hand: no prediction numbered it
             row = {key: [saved.record[key]] for key in ("lesion", "group", "voxels")}
             table = pd.concat([table, pd.DataFrame(row, index=[lesion])])
@@ -412,7 +412,7 @@ def add_measures(folder: Path, subject: str, maps: Iterable[Path | str] | None =
     table = table.drop(columns=[column for column in before if column.partition("_")[0] not in methods])
     measured = [column for column in table if _is_kept(column.partition("_")[2])]
     others = [column for column in table if column not in measured]
-    table = table[[*others, *sorted(measured, key=lambda column: column.partition("_")[0])]]  # whichever came first
+    table = table[[*others, *sorted(measured, key=lambda column: methods.index(column.partition("_")[0]))]]
     table = table.reset_index(drop=True)
     write_table(path, table)
     return table
