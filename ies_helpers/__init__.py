@@ -61,6 +61,7 @@ _HOMES = {
     "roc": "measures.groups",
     "predict_false": "measures.groups",
     "summarise_curves": "measures.context",
+    "plot_slice": "figures.slices",
     "plot_lesions": "figures.lesions",
     "plot_saliency": "figures.lesions",
     "plot_maps": "figures.lesions",

@@ -32,8 +32,8 @@ PUBLIC = (
     *("proportional_energy", "average_saliency_focus", "pointing_game", "peak", "road", "insertion", "deletion"),
     *("faithfulness_correlation", "randomise_layers", "structure_table", "read_structures", "group_map"),
     *("compare_groups", "group_table", "roc", "predict_false", "summarise_curves"),
-    *("plot_lesions", "plot_saliency", "plot_maps", "plot_groups", "plot_dose", "plot_perilesional", "saliency_html"),
-    *("view", "view_3d", "save_map"),
+    *("plot_slice", "plot_lesions", "plot_saliency", "plot_maps", "plot_groups", "plot_dose", "plot_perilesional"),
+    *("saliency_html", "view", "view_3d", "save_map"),
 )
 TOP = {
     *("ies_helpers", "notebooks", "data", "tests", ".ci", ".github"),

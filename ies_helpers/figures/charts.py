@@ -1,4 +1,4 @@
-"""How scores fall and rise: ROAD, deletion, insertion, and maps of ever more random networks."""
+"""Charts of numbers: how scores fall and rise, groups of lesions, where maps lie, and what they are worth."""
 
 from collections.abc import Mapping, Sequence
 from itertools import cycle
@@ -17,7 +17,7 @@ from matplotlib.patches import FancyArrowPatch, Rectangle
 from matplotlib.ticker import MaxNLocator
 
 from ies_helpers.figures.pages import save_figure
-from ies_helpers.figures.slices import GROUP_COLOURS, LABEL
+from ies_helpers.figures.slices import GROUP_COLOURS, OKABE_ITO, label_of
 from ies_helpers.measures.agg2exp import explained as explained_in
 from ies_helpers.measures.agg2exp import masses, structures
 from ies_helpers.measures.context import average_curves, median_distances, summarise_curves
@@ -25,24 +25,54 @@ from ies_helpers.measures.groups import ORDER, ROC_GRID, Roc, valued
 from ies_helpers.measures.maps import MEASURES, measure_of
 from ies_helpers.measures.removal import Curve, Road
 from ies_helpers.measures.sanity import SHUFFLED
+from ies_helpers.saliency.methods import GRADIENT_UNIT
 from ies_helpers.subjects.folder import write_table
 
-LINES = [("#0072B2", "o"), ("#D55E00", "s"), ("#009E73", "^"), ("#CC79A7", "D"), ("#E69F00", "v"), ("#56B4E9", "P")]
-"""A colour (told apart with every common colour blindness) and a marker a line; a seventh starts again, dotted."""
+# What all charts share: one style a line, one colour a thing.
+
+LINE_COLOURS = tuple(OKABE_ITO[name] for name in ("blue", "vermilion", "green", "purple", "orange", "sky blue"))
+"""One a line; a seventh starts again."""
+
+MARKERS = "os^DvP<X>*hp"
+"""One a subject or a line; a thirteenth starts again."""
+
+DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))
+"""One a curve without markers."""
+
+SCORE = "mean probability of the lesion"
+MASS = "share of the map"
+
+LEGEND_LINE = 0.2
+"""Inches that a line of a legend adds to a figure."""
 
 Named = TypeVar("Named")
 
-SCORE = "mean probability of the lesion"
+
+def line_style(n: int) -> dict[str, Any]:
+    """Colour, marker and dash of the n-th line; after the last colour they start again, dotted."""
+    style = {"color": LINE_COLOURS[n % len(LINE_COLOURS)], "marker": MARKERS[n % len(LINE_COLOURS)]}
+    return style | {"markersize": 5, "linestyle": "-" if n < len(LINE_COLOURS) else ":"}
+
+
+def curve_style(n: int) -> dict[str, Any]:
+    """Colour and dash of the n-th of a few curves."""
+    return {"color": LINE_COLOURS[n % len(LINE_COLOURS)], "ls": DASHES[n % len(DASHES)]}
+
+
+def check_some(named: Mapping[str, Named]) -> Mapping[str, Named]:
+    """Refuse a chart of nothing."""
+    if not named:
+        raise ValueError("There must be something to plot, got none.")
+    return named
+
+
+# How scores fall and rise: ROAD, deletion, insertion, and maps of ever more random networks.
 
 SIMILARITIES = {
     "spearman": "rank correlation, signed",
     "spearman_abs": "rank correlation, absolute values",
     "ssim": "structural similarity",
 }
-
-
-LINE = 0.2
-"""Inches a line of a legend adds to a figure."""
 
 
 def plot_road(results: Mapping[str, Road], *, title: str | None = None) -> Figure:
@@ -52,9 +82,9 @@ def plot_road(results: Mapping[str, Road], *, title: str | None = None) -> Figur
         results: name of a map -> its result, of one lesion. Of an unedited image the score is the grey line.
         title: above both.
     """
-    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4.2 + LINE * len(results)), layout="constrained")
-    for n, (name, result) in enumerate(_some(results).items()):
-        percent, style = 100 * result.fractions, _style(n)
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4.2 + LEGEND_LINE * len(results)), layout="constrained")
+    for n, (name, result) in enumerate(check_some(results).items()):
+        percent, style = 100 * result.fractions, line_style(n)
         left.plot(percent, result.morf, label=name, **style)
         left.plot(percent, result.lerf, **style | {"linestyle": "--", "markerfacecolor": "white"})
         right.plot(percent, result.score, label=f"{name}: mean {_rounded(result.mean)}", **style)
@@ -81,14 +111,14 @@ def plot_curves(
         deletions, insertions: name of a map -> its curve, of one lesion.
         title: above both.
     """
-    panels = [("deleted, most relevant first", "lower is better", _some(deletions))]
+    panels = [("deleted, most relevant first", "lower is better", check_some(deletions))]
     if insertions is not None:
-        panels.append(("inserted, most relevant first", "higher is better", _some(insertions)))
-    size = (5 * len(panels), 4.2 + LINE * len(deletions))
+        panels.append(("inserted, most relevant first", "higher is better", check_some(insertions)))
+    size = (5 * len(panels), 4.2 + LEGEND_LINE * len(deletions))
     figure, axes = plt.subplots(1, len(panels), figsize=size, squeeze=False, layout="constrained")
     for ax, (what, better, curves) in zip(axes[0], panels, strict=True):
         for n, (name, curve) in enumerate(curves.items()):
-            ax.plot(curve.voxels[1:], curve.scores[1:], label=f"{name}: {_rounded(curve.log_area)}", **_style(n))
+            ax.plot(curve.voxels[1:], curve.scores[1:], label=f"{name}: {_rounded(curve.log_area)}", **line_style(n))
         _dress(ax, f"voxels {what}", SCORE, f"mean height in the legend: {better}")
         ax.set_xscale("log")
         ax.set_ylim(-0.03, 1.03)
@@ -114,31 +144,20 @@ def plot_randomisation(
         raise ValueError(f"measure must be one of {', '.join(SIMILARITIES)}, got {measure!r}.")
     figure, ax = plt.subplots(figsize=(8, 4.6), layout="constrained")
     layers: list[str] = []
-    for n, (name, table) in enumerate(_some(tables).items()):
+    for n, (name, table) in enumerate(check_some(tables).items()):
         steps = table[table["layer"] != SHUFFLED]
         if layers and steps["layer"].tolist() != layers:
             raise ValueError("Tables must be of the same layers to share an axis; plot them one by one.")
         layers = steps["layer"].tolist()
-        ax.plot(range(len(steps)), steps[measure], label=name, **_style(n))
+        ax.plot(range(len(steps)), steps[measure], label=name, **line_style(n))
         for level in table.loc[table["layer"] == SHUFFLED, measure]:
-            ax.axhline(level, color=_style(n)["color"], linestyle=":", zorder=0)
+            ax.axhline(level, color=line_style(n)["color"], linestyle=":", zorder=0)
     _dress(ax, "made random, from the output backwards", SIMILARITIES[measure], "dotted: the shuffled map")
     ax.set_xticks(range(len(layers)), [_short(layer) for layer in layers], rotation=40, ha="right", fontsize=9)
     ax.set_ylim(min(-0.05, ax.get_ylim()[0]), 1.05)
     ax.legend(fontsize=10)
     figure.suptitle(title or "Maps of ever more random networks", fontsize=13)
     return figure
-
-
-def _some(named: Mapping[str, Named]) -> Mapping[str, Named]:
-    if not named:
-        raise ValueError("There must be something to plot, got none.")
-    return named
-
-
-def _style(n: int) -> dict[str, Any]:
-    colour, marker = LINES[n % len(LINES)]
-    return {"color": colour, "marker": marker, "markersize": 5, "linestyle": "-" if n < len(LINES) else ":"}
 
 
 def _legend(ax: Axes) -> None:
@@ -161,12 +180,9 @@ def _short(layer: str) -> str:
     return ".".join(part for part in layer.split(".") if part not in ("model", "submodule", "conv")) or layer
 
 
-# Dose and response, drawn: the score of a lesion against its contrast.
+# The score of a lesion against its contrast.
 
-DOSE_LINES = (("#0072B2", "o"), ("#D55E00", "s"), ("#009E73", "^"), ("#CC79A7", "D"), ("#E69F00", "v"))
-"""A colour, told apart with every common colour blindness (Okabe and Ito), and a marker a network."""
-
-NEEDED = {"subject", "network", "i", "j", "k", "size_mm3", "contrast", "score", "seen"}
+DOSE_COLUMNS = {"subject", "network", "i", "j", "k", "size_mm3", "contrast", "score", "seen"}
 
 
 def plot_dose(table: pd.DataFrame, *, title: str = "") -> Figure:
@@ -179,20 +195,21 @@ def plot_dose(table: pd.DataFrame, *, title: str = "") -> Figure:
     Raises:
         ValueError: for a table without its columns or rows.
     """
-    if not set(table.columns) >= NEEDED or table.empty:
-        lacking = ", ".join(sorted(NEEDED - set(table.columns))) or "rows"
+    if not set(table.columns) >= DOSE_COLUMNS or table.empty:
+        lacking = ", ".join(sorted(DOSE_COLUMNS - set(table.columns))) or "rows"
         raise ValueError(f"A table must be that of dose_response, it has no {lacking}.")
     figure, (upper, lower) = plt.subplots(
         2, 1, figsize=(7, 5.6), sharex=True, height_ratios=(3, 1.2), layout="constrained"
     )
     lesion = ["subject", "i", "j", "k", "size_mm3"]
-    for (network, rows), (colour, marker) in zip(table.groupby("network", sort=False), cycle(DOSE_LINES), strict=False):
+    for n, (network, rows) in enumerate(table.groupby("network", sort=False)):
+        style = line_style(n)
         for _, one in rows.sort_values("contrast").groupby(lesion):
-            upper.plot(one["contrast"], one["score"], color=colour, lw=0.8, alpha=0.5)
+            upper.plot(one["contrast"], one["score"], color=style["color"], lw=0.8, alpha=0.5)
         mean: Any = rows.groupby("contrast", as_index=False)[["score", "seen"]].mean()
         label = f"{network}, mean of {rows.groupby(lesion).ngroups}"
-        upper.plot(mean["contrast"], mean["score"], color=colour, marker=marker, lw=2.5, label=label)
-        lower.plot(mean["contrast"], mean["seen"], color=colour, marker=marker, lw=1.5)
+        upper.plot(mean["contrast"], mean["score"], lw=2.5, label=label, **style)
+        lower.plot(mean["contrast"], mean["seen"], lw=1.5, **style)
     upper.set(ylabel="mean probability over the lesion", ylim=(-0.03, 1.03))
     lower.set(ylabel="share seen", ylim=(-0.1, 1.1), xlabel="contrast in FLAIR (mean over the lesion, z-scored units)")
     upper.legend(frameon=False, loc="upper left")
@@ -200,12 +217,9 @@ def plot_dose(table: pd.DataFrame, *, title: str = "") -> Figure:
     return figure
 
 
-# Pictures of perilesional curves: the paper's Figure 3, and what its averages do not show.
+# Perilesional curves: the paper's Figure 3, and what its averages do not show.
 
-NETWORK_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-"""One a network (Okabe and Ito), and again from the first."""
-
-FILL_LINES = {"zero": "-", "mean": ":", "blurred": "--"}
+FILL_DASHES = {"zero": "-", "mean": ":", "blurred": "--"}
 """One a fill."""
 
 
@@ -222,18 +236,18 @@ def plot_perilesional(curves: pd.DataFrame) -> Figure:
     Raises:
         ValueError: for an unknown fill, or no curve.
     """
-    unknown = [fill for fill in dict.fromkeys(curves["fill"]) if fill not in FILL_LINES]
+    unknown = [fill for fill in dict.fromkeys(curves["fill"]) if fill not in FILL_DASHES]
     if unknown:
         raise ValueError(
-            f"A fill must be one of {', '.join(FILL_LINES)}, got {unknown[0]!r}; rename it, or leave it out."
+            f"A fill must be one of {', '.join(FILL_DASHES)}, got {unknown[0]!r}; rename it, or leave it out."
         )
     averages = average_curves(curves)
     figure, (left, middle, right) = plt.subplots(1, 3, figsize=(10, 4.2), layout="constrained")
-    colours = dict(zip(dict.fromkeys(curves["network"]), cycle(NETWORK_COLOURS), strict=False))
+    colours = dict(zip(dict.fromkeys(curves["network"]), cycle(LINE_COLOURS), strict=False))
     for key, part in averages.groupby(["network", "fill"], sort=False):
         names: Any = key
         network, fill = names
-        style = {"color": colours[network], "ls": FILL_LINES[fill], "label": f"{network}, {fill} fill"}
+        style = {"color": colours[network], "ls": FILL_DASHES[fill], "label": f"{network}, {fill} fill"}
         drawn: Any = part[part["lesions"] == part["lesions"].max()]
         left.step(drawn["distance_mm"], drawn["seen"], where="post", lw=2, **style)
         middle.plot(drawn["distance_mm"], drawn["mean"], lw=2, **style)
@@ -243,7 +257,7 @@ def plot_perilesional(curves: pd.DataFrame) -> Figure:
         names: Any = key
         _, _, network, fill = names
         ordered = curve.sort_values("distance_mm")
-        style = {"color": colours[network], "ls": FILL_LINES[fill]}
+        style = {"color": colours[network], "ls": FILL_DASHES[fill]}
         right.plot(ordered["distance_mm"], ordered["score"], lw=0.8, alpha=0.6, **style)
     lesions = max(averages["lesions"].tolist())
     several = averages["low"].notna().to_numpy().any()
@@ -284,23 +298,15 @@ def save_perilesional(out: Path, curves: pd.DataFrame) -> tuple[pd.DataFrame, pd
     return summary, medians
 
 
-# Groups of lesions, drawn: every lesion of every subject, ROC curves with their bands, calibration.
-
-MARKERS = "osD^vP<X>*hp"
-"""One a subject; a thirteenth subject starts again."""
-
-GROUP_LINES = (
-    ("#0072B2", "-"),
-    ("#D55E00", "--"),
-    ("#009E73", "-."),
-    ("#CC79A7", ":"),
-    ("#E69F00", (0, (5, 1, 1, 1, 1, 1))),
-)
-"""A colour, told apart with every common colour blindness (Okabe and Ito), and a dash a curve."""
+# Groups of lesions: every lesion of every subject, ROC curves with their bands, calibration.
 
 
 def plot_groups(
-    table: pd.DataFrame, measures: Mapping[str, str] | Sequence[str], *, unit: str = LABEL, title: str | None = None
+    table: pd.DataFrame,
+    measures: Mapping[str, str] | Sequence[str],
+    *,
+    unit: str = GRADIENT_UNIT,
+    title: str | None = None,
 ) -> Figure:
     """One panel a measure: a box for each group, and every lesion, each subject a column and a marker of its own.
 
@@ -364,16 +370,15 @@ def plot_roc(curves: Mapping[str, Roc], *, title: str | None = None) -> Figure:
         curves: name -> result of `roc`.
         title: above.
     """
-    if not curves:
-        raise ValueError("There must be a curve to plot, got none.")
+    check_some(curves)
     figure, ax = plt.subplots(figsize=(6.6, 7.4), layout="constrained")
     ax.plot([0, 1], [0, 1], color="0.6", lw=1, label="chance: 0.50")
-    for n, ((name, curve), (colour, dash)) in enumerate(zip(curves.items(), cycle(GROUP_LINES), strict=False)):
+    for n, (name, curve) in enumerate(curves.items()):
         low, high = curve.interval
-        told = f"{curve.auc:.2f}" + (f" ({low:.2f} to {high:.2f})" if np.isfinite(low) else "")
-        ax.plot(curve.alarms, curve.caught, color=colour, ls=dash, lw=2.4, label=f"{name}: {told}")
+        area = f"{curve.auc:.2f}" + (f" ({low:.2f} to {high:.2f})" if np.isfinite(low) else "")
+        ax.plot(curve.alarms, curve.caught, lw=2.4, label=f"{name}: {area}", **curve_style(n))
         if n == 0 and np.isfinite(curve.band).all():
-            ax.fill_between(ROC_GRID, *curve.band, color=colour, alpha=0.15, lw=0)
+            ax.fill_between(ROC_GRID, *curve.band, color=LINE_COLOURS[0], alpha=0.15, lw=0)
     first = next(iter(curves.values()))
     ax.set_xlabel(f"true lesions called false, share of {first.true}", fontsize=12)
     ax.set_ylabel(f"false lesions caught, share of {first.false}", fontsize=12)
@@ -391,15 +396,14 @@ def plot_calibration(tables: Mapping[str, pd.DataFrame], *, title: str | None = 
         tables: name -> result of `calibration`.
         title: above.
     """
-    if not tables:
-        raise ValueError("There must be a table to plot, got none.")
+    check_some(tables)
     figure, ax = plt.subplots(figsize=(6.6, 7.0), layout="constrained")
     ax.plot([0, 1], [0, 1], color="0.6", lw=1)
-    for n, ((name, told), (colour, dash)) in enumerate(zip(tables.items(), cycle(GROUP_LINES), strict=False)):
-        bars = np.abs(told[["low", "high"]].to_numpy().T - told["observed"].to_numpy())
-        label = f"{name}: Brier {told['brier'].iloc[0]:.3f}, share alone {told['brier_of_share'].iloc[0]:.3f}"
-        style = {"color": colour, "marker": MARKERS[n % len(MARKERS)], "markersize": 8, "capsize": 4, "lw": 1.8}
-        ax.errorbar(told["predicted"], told["observed"], yerr=bars, ls=dash, label=label, **style)
+    for n, (name, bins) in enumerate(tables.items()):
+        bars = np.abs(bins[["low", "high"]].to_numpy().T - bins["observed"].to_numpy())
+        label = f"{name}: Brier {bins['brier'].iloc[0]:.3f}, share alone {bins['brier_of_share'].iloc[0]:.3f}"
+        style = curve_style(n) | {"marker": MARKERS[n % len(MARKERS)], "markersize": 8, "capsize": 4, "lw": 1.8}
+        ax.errorbar(bins["predicted"], bins["observed"], yerr=bars, label=label, **style)
     ax.set_xlabel("probability told that the lesion is false, mean of a bin", fontsize=12)
     ax.set_ylabel("share that is false", fontsize=12)
     ax.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal")
@@ -408,24 +412,22 @@ def plot_calibration(tables: Mapping[str, pd.DataFrame], *, title: str | None = 
     return figure
 
 
-# Where maps lie, drawn: classes by classes, boxes, a graph of dependencies, patients unlike the others, lesions.
-
-MASS = "share of the map"
+# Where maps lie: classes by classes, boxes, a graph of dependencies, patients unlike the others, lesions.
 
 PART_NAMES = {"abs": "absolute values", "positive": "positive values", "negative": "negative values"}
 
 REGION_COLOURS = {
-    "this lesion": "#D55E00",
-    "0-2 mm": "#E69F00",
-    "2-5 mm": "#F0E442",
-    "5-10 mm": "#56B4E9",
-    "beyond 10 mm": "#0072B2",
-    "other lesions": "#CC79A7",
+    "this lesion": OKABE_ITO["vermilion"],
+    "0-2 mm": OKABE_ITO["orange"],
+    "2-5 mm": OKABE_ITO["yellow"],
+    "5-10 mm": OKABE_ITO["sky blue"],
+    "beyond 10 mm": OKABE_ITO["blue"],
+    "other lesions": OKABE_ITO["purple"],
     "white matter": "#E8E4D8",
     "grey matter": "#8C8C8C",
-    "ventricles": "#0072B2",
-    "other CSF": "#56B4E9",
-    "rest of the brain": "#009E73",
+    "ventricles": OKABE_ITO["blue"],
+    "other CSF": OKABE_ITO["sky blue"],
+    "rest of the brain": OKABE_ITO["green"],
     "outside the brain": "#303030",
 }
 """One a structure of a lesion (most after Okabe and Ito)."""
@@ -448,7 +450,7 @@ def plot_matrix(matrix: pd.DataFrame, *, title: str | None = None) -> Figure:
             style = {"ha": "center", "va": "center", "fontsize": 10, "color": "white" if dark else "black"}
             ax.text(j, i, f"{value:.0f}" if value >= 0.5 else "·", **style)
         if matrix.index[i] == matrix.columns[j]:
-            ax.add_patch(Rectangle((j - 0.5, i - 0.5), 1, 1, fill=False, edgecolor="#009E73", lw=1.8))
+            ax.add_patch(Rectangle((j - 0.5, i - 0.5), 1, 1, fill=False, edgecolor=OKABE_ITO["green"], lw=1.8))
     ax.set_xticks(range(columns), [_words(c) for c in matrix.columns], rotation=50, ha="right", rotation_mode="anchor")
     ax.set_yticks(range(rows), [_words(r) for r in matrix.index])
     ax.set(xlabel="structure", ylabel="explained")
@@ -481,7 +483,7 @@ def plot_boxes(table: pd.DataFrame, explained: Sequence[str], *, without: Sequen
         sort = sorted(range(len(order)), key=lambda j: np.median(own[j]) if own[j].size else -1)
         boxes = ax.boxplot([100 * own[j] for j in sort], orientation="horizontal", patch_artist=True, widths=0.7)
         for box, j in zip(boxes["boxes"], sort, strict=True):
-            box.set_facecolor("#009E73" if order[j] == name else "#BBD6E8")
+            box.set_facecolor(OKABE_ITO["green"] if order[j] == name else "#BBD6E8")
         for line in boxes["medians"]:
             line.set_color("black")
         for dots in boxes["fliers"]:
@@ -524,10 +526,10 @@ def plot_graph(edges: pd.DataFrame, *, title: str | None = None) -> Figure:
         style: Any = {"arrowstyle": "-|>", "connectionstyle": "arc3,rad=0.16", "shrinkA": 9, "shrinkB": 9}
         width, depth = 0.6 + 5 * mass / most, 0.25 + 0.75 * mass / most
         arrow = FancyArrowPatch(place[explained], place[structure], lw=width, alpha=depth, **style)
-        arrow.set(color="#0072B2", mutation_scale=9 + 3 * width)
+        arrow.set(color=OKABE_ITO["blue"], mutation_scale=9 + 3 * width)
         ax.add_patch(arrow)
     for name, (x, y) in place.items():
-        ax.plot(x, y, "o", ms=11, color="#D55E00", zorder=3)
+        ax.plot(x, y, "o", ms=11, color=OKABE_ITO["vermilion"], zorder=3)
         ha = "center" if abs(x) < 0.2 else "left" if x > 0 else "right"
         va = "center" if abs(x) >= 0.2 else "bottom" if y > 0 else "top"
         ax.text(1.09 * x, 1.09 * y, _words(name), ha=ha, va=va, fontsize=11)
@@ -556,7 +558,7 @@ def plot_outliers(found: pd.DataFrame, *, names: int = 5) -> Figure:
     panels: Any = ((means, f"{len(means)} patients, mean over classes"), (found, "every class of every patient"))
     figure, axes = plt.subplots(1, 2, figsize=(10, 4.6), layout="constrained")
     for ax, (points, title) in zip(axes, panels, strict=True):
-        colours = np.where(points["score"] < 0, "#D55E00", "#0072B2")
+        colours = np.where(points["score"] < 0, OKABE_ITO["vermilion"], OKABE_ITO["blue"])
         ax.scatter(points[across], points["score"], c=colours, s=28 if points is means else 12, alpha=0.8)
         ax.axhline(0, color="0.6", lw=1, zorder=0)
         ax.set(xlabel=label, ylabel="score of the isolation forest (below 0: outlier)", title=title)
@@ -603,12 +605,12 @@ def _words(name: str) -> str:
     return name.replace("_", " ")
 
 
-# What maps are worth, drawn: boxes for each method and group, curves, and who is ahead.
+# What maps are worth: boxes for each method and group, curves, and who is ahead.
 
-BALANCE = "balance_"
+BALANCE_PREFIX = "balance_"
 """Before the place in the names of sign balances."""
 
-WIDE = 10.2
+PANEL_ROW_WIDTH = 10.2
 """Inches across a row of panels beyond which it breaks: what is wider is shown smaller, its text too."""
 
 
@@ -647,7 +649,11 @@ def plot_peaks(measures: pd.DataFrame) -> Figure:
         some = peaks.groupby("measure")["value"].transform(lambda values: values.ne(0).any())
         peaks = peaks[some.to_numpy(dtype=bool)]  # not the smallest value of what is nowhere negative
         panels.append(
-            (peaks.assign(method=_extremes(peaks["measure"])), _called(measures, network, method), part["unit"].max())
+            (
+                peaks.assign(method=peaks["measure"].map(_extreme)),
+                _called(measures, network, method),
+                part["unit"].max(),
+            )
         )
     return _boxes(panels, "The largest and smallest value of each map")
 
@@ -658,14 +664,14 @@ def plot_balance(measures: pd.DataFrame) -> Figure:
     1 where the first modality's map is positive everywhere, -1 where it is negative.
     """
     rows: Any = measures[_drawn_as(measures["measure"], "balance")]
-    where = list(dict.fromkeys(rows["measure"].str.removeprefix(BALANCE)))
+    where = list(dict.fromkeys(rows["measure"].str.removeprefix(BALANCE_PREFIX)))
     methods = _methods(rows)
     figure, axes = _panels(len(methods), width=4.2)
     for ax, (network, method) in zip(axes, methods, strict=False):
         part = _of(rows, network, method)
         for group, its in _by_group(part):
             wide = its.pivot(index=["subject", "lesion_id"], columns="measure", values="value")
-            curves = wide.reindex(columns=[BALANCE + w for w in where]).to_numpy()
+            curves = wide.reindex(columns=[BALANCE_PREFIX + w for w in where]).to_numpy()
             ax.plot(range(len(where)), curves.T, color=GROUP_COLOURS[group], lw=0.6, alpha=0.5)
             style = {"lw": 3, "marker": "o", "markeredgecolor": "0.3", "label": f"{group} ({len(curves)})"}
             ax.plot(range(len(where)), pd.DataFrame(curves).mean().to_numpy(), color=GROUP_COLOURS[group], **style)
@@ -687,9 +693,8 @@ def plot_faithfulness(curves: pd.DataFrame) -> Figure:
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 5), layout="constrained")
     for n, (network, method) in enumerate(_methods(curves)):
         part = _of(curves, network, method)
-        colour, marker = LINES[n % len(LINES)]
-        style = {"color": colour, "marker": marker, "markersize": 5}
-        style |= {"markerfacecolor": "white"} if n >= len(LINES) else {}  # colours start again
+        style = {name: value for name, value in line_style(n).items() if name != "linestyle"}
+        style |= {"markerfacecolor": "white"} if n >= len(LINE_COLOURS) else {}  # colours start again
         for name, line in (("morf", "-"), ("lerf", "--")):
             steps = part[part["curve"] == name]
             steps = steps.assign(step=steps.groupby(["subject", "lesion"]).cumcount())
@@ -698,7 +703,7 @@ def plot_faithfulness(curves: pd.DataFrame) -> Figure:
             left.plot(100 * means["fraction"], means["score"], ls=line, label=label, **style)
         deleted = [c for _, c in part[part["curve"] == "deletion"].groupby(["subject", "lesion"])]
         for one in deleted:
-            right.plot(one["voxels"].iloc[1:], one["score"].iloc[1:], color=colour, lw=0.5, alpha=0.4)
+            right.plot(one["voxels"].iloc[1:], one["score"].iloc[1:], color=style["color"], lw=0.5, alpha=0.4)
         right.plot(*_mean_curve(deleted), **style, lw=2.5)
     left.set(xlabel="removed, % of the region", title="ROAD; full: most relevant first, dashed: least")
     right.set(xlabel="voxels deleted, most relevant first", title="deletion; each lesion thin")
@@ -716,8 +721,10 @@ def plot_ranking(ranking: pd.DataFrame) -> Figure:
     figure, axes = _panels(len(parts), width=4.2, height=0.9 + 0.45 * max(len(part) for part in parts))
     for ax, part in zip(axes, parts, strict=False):
         down = np.arange(len(part))[::-1]
-        ax.hlines(down, part["low"].to_numpy(dtype=float), part["high"].to_numpy(dtype=float), color="#0072B2", lw=2)
-        ax.plot(part["mean"].to_numpy(dtype=float), down, "o", color="#0072B2")
+        ax.hlines(
+            down, part["low"].to_numpy(dtype=float), part["high"].to_numpy(dtype=float), color=OKABE_ITO["blue"], lw=2
+        )
+        ax.plot(part["mean"].to_numpy(dtype=float), down, "o", color=OKABE_ITO["blue"])
         ax.set_yticks(down, [fill(method, 24) for method in part["method"]])
         ax.set_ylim(-0.6, len(part) - 0.4)
         first: Any = part.iloc[0]
@@ -778,8 +785,8 @@ def _share(ax: Axes, values: np.ndarray, at: float, width: float, colour: str) -
 
 
 def _panels(count: int, *, width: float, height: float = 3.2) -> tuple[Figure, Sequence[Axes]]:
-    """`count` panels in rows no wider than `WIDE`, if one fits; what is left of the last row is empty."""
-    columns = min(count, max(1, int(WIDE // width)))
+    """`count` panels in rows no wider than `PANEL_ROW_WIDTH`, if one fits; what is left of the last row is empty."""
+    columns = min(count, max(1, int(PANEL_ROW_WIDTH // width)))
     rows = -(-count // columns)
     size = (width * columns, height * rows + 0.8)
     figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained")
@@ -807,9 +814,10 @@ def _by_group(table: Any) -> list[tuple[str, Any]]:
     return [(group, part) for group in GROUP_COLOURS if len(part := table[table["group"] == group])]
 
 
-def _extremes(names: Any) -> Any:
+def _extreme(measure: str) -> str:
     """`flair_max` -> `FLAIR max`, `all_min` -> `min`."""
-    return names.str.replace("all_", "").str.replace("flair_", "FLAIR ").str.replace("t1_", "T1 ")
+    channel, _, end = measure.rpartition("_")
+    return end if channel == "all" else f"{label_of(channel)} {end}"
 
 
 def _mean_curve(curves: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:

@@ -1,39 +1,51 @@
-"""Three planes through one voxel, drawn fast: what the viewer shows, without its widgets."""
+"""The one painter: a slice of a scan in grey, a signed map over it, and what frames both.
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from io import BytesIO
-from typing import Any
+`paint` makes the pixels with numpy alone, so that the viewer can redraw in milliseconds; `draw_slice` frames them on
+matplotlib axes with outlines and letters. Every figure of a scan goes through these two, and every colour through
+`OKABE_ITO` and `SIGNED`.
+"""
 
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
+from typing import Literal, TypeAlias
+
+import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
-from matplotlib.collections import LineCollection
-from matplotlib.colors import LinearSegmentedColormap, Normalize, to_rgba
-from matplotlib.figure import Figure
+from matplotlib.colors import Colormap, LinearSegmentedColormap, Normalize
+from matplotlib.figure import Figure, SubFigure
 from matplotlib.image import AxesImage
-from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation
-from PIL import Image
 
-from ies_helpers.arrays import LabelMap, Saliency, Voxels, as_voxels
+from ies_helpers.arrays import HasVoxels, LesionLike, Saliency, as_mask, check_choice, spacing_of
 from ies_helpers.saliency.methods import GRADIENT_UNIT
-from ies_helpers.segmentation.lesions import Lesion, Lesions
+from ies_helpers.segmentation.lesions import Lesion
 from ies_helpers.subjects.subject import Subject
+from ies_helpers.subjects.subject import channel as channel_row
 
-# One panel of a figure: a slice in grey, a signed map over it, outlines, letters for the sides, a colour bar.
+OKABE_ITO = {
+    "blue": "#0072B2",
+    "vermilion": "#D55E00",
+    "green": "#009E73",
+    "purple": "#CC79A7",
+    "orange": "#E69F00",
+    "sky blue": "#56B4E9",
+    "yellow": "#F0E442",
+}
+"""Colours that are told apart with every common colour blindness (Okabe and Ito), in the order in which lines take
+them."""
 
-GROUP_COLOURS = {"TP": "#56B4E9", "FP": "#D55E00", "FN": "#F0E442", "TN": "#009E73", "unknown": "#CC79A7"}
-"""One colour a group, told apart with every common colour blindness (Okabe and Ito)."""
+GROUP_COLOURS = {
+    "TP": OKABE_ITO["sky blue"],
+    "FP": OKABE_ITO["vermilion"],
+    "FN": OKABE_ITO["yellow"],
+    "TN": OKABE_ITO["green"],
+    "unknown": OKABE_ITO["purple"],
+}
 
-PLANES = {"axial": 2, "coronal": 1, "sagittal": 0}
-"""Plane -> the axis it cuts, in right-anterior-superior order."""
-
-MODALITY_NAMES = {"flair": "FLAIR", "t1": "T1"}
-LABEL = GRADIENT_UNIT
 SIGNED = LinearSegmentedColormap.from_list(
     "signed",
     [
@@ -50,12 +62,27 @@ SIGNED = LinearSegmentedColormap.from_list(
 Blue is darker than orange and red at every strength, so that a copy in grey still tells the sign.
 """
 
-STROKE = [withStroke(linewidth=2, foreground="black")]
+PLANES = {"axial": 2, "coronal": 1, "sagittal": 0}
+"""Plane -> the axis it cuts, in right-anterior-superior order."""
+
+GREY_PERCENTILES = (1, 99.7)
+"""Of a scan's non-zero values: what is drawn black and white."""
+
+DARK_RIM = [withStroke(linewidth=2, foreground="black")]
+"""Makes bright text legible on any grey."""
+
+CLOSE_UP_MM = 15.0
+"""How far around a lesion a close-up shows."""
+
+Outlined: TypeAlias = LesionLike | Iterable[Lesion] | Mapping[str, LesionLike]
+"""What to outline: one lesion in white, several in the colours of their groups, or what a mapping colours itself."""
 
 
 def check_map(saliency: Saliency, subject: Subject, whose: str = "") -> None:
-    """Refuse a map that cannot lie over a subject's image; `whose` it is, such as ` of lesion 3`, is told."""
-    grid = f"(C, {', '.join(map(str, subject.shape))}), C = {len(subject.channels)} or 1"
+    """Refuse a map that cannot lie over a subject's image; `whose` names it in the error, as ` of lesion 3`."""
+    named = f"{len(subject.channels)} ({', '.join(subject.channels)})"
+    fitting = named if len(subject.channels) == 1 else f"{named} or 1"
+    grid = f"(C, {', '.join(map(str, subject.shape))}), C = {fitting}"
     rule = f"A map must be a finite tensor on the subject's grid {grid}; the map{whose}"
     if not isinstance(saliency, torch.Tensor):
         raise ValueError(f"{rule} is of type {type(saliency).__name__}; torch.from_numpy makes one of an array.")
@@ -65,292 +92,353 @@ def check_map(saliency: Saliency, subject: Subject, whose: str = "") -> None:
         raise ValueError(f"{rule} has {int((~torch.isfinite(saliency)).sum())} NaN or infinite values; explain anew.")
 
 
+def label_of(channel: str) -> str:
+    """A channel as figures call it: `flair` is `FLAIR`."""
+    return channel_row(channel).label
+
+
+def channel_index(subject: Subject, channel: str | None, name: str = "channel") -> int:
+    """Where a channel stands in the image; None is the first."""
+    if channel is None:
+        return 0
+    check_choice(name, channel, subject.channels)
+    return subject.channels.index(channel)
+
+
+def channel_map(saliency: Saliency, index: int) -> np.ndarray:
+    """The map `(I, J, K)` that belongs over a channel: its own, or that of all channels at once."""
+    return saliency[min(index, len(saliency) - 1)].numpy()
+
+
+# Where a slice lies: axes turned as figures show them, planes, and how much of a plane is shown.
+
+
 class Canonical:
-    """A subject's arrays with axes towards right, anterior and superior, as figures show them."""
+    """A subject's arrays with axes towards right, anterior and superior, as figures show them.
+
+    Attributes:
+        affine: of the turned grid.
+        spacing: `(3,)` mm along its axes.
+        image: the channels `(I, J, K)`, turned.
+        windows: for each channel the values that are drawn black and white.
+    """
 
     def __init__(self, subject: Subject) -> None:
         self._orientation = io_orientation(subject.affine)
         self.affine = subject.affine @ inv_ornt_aff(self._orientation, subject.shape)
-        self.spacing = np.linalg.norm(self.affine[:3, :3], axis=0)
-        self.image = np.stack([self.turn(channel) for channel in subject.image.numpy()])
+        self.spacing = np.array(spacing_of(self.affine))
+        self.image = [self.turn(channel) for channel in subject.image.numpy()]
+        self.windows = [grey_window(channel) for channel in self.image]
 
     def turn(self, volume: np.ndarray) -> np.ndarray:
         """`(I, J, K)` in scan order -> in display order."""
         return apply_orientation(np.asarray(volume), self._orientation)
 
-    def show(self, ax: Axes, volume: np.ndarray, plane: str, index: int) -> np.ndarray:
-        """Draw one slice in grey, black where the image is 0; the slice, as `(rows, columns)`."""
-        cut = plane_of(volume, plane, index)
-        low, high = np.percentile(volume[volume != 0], [1, 99.7])
-        style = {"cmap": "gray", "vmin": low, "vmax": high, "origin": "lower", "aspect": self.aspect(plane)}
-        ax.imshow(np.ma.masked_equal(cut, 0), **style)
-        ax.set_facecolor("black")
-        ax.set_xticks([])
-        ax.set_yticks([])
-        return cut
+    def grey(self, channel: int, plane: str, index: int) -> np.ndarray:
+        """A slice of the scan, `(rows, columns)` from 0 to 1."""
+        return to_grey(cut_plane(self.image[channel], plane, index), self.windows[channel])
+
+    def shadow(self, channel: int, plane: str) -> np.ndarray:
+        """The head as an X-ray sees it: the mean grey along each line of sight, `(rows, columns)` from 0 to 1."""
+        mean = to_grey(self.image[channel], self.windows[channel]).mean(axis=PLANES[plane]).T
+        return mean / (mean.max() or 1.0)
 
     def aspect(self, plane: str) -> float:
         """Height over width of a voxel in a plane."""
-        across, up = [a for a in range(3) if a != PLANES[plane]]
+        across, up = in_plane(plane)
         return float(self.spacing[up] / self.spacing[across])
 
 
-def plane_of(volume: np.ndarray, plane: str, index: int) -> np.ndarray:
-    """One slice with the first remaining axis across and the second up."""
+def in_plane(plane: str) -> tuple[int, int]:
+    """The axes that run across and up in a plane."""
+    across, up = (axis for axis in range(3) if axis != PLANES[plane])
+    return across, up
+
+
+def cut_plane(volume: np.ndarray, plane: str, index: int) -> np.ndarray:
+    """One slice `(rows, columns)`: the first remaining axis runs across, the second up."""
     return np.take(volume, index, axis=PLANES[plane]).T
 
 
-def outline(ax: Axes, cut: np.ndarray, colour: str, width: float) -> None:
-    """The border of a mask's slice, halfway between voxels, closed where the volume ends."""
-    if cut.any():
-        rows, columns = (np.arange(-1, n + 1) for n in cut.shape)
-        ax.contour(columns, rows, np.pad(cut.astype(float), 1), levels=[0.5], colors=[colour], linewidths=[width])
+def look_through(volume: np.ndarray, plane: str) -> np.ndarray:
+    """The value of largest magnitude along each line of sight, `(rows, columns)`, its sign kept."""
+    axis = PLANES[plane]
+    where = np.abs(volume).argmax(axis=axis, keepdims=True)
+    return np.take_along_axis(volume, where, axis).squeeze(axis).T
 
 
 def busiest(mask: np.ndarray) -> tuple[int, int, int]:
     """Along each axis, the slice that holds most of the mask."""
-    return tuple(int(mask.sum(axis=tuple(a for a in range(3) if a != axis)).argmax()) for axis in range(3))  # pyright: ignore[reportReturnType]
+    i, j, k = (int(mask.sum(axis=tuple(a for a in range(3) if a != axis)).argmax()) for axis in range(3))
+    return i, j, k
 
 
-def overlay(ax: Axes, cut: np.ndarray, top: float, aspect: float) -> AxesImage:
-    """A slice of a map in signed colours from -top to top."""
-    scale = Normalize(-(top or 1.0), top or 1.0)
-    return ax.imshow(cut, cmap=SIGNED, norm=scale, origin="lower", aspect=aspect, interpolation="nearest")
+def peak_of(values: np.ndarray) -> tuple[int, int, int]:
+    """The voxel of largest absolute value."""
+    i, j, k = (int(n) for n in np.unravel_index(int(np.abs(values).argmax()), values.shape))
+    return i, j, k
 
 
-def colour_bar(figure: Figure, drawn: AxesImage, axes: list[Axes], unit: str, high: float, low: float) -> None:
-    """The bar of a map with values from `low` to `high`; only its upper half for a map that is nowhere negative."""
-    bar = figure.colorbar(drawn, ax=axes, shrink=0.8, pad=0.02)
-    bar.ax.set_facecolor("0.4")
-    bar.set_label(unit if high > low else f"{unit} (the map is zero everywhere)", fontsize=10)
-    if low >= 0 and high > 0:
-        bar.ax.set_ylim(0, drawn.get_clim()[1])
-
-
-def square(mask: np.ndarray, reach_mm: float, spacing: np.ndarray) -> np.ndarray:
-    """`(3, 2)`: as many mm along each axis, `reach_mm` beyond the longest side of the mask, and of the volume."""
+def cube_around(mask: np.ndarray, reach_mm: float, spacing: np.ndarray) -> np.ndarray:
+    """`(3, 2)`: a frame as many mm wide along each axis, `reach_mm` beyond the longest side of the mask."""
     where = np.argwhere(mask)
     low, high = where.min(axis=0), where.max(axis=0)
     half = (((high - low + 1) * spacing).max() / 2 + reach_mm) / spacing
     return np.stack([(low + high) / 2 - half, (low + high) / 2 + half], axis=1)
 
 
+def whole_frame(space: Canonical) -> np.ndarray:
+    """`(3, 2)`: the frame of all that is not zero and three voxels around it, inside the volume."""
+    inside = np.any(space.image, axis=0)
+    where = np.argwhere(inside) if inside.any() else np.array([[0, 0, 0], inside.shape])
+    low, high = np.maximum(where.min(axis=0) - 3, 0), np.minimum(where.max(axis=0) + 3, np.array(inside.shape) - 1)
+    return np.stack([low - 0.5, high + 0.5], axis=1)
+
+
+def framed(cut: np.ndarray, plane: str, frame: np.ndarray) -> np.ndarray:
+    """The part of a slice `(rows, columns)` inside a frame."""
+    across, up = (slice(max(0, int(frame[a][0] + 0.5)), int(frame[a][1] + 0.5)) for a in in_plane(plane))
+    return cut[up, across]
+
+
+# The painter.
+
+
+def grey_window(volume: np.ndarray) -> tuple[float, float]:
+    """The values that are drawn black and white."""
+    inside = volume[volume != 0]
+    low, high = np.percentile(inside, GREY_PERCENTILES) if inside.size else (0.0, 1.0)
+    return (float(low), float(high)) if high > low else (float(high) - 1, float(high))
+
+
+def to_grey(values: np.ndarray, window: tuple[float, float]) -> np.ndarray:
+    """Values of a scan as grey from 0 to 1; what is exactly 0 lies outside the head, and is black."""
+    low, high = window
+    return np.where(values == 0, 0, np.clip((values - low) / (high - low), 0, 1))
+
+
+def symmetric(top: float) -> Normalize:
+    """The scale of a signed map: from -top to top, and from -1 to 1 for a map of zeros."""
+    return Normalize(-(top or 1.0), top or 1.0)
+
+
+def paint(
+    grey: np.ndarray,
+    values: np.ndarray | None = None,
+    scale: Normalize | None = None,
+    *,
+    colours: Colormap = SIGNED,
+    opacity: float = 1.0,
+    threshold: float = 0.0,
+) -> np.ndarray:
+    """One slice as `(rows, columns, 3)` uint8: the scan in grey, and the map over it.
+
+    Args:
+        grey: `(rows, columns)`, 0 to 1.
+        values: of the map, on the same slice; NaN is see-through.
+        scale: from values to 0 .. 1.
+        colours: from 0 .. 1 to red, green, blue and opacity.
+        opacity: times that of the colours.
+        threshold: values below this share of the scale's end are see-through.
+    """
+    painted = grey[..., None]
+    if values is not None and scale is not None:
+        colour = colours(scale(np.ma.masked_invalid(values)))  # (rows, columns, 4)
+        shown = np.abs(values) >= threshold * (scale.vmax or 0.0)
+        cover = (opacity * colour[..., 3] * shown)[..., None]
+        painted = painted * (1 - cover) + colour[..., :3] * cover
+    return np.broadcast_to((255 * painted).round().astype(np.uint8), (*grey.shape, 3))
+
+
+# On axes of matplotlib: frame, outlines, letters, colour bar.
+
+
+def show_painted(
+    ax: Axes, painted: np.ndarray, aspect: float | Literal["auto"], scale: Normalize | None, colours: Colormap = SIGNED
+) -> AxesImage:
+    """A painted slice without ticks; the image keeps its colours and its scale, if linear, for a colour bar."""
+    ax.set(xticks=[], yticks=[], facecolor="black")
+    linear = scale if type(scale) is Normalize else None  # matplotlib tries others on the pixels, and fails
+    return ax.imshow(painted, norm=linear, cmap=colours, origin="lower", aspect=aspect)
+
+
+def draw_outline(ax: Axes, cut: np.ndarray, colour: str, width: float = 1.2) -> None:
+    """The border of a mask's slice, halfway between voxels, closed where the volume ends; white has a black rim."""
+    if cut.any():
+        rows, columns = (np.arange(-1, n + 1) for n in cut.shape)
+        drawn = ax.contour(
+            columns, rows, np.pad(cut.astype(float), 1), levels=[0.5], colors=[colour], linewidths=[width]
+        )
+        if colour == "white":  # else it would be lost on a lesion, which is white itself
+            drawn.set_path_effects([withStroke(linewidth=width + 1.2, foreground="black")])
+
+
 def zoom(ax: Axes, plane: str, frame: np.ndarray) -> None:
     """Show the frame `(3, 2)` of a plane."""
-    across, up = [a for a in range(3) if a != PLANES[plane]]
+    across, up = in_plane(plane)
     ax.set_xlim(*frame[across])
     ax.set_ylim(*frame[up])
 
 
-def letters(ax: Axes, plane: str) -> None:
+def letter_sides(ax: Axes, plane: str) -> None:
     """Left and right (or posterior and anterior) in the lower corners."""
     left, right = ("P", "A") if plane == "sagittal" else ("L", "R")
-    style = {"color": "white", "fontsize": 12, "transform": ax.transAxes, "va": "bottom", "path_effects": STROKE}
+    style = {"color": "white", "fontsize": 12, "transform": ax.transAxes, "va": "bottom", "path_effects": DARK_RIM}
     ax.text(0.02, 0.02, left, ha="left", **style)
     ax.text(0.98, 0.02, right, ha="right", **style)
 
 
-def lesion_mask(lesion: Lesion | LabelMap | Voxels | Sequence[int], subject: Subject) -> np.ndarray:
-    """Where a lesion is, `(I, J, K)` bool in scan order; three numbers are a voxel."""
-    if not isinstance(lesion, Lesion) and np.shape(lesion) == (3,):
+def draw_slice(
+    ax: Axes,
+    space: Canonical,
+    plane: str,
+    at: Sequence[int] | None,
+    channel: int = 0,
+    values: np.ndarray | None = None,
+    scale: Normalize | None = None,
+    outlines: Iterable[tuple[np.ndarray, str]] = (),
+    *,
+    colours: Colormap = SIGNED,
+    threshold: float = 0.0,
+) -> AxesImage:
+    """The plane through the voxel `at`, or the view through the whole head for None, with letters.
+
+    The map, `values`, and the masks of the outlines are `(I, J, K)` in display order.
+    """
+    if at is None:
+        cut, grey = partial(look_through, plane=plane), space.shadow(channel, plane)
+    else:
+        index = at[PLANES[plane]]
+        cut, grey = partial(cut_plane, plane=plane, index=index), space.grey(channel, plane, index)
+    over = None if values is None else cut(values)
+    painted = paint(grey, over, scale, colours=colours, threshold=threshold)
+    drawn = show_painted(ax, painted, space.aspect(plane), scale, colours)
+    for mask, colour in outlines:
+        draw_outline(ax, cut(mask), colour)
+    letter_sides(ax, plane)
+    return drawn
+
+
+def add_colour_bar(
+    figure: Figure | SubFigure,
+    scale: Normalize,
+    axes: Sequence[Axes],
+    unit: str,
+    values: Saliency | np.ndarray,
+    colours: Colormap = SIGNED,
+) -> None:
+    """The bar of a map; only its upper half where the map is nowhere negative."""
+    bar = figure.colorbar(ScalarMappable(scale, colours), ax=axes, shrink=0.8, pad=0.02)
+    bar.ax.set_facecolor("0.4")
+    low, high = float(values.min()), float(values.max())
+    bar.set_label(unit if low or high else f"{unit} (the map is zero everywhere)", fontsize=10)
+    bottom, top = bar.ax.get_ylim()
+    if low >= 0 and high > 0:
+        bar.ax.set_ylim(max(0.0, bottom), top)
+
+
+def split_outlined(lesion: Outlined | None) -> tuple[dict[str, LesionLike], LesionLike | None, bool]:
+    """What to outline, by colour; the lesion that the picture is about; whether a close-up of it is wanted."""
+    if lesion is None:
+        return {}, None, False
+    if isinstance(lesion, Mapping):
+        return dict(lesion), next(iter(lesion.values()), None), True  # pyright: ignore[reportReturnType]
+    if isinstance(lesion, HasVoxels | torch.Tensor | np.ndarray):
+        return {"white": lesion}, lesion, True
+    found = list(lesion)
+    coloured: dict[str, LesionLike] = {}
+    for group, colour in GROUP_COLOURS.items():
+        if voxels := [one.voxels for one in found if one.group == group]:
+            coloured[colour] = np.unique(np.concatenate(voxels), axis=0)
+    return coloured, max(found, key=len, default=None), False
+
+
+def turned_mask(lesion: LesionLike | Sequence[int], subject: Subject, space: Canonical) -> np.ndarray:
+    """Where a lesion is, `(I, J, K)` bool in display order; three numbers are a voxel in scan order."""
+    if not isinstance(lesion, HasVoxels) and np.shape(lesion) == (3,):
         lesion = np.asarray(lesion)[None]
-    mask = np.zeros(subject.shape, dtype=bool)
-    mask[tuple(as_voxels(lesion, subject.shape).T)] = True  # pyright: ignore[reportArgumentType]
-    return mask
+    return space.turn(as_mask(lesion, subject.shape))  # pyright: ignore[reportArgumentType]
 
 
-SIDE, GAP, HEAD, BAR = 3.1, 0.06, 0.32, 1.05
-"""Inches: a panel, the space between two, above for titles, to the right for the colour bar."""
+def plot_slice(
+    subject: Subject,
+    saliency: Saliency | None = None,
+    lesion: Outlined | None = None,
+    *,
+    ax: Axes | None = None,
+    plane: str = "axial",
+    channel: str | None = None,
+    at: LesionLike | Sequence[int] | None = None,
+    through: bool = False,
+    reach_mm: float | None = CLOSE_UP_MM,
+    scale: float | Normalize | None = None,
+    colours: str | Colormap = SIGNED,
+    threshold: float = 0.0,
+    unit: str | None = GRADIENT_UNIT,
+    title: str | None = None,
+) -> Axes:
+    """One slice: the scan in grey, a map over it, the outline of a lesion, a colour bar with the unit.
 
-DPI = 100
-REACH_MM = 20.0
-"""How far around the lesion a close-up shows."""
+    Args:
+        subject: gives the scan.
+        saliency: `(C, I, J, K)`, or `(1, I, J, K)` for a map of all channels; None draws the scan alone.
+        lesion: what to outline: one lesion, in white; several, in the colours of their groups; or `{colour: lesion}`.
+        ax: where to draw; None makes a figure.
+        plane: `axial`, `coronal` or `sagittal`.
+        channel: whose scan and map; None is the first.
+        at: a lesion or a voxel `(i, j, k)` that the plane cuts. None is the lesion, the first of a mapping, the
+            largest of several; without one the peak of the map, and without a map the middle of the scan.
+        through: look through the head instead: at each point the map's largest value along the line of sight.
+        reach_mm: how far around the lesion (not several) to show; None shows all.
+        scale: where the colours end, on both sides of zero; None is the largest absolute value shown. Or a
+            `matplotlib.colors.Normalize`.
+        colours: of the map; for a map without a sign any colormap of matplotlib.
+        threshold: values below this share of the scale's end are not shown.
+        unit: of the map, on the colour bar; None draws no bar.
+        title: None names channel and plane.
 
-COLOURS = SIGNED(np.linspace(0, 1, 1024))
-"""`SIGNED` as a table, lowest value first: `(1024, 4)`."""
+    Returns:
+        The axes; `ax.images[0]` has the colours of the map, for a colour bar of several axes.
 
-Place = tuple[int, int, int]
-
-
-@dataclass(frozen=True)
-class Look:
-    """What of a map is shown, and how.
-
-    Attributes:
-        at: the voxel where the planes meet, in display order: towards right, anterior, superior.
-        channel: which modality.
-        threshold: values below this share of the map's largest are see-through.
-        opacity: 0 to 1.
-        close: show `REACH_MM` around the lesion instead of the whole image.
+    Raises:
+        ValueError: for another plane or channel, or a map on another grid or with NaN.
     """
-
-    at: Place
-    channel: int = 0
-    threshold: float = 0.05
-    opacity: float = 0.9
-    close: bool = False
-
-
-@dataclass(frozen=True, eq=False)
-class Panel:
-    """The parts of one plane that change."""
-
-    axes: Axes
-    picture: AxesImage
-    borders: LineCollection
-    lines: tuple[Line2D, Line2D]
-
-
-class Slices:
-    """A subject's image, one lesion and its map in three planes; what does not move is drawn once and kept.
-
-    The map's colours are symmetric about zero and reach to its largest absolute value in all modalities, so that
-    they stay the same from slice to slice and from modality to modality.
-    """
-
-    def __init__(self, subject: Subject, lesions: Lesions) -> None:
-        self.space, self.subject = Canonical(subject), subject
-        self._grey = [np.percentile(channel[channel != 0], [1, 99.7]) for channel in self.space.image]
-        self.labels = self.space.turn(lesions.label_map(subject.shape).numpy())
-        self._colours = {lesion.number: to_rgba(GROUP_COLOURS[lesion.group]) for lesion in lesions}
-        self.maps: list[np.ndarray] = []
-        self.unit = ""
-        self.top, self._number = 0.0, 0
-        self._whole = self._close = self._around(np.any(self.space.image, axis=0), 3.0)
-        self._kept: tuple[object, object] = (None, None)
-        self._build()
-
-    def show(self, lesion: Lesion, saliency: Saliency | None, unit: str) -> None:
-        """Take another lesion or map; None is a lesion without one."""
-        mask = self.space.turn(lesion.mask(self.subject.shape).numpy())
-        self._number, self.unit = lesion.number, unit
-        self._close = self._around(mask, REACH_MM)
-        self.maps = [] if saliency is None else [self.space.turn(channel) for channel in saliency.numpy()]
-        low, high = (0.0, 0.0) if saliency is None else (float(saliency.min()), float(saliency.max()))
-        self.top = max(-low, high)
-        self._scale.set_clim(-(self.top or 1.0), self.top or 1.0)
-        self._bar.ax.set_ylim(0 if low >= 0 and high > 0 else self._scale.get_clim()[0], self._scale.get_clim()[1])
-        none = "no map of this lesion" if saliency is None else f"{unit} (the map is zero everywhere)"
-        self._bar.set_label(unit if self.top else none, fontsize=11)
-        self._kept = (None, None)
-
-    def peak(self, channel: int) -> Place:
-        """Where the map of one modality has its largest absolute value; without a map, the middle of the lesion."""
-        if not self.top:
-            return busiest(self.labels == self._number)
-        strength = np.abs(self._map(channel))
-        return tuple(int(n) for n in np.unravel_index(int(strength.argmax()), strength.shape))  # pyright: ignore
-
-    def value(self, look: Look) -> tuple[float, float]:
-        """The image's value and the map's at the crosshair; NaN without a map."""
-        here = float(self._map(look.channel)[look.at]) if self.maps else float("nan")
-        return float(self.space.image[look.channel][look.at]), here
-
-    def paint(self, plane: str, look: Look) -> np.ndarray:
-        """One slice as `(rows, columns, 3)` uint8: the image in grey, black where it is 0, and the map over it."""
-        index = look.at[PLANES[plane]]
-        cut = plane_of(self.space.image[look.channel], plane, index)
-        low, high = self._grey[look.channel]
-        grey = np.where(cut == 0, 0, np.clip((cut - low) / (high - low), 0, 1))[..., None]
-        if self.top:
-            values = plane_of(self._map(look.channel), plane, index) / self.top
-            colour = COLOURS[((values + 1) / 2 * (len(COLOURS) - 1)).round().astype(int)]
-            cover = (look.opacity * colour[..., 3] * (np.abs(values) >= look.threshold))[..., None]
-            grey = grey * (1 - cover) + colour[..., :3] * cover
-        return np.broadcast_to((255 * grey).round().astype(np.uint8), (*cut.shape, 3))
-
-    def draw(self, look: Look) -> np.ndarray:
-        """The whole picture, `(height, width, 3)` uint8."""
-        self._keep(look)
-        for plane, panel in self.panels.items():
-            across, up = (look.at[a] for a in range(3) if a != PLANES[plane])
-            panel.picture.set_data(self.paint(plane, look))
-            segments, numbers = borders(plane_of(self.labels, plane, look.at[PLANES[plane]]))
-            chosen = numbers == self._number
-            panel.borders.set_segments(list(segments))
-            panel.borders.set_color(["white" if c else self._colours[n] for c, n in zip(chosen, numbers, strict=True)])
-            panel.borders.set_linewidth([1.6 if c else 1.0 for c in chosen])
-            panel.lines[0].set_xdata([across, across])
-            panel.lines[1].set_ydata([up, up])
-            for artist in (panel.picture, panel.borders, *panel.lines, *panel.axes.texts):
-                panel.axes.draw_artist(artist)
-        return np.asarray(self.canvas.buffer_rgba())[..., :3].copy()
-
-    def png(self, look: Look) -> bytes:
-        """`draw` as a PNG."""
-        stream = BytesIO()
-        Image.fromarray(self.draw(look)).save(stream, "png", compress_level=1)
-        return stream.getvalue()
-
-    def voxel_at(self, x: float, y: float, at: Place) -> tuple[int, Place] | None:
-        """What lies under a point of the picture: the axis its plane cuts, and the voxel; None beside the image.
-
-        Args:
-            x, y: from the picture's upper left corner, as shares of its width and height.
-            at: where the planes meet.
-        """
-        width, height = self.canvas.get_width_height()
-        for plane, panel in self.panels.items():
-            if not panel.axes.bbox.contains(x * width, (1 - y) * height):
-                continue
-            point = panel.axes.transData.inverted().transform((x * width, (1 - y) * height))
-            across, up = (int(np.floor(n + 0.5)) for n in point)
-            voxel = list(at)
-            voxel[0 if plane != "sagittal" else 1], voxel[1 if plane == "axial" else 2] = across, up
-            inside = all(0 <= v < n for v, n in zip(voxel, self.labels.shape, strict=True))
-            return (PLANES[plane], (voxel[0], voxel[1], voxel[2])) if inside else None
-        return None
-
-    def _map(self, channel: int) -> np.ndarray:
-        return self.maps[min(channel, len(self.maps) - 1)]
-
-    def _around(self, mask: np.ndarray, reach: float) -> np.ndarray:
-        return square(mask, reach, self.space.spacing)
-
-    def _build(self) -> None:
-        width, height = 3 * (SIDE + GAP) + BAR, SIDE + HEAD
-        self.figure = Figure(figsize=(width, height), dpi=DPI)
-        self.canvas = FigureCanvasAgg(self.figure)
-        self.panels: dict[str, Panel] = {}
-        for n, plane in enumerate(PLANES):
-            ax = self.figure.add_axes((n * (SIDE + GAP) / width, 0, SIDE / width, SIDE / height), facecolor="black")
-            ax.set(xticks=[], yticks=[])
-            cut = plane_of(self.labels, plane, 0)
-            moving: Any = {"animated": True}
-            picture = ax.imshow(
-                np.zeros((*cut.shape, 3), np.uint8), origin="lower", aspect="auto", interpolation="nearest", **moving
-            )
-            edges = LineCollection([], **moving)
-            ax.add_collection(edges, autolim=False)
-            style: Any = {"color": "#F0E442", "lw": 0.8, "alpha": 0.7, **moving}
-            self.panels[plane] = Panel(ax, picture, edges, (ax.axvline(0, **style), ax.axhline(0, **style)))
-            letters(ax, plane)
-            for text in ax.texts:
-                text.set_animated(True)
-        self._scale = ScalarMappable(Normalize(-1, 1), SIGNED)
-        place = ((3 * (SIDE + GAP) + 0.05) / width, 0.02, 0.14 / width, SIDE / height - 0.04)
-        self._bar = self.figure.colorbar(self._scale, cax=self.figure.add_axes(place, facecolor="0.4"))
-
-    def _keep(self, look: Look) -> None:
-        """Restore what does not move; draw it anew where modality, frame or map are others."""
-        key = (look.channel, look.close)
-        if self._kept[0] != key:
-            for plane, panel in self.panels.items():
-                zoom(panel.axes, plane, self._close if look.close else self._whole)
-                panel.axes.set_title(f"{MODALITY_NAMES[self.subject.channels[look.channel]]}, {plane}", fontsize=12)
-            self.canvas.draw()
-            self._kept = (key, self.canvas.copy_from_bbox(self.figure.bbox))  # pyright: ignore
-        self.canvas.restore_region(self._kept[1])  # pyright: ignore
+    check_choice("plane", plane, list(PLANES))
+    index = channel_index(subject, channel)
+    if saliency is not None:
+        check_map(saliency, subject)
+    space = Canonical(subject)
+    values = None if saliency is None else space.turn(channel_map(saliency, index))
+    coloured, about, close = split_outlined(lesion)
+    outlines = [(turned_mask(one, subject, space), colour) for colour, one in coloured.items()]
+    centre = slice_centre(subject, space, about if at is None else at, values)
+    frame = whole_frame(space)
+    if close and reach_mm is not None and outlines:
+        frame = cube_around(outlines[0][0], reach_mm, space.spacing)
+    table = plt.get_cmap(colours)
+    if values is not None and not isinstance(scale, Normalize):
+        cut = look_through(values, plane) if through else cut_plane(values, plane, centre[PLANES[plane]])
+        top = float(np.abs(framed(cut, plane, frame)).max()) if scale is None else scale
+        scale = symmetric(top) if table == SIGNED else Normalize(0, top or 1.0)
+    norm = scale if isinstance(scale, Normalize) else None
+    if ax is None:
+        ax = plt.subplots(figsize=(5.4, 4.6), layout="constrained")[1]
+    place = None if through else centre
+    draw_slice(ax, space, plane, place, index, values, norm, outlines, colours=table, threshold=threshold)
+    zoom(ax, plane, frame)
+    ax.set_title(f"{label_of(subject.channels[index])}, {plane}" if title is None else title)
+    if values is not None and norm is not None and unit is not None:
+        add_colour_bar(ax.figure, norm, [ax], unit, values, table)
+    return ax
 
 
-def borders(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Voxel edges between different labels of a slice: `(N, 2, 2)` ends as (column, row), `(N,)` larger label."""
-    padded = np.pad(labels, 1)
-    parts, numbers = [], []
-    for turned in (False, True):
-        cells = padded.T if turned else padded
-        row, column = np.nonzero(cells[1:-1, 1:] != cells[1:-1, :-1])
-        numbers.append(np.maximum(cells[row + 1, column], cells[row + 1, column + 1]))
-        ends = np.stack([np.stack([column - 0.5, row + half], axis=1) for half in (-0.5, 0.5)], axis=1)
-        parts.append(ends[..., ::-1] if turned else ends)
-    return np.concatenate(parts), np.concatenate(numbers)
+def slice_centre(
+    subject: Subject, space: Canonical, at: LesionLike | Sequence[int] | None, values: np.ndarray | None = None
+) -> tuple[int, int, int]:
+    """The voxel in display order that planes cut: through a lesion, else the peak of a map, else the middle."""
+    if at is not None:
+        return busiest(turned_mask(at, subject, space))
+    if values is not None:
+        return peak_of(values)
+    i, j, k = (n // 2 for n in space.image[0].shape)
+    return i, j, k

@@ -1,10 +1,15 @@
-"""The maps of a subject's lesions, to be moved through in a notebook; a picture where no kernel runs."""
+"""The maps of a subject's lesions, to be moved through in a notebook; a picture where no kernel runs.
+
+Four parts, each of which knows only those before it: the maps of one subject, three planes through a voxel drawn fast,
+the controls, and the viewer that ties them together.
+"""
 
 from base64 import b64encode
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from html import escape
+from io import BytesIO
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -12,30 +17,56 @@ import ipywidgets as widgets
 import numpy as np
 import torch
 from IPython.display import HTML, display
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.cm import ScalarMappable
+from matplotlib.collections import LineCollection
+from matplotlib.colors import to_rgba
+from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
+from matplotlib.lines import Line2D
 from nibabel.affines import apply_affine
+from PIL import Image
 
-from ies_helpers.arrays import LabelMap, Saliency, Voxels, as_voxels
-from ies_helpers.figures.slices import MODALITY_NAMES, PLANES, Look, Place, Slices, check_map
+from ies_helpers.arrays import LesionLike, Saliency, as_voxels
+from ies_helpers.figures.slices import (
+    GROUP_COLOURS,
+    OKABE_ITO,
+    PLANES,
+    SIGNED,
+    Canonical,
+    busiest,
+    check_map,
+    cube_around,
+    cut_plane,
+    in_plane,
+    label_of,
+    letter_sides,
+    paint,
+    peak_of,
+    show_painted,
+    symmetric,
+    zoom,
+)
 from ies_helpers.saliency.methods import GRADIENT_UNIT, METHODS
 from ies_helpers.segmentation.lesions import GROUPS, Lesion, Lesions, lesion_of
 from ies_helpers.subjects.folder import SavedMap, Scans, groups_path, read_maps, subject_folder
 from ies_helpers.subjects.nifti import read_image, read_values
 from ies_helpers.subjects.subject import Subject
 
-# What there is to look at: one subject, its lesions, and maps of them by method and aggregation.
+# The maps of one subject, by method and aggregation, from memory or from a folder.
 
 Key: TypeAlias = tuple[str, str]
 """Method and aggregation, `""` where a method has none."""
 
-Some: TypeAlias = Lesion | Lesions | Iterable[Lesion] | LabelMap | Voxels
-"""One lesion or several."""
+LesionOrLesions: TypeAlias = LesionLike | Iterable[Lesion]
 
-KEPT = 4
+MAPS_IN_MEMORY = 4
 """Maps of a folder that are held in memory; one of 182 x 218 x 182 voxels takes 58 MB."""
 
 
 @dataclass(frozen=True, eq=False)
-class Scene:
+class SubjectMaps:
     """One subject, its lesions, and their maps.
 
     Attributes:
@@ -55,12 +86,12 @@ class Scene:
         return {number for some in self.maps.values() for number in some}
 
 
-class Stored(Mapping[int, Saliency]):
+class FolderMaps(Mapping[int, Saliency]):
     """Maps in a folder, by lesion, read when they are first asked for."""
 
     def __init__(self) -> None:
         self.saved: dict[int, SavedMap] = {}
-        self._read = lru_cache(KEPT)(lambda number: self.saved[number].load()[0])
+        self._read = lru_cache(MAPS_IN_MEMORY)(lambda number: self.saved[number].load()[0])
 
     def __getitem__(self, number: int) -> Saliency:
         return self._read(number)
@@ -72,20 +103,13 @@ class Stored(Mapping[int, Saliency]):
         return len(self.saved)
 
 
-def scene_of(subject: Subject, maps: Any, lesions: Some) -> Scene:
-    """A scene out of what a notebook has at hand.
-
-    Args:
-        subject: whose.
-        maps: of one lesion a map `(C, I, J, K)`, or `{name: map}`; of several `{number: map}`, or
-            `{name: {number: map}}`. A name is a method, or a method and an aggregation: `("smoothgrad", "max")`.
-        lesions: a `Lesion`, a mask or voxels; `Lesions`, or several of them.
-
-    Raises:
-        ValueError: for a map on another grid or with NaN, or one of which it is not clear whose it is.
-    """
-    numbered = _lesions(lesions, subject)
-    named = {"": {} if maps is None else maps} if not isinstance(maps, Mapping) or _by_number(maps) else maps
+def gather_maps(subject: Subject, maps: Any, lesions: LesionOrLesions) -> SubjectMaps:
+    """The maps that a notebook has at hand, in whichever of the forms that `view` takes."""
+    numbered = _as_lesions(lesions, subject)
+    if maps is None:
+        maps = {}
+    by_number = isinstance(maps, Mapping) and all(isinstance(key, int | np.integer) for key in maps)
+    named = maps if isinstance(maps, Mapping) and not by_number else {"": maps}
     sorted_out: dict[Key, dict[int, Saliency]] = {}
     for name, some in named.items():
         key = (name, "") if isinstance(name, str) else tuple(str(part or "") for part in name)
@@ -97,11 +121,11 @@ def scene_of(subject: Subject, maps: Any, lesions: Some) -> Scene:
             check_map(saliency, subject, f" of lesion {numbered[number].number}")
         sorted_out[key] = dict(some)  # pyright: ignore[reportArgumentType]
     units = {key: METHODS[key[0]].unit if key[0] in METHODS else GRADIENT_UNIT for key in sorted_out}
-    return Scene(subject, numbered, sorted_out, units)
+    return SubjectMaps(subject, numbered, sorted_out, units)
 
 
-def scene_in(folder: Path, name: str | None = None) -> Scene:
-    """The scene of one subject in a folder that `ies explain` wrote.
+def read_subject_maps(folder: Path, name: str | None = None) -> SubjectMaps:
+    """The maps of one subject in a folder that `ies explain` wrote.
 
     Args:
         folder: the derivative's root.
@@ -117,29 +141,23 @@ def scene_in(folder: Path, name: str | None = None) -> Scene:
         raise ValueError(f"name must be one of {', '.join(names)}, whose maps are in {folder}; got {name!r}.")
     mine = [saved for saved in found if saved.record["subject"] == (name or names[0])]
     subject = Scans()(mine[0])
-    maps: dict[Key, Stored] = {}
+    maps: dict[Key, FolderMaps] = {}
     units: dict[Key, str] = {}
     for saved in mine:
         frozen = "frozen" if saved.record.get("statistics") == "frozen" else ""
         key = (saved.record["method"], f"{saved.record['aggregate'] or ''} {frozen}".strip())
-        maps.setdefault(key, Stored()).saved[saved.record["lesion"]] = saved
+        maps.setdefault(key, FolderMaps()).saved[saved.record["lesion"]] = saved
         units[key] = saved.record["unit"]
-    return Scene(subject, _saved_lesions(folder, subject), maps, units)
+    return SubjectMaps(subject, _saved_lesions(folder, subject), maps, units)
 
 
-def _by_number(maps: Mapping[Any, Any]) -> bool:
-    return all(isinstance(key, int | np.integer) for key in maps)
-
-
-def _lesions(lesions: Some, subject: Subject) -> Lesions:
-    if isinstance(lesions, Lesions):
-        return lesions
+def _as_lesions(lesions: LesionOrLesions, subject: Subject) -> Lesions:
     if isinstance(lesions, Lesion):
         return Lesions([lesions])
     if isinstance(lesions, torch.Tensor | np.ndarray):
         score = np.full(subject.shape, np.nan, dtype=np.float32)
         return Lesions([lesion_of(1, "unknown", as_voxels(lesions, subject.shape), score, subject.affine)])
-    return Lesions(list(lesions))
+    return lesions if isinstance(lesions, Lesions) else Lesions(list(lesions))  # pyright: ignore[reportArgumentType]
 
 
 def _saved_lesions(folder: Path, subject: Subject) -> Lesions:
@@ -156,6 +174,190 @@ def _saved_lesions(folder: Path, subject: Subject) -> Lesions:
         for number in np.unique(labels[labels > 0]):
             found.append(lesion_of(int(number), group, np.argwhere(labels == number), score, subject.affine))
     return Lesions(sorted(found, key=lambda lesion: lesion.number))
+
+
+# Three planes through one voxel, drawn fast: what does not move is drawn once and kept.
+
+PANEL, GAP, HEAD, BAR = 3.1, 0.06, 0.32, 1.05
+"""Inches: a panel's side, the space between two, above for titles, to the right for the colour bar."""
+
+PIXELS_PER_INCH = 100
+
+VIEWER_REACH_MM = 20.0
+"""How far around the lesion a close-up shows."""
+
+Place = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class ViewState:
+    """What of a map is shown, and how.
+
+    Attributes:
+        at: the voxel where the planes meet, in display order: towards right, anterior, superior.
+        channel: whose scan and map.
+        threshold: values below this share of the map's largest are see-through.
+        opacity: 0 to 1.
+        close: show `VIEWER_REACH_MM` around the lesion instead of the whole image.
+    """
+
+    at: Place
+    channel: int = 0
+    threshold: float = 0.05
+    opacity: float = 0.9
+    close: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Panel:
+    """The parts of one plane that change."""
+
+    axes: Axes
+    picture: AxesImage
+    borders: LineCollection
+    lines: tuple[Line2D, Line2D]
+
+
+class ThreePlanes:
+    """A subject's image, one lesion and its map in three planes.
+
+    The map's colours are symmetric about zero and reach to its largest absolute value in all channels, so that they
+    stay the same from slice to slice and from channel to channel.
+    """
+
+    def __init__(self, subject: Subject, lesions: Lesions) -> None:
+        self.space, self.subject = Canonical(subject), subject
+        self.labels = self.space.turn(lesions.label_map(subject.shape).numpy())
+        self._colours = {lesion.number: to_rgba(GROUP_COLOURS[lesion.group]) for lesion in lesions}
+        self.maps: list[np.ndarray] = []
+        self.unit = ""
+        self.top, self._number = 0.0, 0
+        head = np.any(self.space.image, axis=0)
+        self._whole = self._close = cube_around(head if head.any() else ~head, 3.0, self.space.spacing)
+        self._kept: tuple[object, object] = (None, None)
+        self._build()
+
+    def show_map(self, lesion: Lesion, saliency: Saliency | None, unit: str) -> None:
+        """Take another lesion or map; None is a lesion without one."""
+        mask = self.space.turn(lesion.mask(self.subject.shape).numpy())
+        self._number, self.unit = lesion.number, unit
+        self._close = cube_around(mask, VIEWER_REACH_MM, self.space.spacing)
+        self.maps = [] if saliency is None else [self.space.turn(channel) for channel in saliency.numpy()]
+        low, high = (0.0, 0.0) if saliency is None else (float(saliency.min()), float(saliency.max()))
+        self.top = max(-low, high)
+        self._scale.set_clim(-(self.top or 1.0), self.top or 1.0)
+        bottom, top = self._scale.get_clim()
+        self._bar.ax.set_ylim(0 if low >= 0 and high > 0 else bottom, top)
+        none = "no map of this lesion" if saliency is None else f"{unit} (the map is zero everywhere)"
+        self._bar.set_label(unit if self.top else none, fontsize=11)
+        self._kept = (None, None)
+
+    def peak(self, channel: int) -> Place:
+        """Where the map of one channel has its largest absolute value; without a map, the middle of the lesion."""
+        return peak_of(self._map(channel)) if self.top else busiest(self.labels == self._number)
+
+    def value(self, state: ViewState) -> tuple[float, float]:
+        """The image's value and the map's at the crosshair; NaN without a map."""
+        here = float(self._map(state.channel)[state.at]) if self.maps else float("nan")
+        return float(self.space.image[state.channel][state.at]), here
+
+    def paint(self, plane: str, state: ViewState) -> np.ndarray:
+        """One slice with its map, `(rows, columns, 3)` uint8."""
+        index = state.at[PLANES[plane]]
+        grey = self.space.grey(state.channel, plane, index)
+        values = cut_plane(self._map(state.channel), plane, index) if self.top else None
+        return paint(grey, values, self._norm, opacity=state.opacity, threshold=state.threshold)
+
+    def draw(self, state: ViewState) -> np.ndarray:
+        """The whole picture, `(height, width, 3)` uint8."""
+        self._keep(state)
+        for plane, panel in self.panels.items():
+            across, up = (state.at[axis] for axis in in_plane(plane))
+            panel.picture.set_data(self.paint(plane, state))
+            segments, numbers = label_borders(cut_plane(self.labels, plane, state.at[PLANES[plane]]))
+            chosen = numbers == self._number
+            panel.borders.set_segments(list(segments))
+            panel.borders.set_color(["white" if c else self._colours[n] for c, n in zip(chosen, numbers, strict=True)])
+            panel.borders.set_linewidth([1.6 if c else 1.0 for c in chosen])
+            panel.lines[0].set_xdata([across, across])
+            panel.lines[1].set_ydata([up, up])
+            for artist in (panel.picture, panel.borders, *panel.lines, *panel.axes.texts):
+                panel.axes.draw_artist(artist)
+        return np.asarray(self.canvas.buffer_rgba())[..., :3].copy()
+
+    def png(self, state: ViewState) -> bytes:
+        """`draw` as a PNG."""
+        stream = BytesIO()
+        Image.fromarray(self.draw(state)).save(stream, "png", compress_level=1)
+        return stream.getvalue()
+
+    def voxel_at(self, x: float, y: float, at: Place) -> tuple[int, Place] | None:
+        """What lies under a point of the picture: the axis its plane cuts, and the voxel; None beside the image.
+
+        Args:
+            x, y: from the picture's upper left corner, as shares of its width and height.
+            at: where the planes meet.
+        """
+        width, height = self.canvas.get_width_height()
+        for plane, panel in self.panels.items():
+            if not panel.axes.bbox.contains(x * width, (1 - y) * height):
+                continue
+            point = panel.axes.transData.inverted().transform((x * width, (1 - y) * height))
+            across, up = (int(np.floor(n + 0.5)) for n in point)
+            there = dict(zip(in_plane(plane), (across, up), strict=True))
+            i, j, k = (there.get(axis, at[axis]) for axis in range(3))
+            inside = all(0 <= v < n for v, n in zip((i, j, k), self.labels.shape, strict=True))
+            return (PLANES[plane], (i, j, k)) if inside else None
+        return None
+
+    def _map(self, channel: int) -> np.ndarray:
+        return self.maps[min(channel, len(self.maps) - 1)]
+
+    def _build(self) -> None:
+        width, height = 3 * (PANEL + GAP) + BAR, PANEL + HEAD
+        self.figure = Figure(figsize=(width, height), dpi=PIXELS_PER_INCH)
+        self.canvas = FigureCanvasAgg(self.figure)
+        self.panels: dict[str, Panel] = {}
+        for n, plane in enumerate(PLANES):
+            ax = self.figure.add_axes((n * (PANEL + GAP) / width, 0, PANEL / width, PANEL / height))
+            empty = np.zeros((*cut_plane(self.labels, plane, 0).shape, 3), np.uint8)
+            picture = show_painted(ax, empty, "auto", None)
+            picture.set(animated=True, interpolation="nearest")
+            edges = LineCollection([], animated=True)
+            ax.add_collection(edges, autolim=False)
+            style: Any = {"color": OKABE_ITO["yellow"], "lw": 0.8, "alpha": 0.7, "animated": True}
+            self.panels[plane] = Panel(ax, picture, edges, (ax.axvline(0, **style), ax.axhline(0, **style)))
+            letter_sides(ax, plane)
+            for text in ax.texts:
+                text.set_animated(True)
+        self._norm = symmetric(1.0)
+        self._scale = ScalarMappable(self._norm, SIGNED)
+        place = ((3 * (PANEL + GAP) + 0.05) / width, 0.02, 0.14 / width, PANEL / height - 0.04)
+        self._bar = self.figure.colorbar(self._scale, cax=self.figure.add_axes(place, facecolor="0.4"))
+
+    def _keep(self, state: ViewState) -> None:
+        """Restore what does not move; draw it anew where channel, frame or map are others."""
+        key = (state.channel, state.close)
+        if self._kept[0] != key:
+            for plane, panel in self.panels.items():
+                zoom(panel.axes, plane, self._close if state.close else self._whole)
+                panel.axes.set_title(f"{label_of(self.subject.channels[state.channel])}, {plane}", fontsize=12)
+            self.canvas.draw()
+            self._kept = (key, self.canvas.copy_from_bbox(self.figure.bbox))  # pyright: ignore
+        self.canvas.restore_region(self._kept[1])  # pyright: ignore
+
+
+def label_borders(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Voxel edges between different labels of a slice: `(N, 2, 2)` ends as (column, row), `(N,)` larger label."""
+    padded = np.pad(labels, 1)
+    parts, numbers = [], []
+    for turned in (False, True):
+        cells = padded.T if turned else padded
+        row, column = np.nonzero(cells[1:-1, 1:] != cells[1:-1, :-1])
+        numbers.append(np.maximum(cells[row + 1, column], cells[row + 1, column + 1]))
+        ends = np.stack([np.stack([column - 0.5, row + half], axis=1) for half in (-0.5, 0.5)], axis=1)
+        parts.append(ends[..., ::-1] if turned else ends)
+    return np.concatenate(parts), np.concatenate(numbers)
 
 
 # The viewer's widgets: what can be chosen, the picture, and how clicks on it reach Python.
@@ -193,36 +395,36 @@ voxel; click to move there or to choose a lesion, then turn the wheel to change 
 """Lies over the picture and takes the mouse; hides the static picture that follows a viewer that is alive."""
 
 STATIC = """<figure class="ies-{id} ies-static" style="margin: 0"><img src="data:image/png;base64,{png}" alt="{alt}"
-style="max-width: 100%"><figcaption>{told}</figcaption></figure>"""
+style="max-width: 100%"><figcaption>{caption}</figcaption></figure>"""
 """What is seen where no kernel runs."""
 
-WIDE = {"style": {"description_width": "5.5em"}, "layout": {"width": "22em"}}
+CONTROL_SIZE = {"style": {"description_width": "5.5em"}, "layout": {"width": "22em"}}
 
 
-def make_controls(scene: Scene, shape: tuple[int, ...]) -> dict[str, Any]:
+def make_controls(content: SubjectMaps, shape: tuple[int, ...]) -> dict[str, Any]:
     """Every control by name, for a volume of `shape` in display order."""
-    groups = [(f"{g} ({len(scene.lesions.of(g))})", g) for g in GROUPS if scene.lesions.of(g)]
-    methods = [(method or "map", method) for method in dict.fromkeys(method for method, _ in scene.maps)]
-    modalities = [(MODALITY_NAMES[m], n) for n, m in enumerate(scene.subject.channels)]
+    groups = [(f"{g} ({len(content.lesions.of(g))})", g) for g in GROUPS if content.lesions.of(g)]
+    methods = [(method or "map", method) for method in dict.fromkeys(method for method, _ in content.maps)]
+    modalities = [(label_of(m), n) for n, m in enumerate(content.subject.channels)]
     controls: dict[str, Any] = {
-        "group": widgets.Dropdown(options=[(f"all ({len(scene.lesions)})", "all"), *groups], **WIDE),
-        "lesion": widgets.Select(rows=7, **WIDE | {"layout": {"width": "27em"}}),
-        "method": widgets.Dropdown(options=methods or [("none", "")], **WIDE),
-        "aggregate": widgets.Dropdown(**WIDE),
-        "modality": widgets.Dropdown(options=modalities, **WIDE),
-        "threshold": widgets.FloatSlider(0.05, min=0, max=1, step=0.01, readout_format=".0%", **WIDE),
-        "opacity": widgets.FloatSlider(0.9, min=0, max=1, step=0.05, readout_format=".0%", **WIDE),
+        "group": widgets.Dropdown(options=[(f"all ({len(content.lesions)})", "all"), *groups], **CONTROL_SIZE),
+        "lesion": widgets.Select(rows=7, **CONTROL_SIZE | {"layout": {"width": "27em"}}),
+        "method": widgets.Dropdown(options=methods or [("none", "")], **CONTROL_SIZE),
+        "aggregate": widgets.Dropdown(**CONTROL_SIZE),
+        "modality": widgets.Dropdown(options=modalities, **CONTROL_SIZE),
+        "threshold": widgets.FloatSlider(0.05, min=0, max=1, step=0.01, readout_format=".0%", **CONTROL_SIZE),
+        "opacity": widgets.FloatSlider(0.9, min=0, max=1, step=0.05, readout_format=".0%", **CONTROL_SIZE),
     }
     for plane, axis in PLANES.items():
-        controls[plane] = widgets.IntSlider(shape[axis] // 2, min=0, max=shape[axis] - 1, **WIDE)
+        controls[plane] = widgets.IntSlider(shape[axis] // 2, min=0, max=shape[axis] - 1, **CONTROL_SIZE)
     for name, control in controls.items():
         control.description = name
-    controls["closeup"] = widgets.Checkbox(True, description="close-up of the lesion", **WIDE)
+    controls["closeup"] = widgets.Checkbox(True, description="close-up of the lesion", **CONTROL_SIZE)
     controls["peak"] = widgets.Button(description="jump to the peak", layout={"width": "15em"})
     return controls
 
 
-def arrange(controls: dict[str, Any], picture: Any, told: Any, pointer: Any) -> Any:
+def arrange(controls: dict[str, Any], picture: Any, caption: Any, pointer: Any) -> Any:
     """Controls in three columns above the picture, what is told below it, one box around all."""
     columns = [
         ("group", "lesion"),
@@ -234,35 +436,38 @@ def arrange(controls: dict[str, Any], picture: Any, told: Any, pointer: Any) -> 
     )
     glass = widgets.HTML()
     stage = widgets.Box([picture, glass], layout={"max_width": "1100px", "overflow": "hidden"})
-    whole = widgets.VBox([above, stage, told, pointer])
+    whole = widgets.VBox([above, stage, caption, pointer])
     glass.value = GLASS.format(id=whole.model_id, keys=escape(KEYS), click=escape(CLICK), wheel=escape(WHEEL))
     for widget, name in ((whole, "ies-viewer"), (stage, "ies-stage"), (pointer, "ies-pointer")):
         widget.add_class(name)
     return whole
 
 
-def rows(scene: Scene, group: str) -> list[tuple[str, int]]:
+def lesion_rows(content: SubjectMaps, group: str) -> list[tuple[str, int]]:
     """Lesions of a group, or of `all`, as a table's rows; those that have no map say so."""
-    chosen = [lesion for lesion in scene.lesions if group in ("all", lesion.group)]
-    return [(_row(lesion) + ("" if lesion.number in scene.mapped else " · no map"), lesion.number) for lesion in chosen]
+    rows = []
+    for lesion in content.lesions:
+        if group in ("all", lesion.group):
+            size = f"{len(lesion)} voxels · p {lesion.mean_probability:.2f}"
+            lacking = "" if lesion.number in content.mapped else " · no map"
+            rows.append((f"{lesion.number} · {lesion.group} · {size}{lacking}", lesion.number))
+    return rows
 
 
-def aggregates(scene: Scene, method: str) -> list[tuple[str, str]]:
+def aggregates_of(content: SubjectMaps, method: str) -> list[tuple[str, str]]:
     """The aggregations that there are of a method."""
-    return [(how or "–", how) for name, how in scene.maps if name == method] or [("–", "")]
+    return [(how or "–", how) for name, how in content.maps if name == method] or [("–", "")]
 
 
-def _row(lesion: Lesion) -> str:
-    return f"{lesion.number} · {lesion.group} · {len(lesion)} voxels · p {lesion.mean_probability:.2f}"
+WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
+
+PLANE_OF_AXIS = tuple(sorted(PLANES, key=PLANES.__getitem__))
+"""Which plane cuts the first, the second and the third axis of the display."""
 
 
-WIDGET = "application/vnd.jupyter.widget-view+json"
-
-AXES = ("sagittal", "coronal", "axial")
-"""The plane that cuts each axis of the display."""
-
-
-def view(subject: Subject | Path | str, maps: Any = None, lesions: Some = (), *, name: str | None = None) -> "Viewer":
+def view(
+    subject: Subject | Path | str, maps: Any = None, lesions: LesionOrLesions = (), *, name: str | None = None
+) -> "Viewer":
     """Look at the maps of a subject's lesions: three planes with a crosshair, in a notebook.
 
     Args:
@@ -277,32 +482,33 @@ def view(subject: Subject | Path | str, maps: Any = None, lesions: Some = (), *,
         FileNotFoundError: for a folder without maps.
     """
     if isinstance(subject, Subject):
-        return Viewer(scene_of(subject, maps, lesions))
-    return Viewer(scene_in(Path(subject), name))
+        return Viewer(gather_maps(subject, maps, lesions))
+    return Viewer(read_subject_maps(Path(subject), name))
 
 
 class Viewer:
     """A picture and its controls; setting the `value` of a control moves the picture.
 
     Attributes:
-        scene: what there is to look at.
+        content: what there is to look at.
         controls: `group lesion method aggregate modality axial coronal sagittal threshold opacity closeup peak`.
         picture: the PNG on the screen is its `value`.
-        told: what the picture shows and what lies under the crosshair, in words.
+        planes: what draws it.
+        caption: what the picture shows and what lies under the crosshair, in words.
         widget: all of it.
     """
 
-    def __init__(self, scene: Scene) -> None:
-        if not len(scene.lesions):
+    def __init__(self, content: SubjectMaps) -> None:
+        if not len(content.lesions):
             raise ValueError("There must be a lesion to look at, got none; plot_lesions draws the image alone.")
-        self.scene, self.slices = scene, Slices(scene.subject, scene.lesions)
-        self._to_scan = np.linalg.inv(scene.subject.affine) @ self.slices.space.affine
+        self.content, self.planes = content, ThreePlanes(content.subject, content.lesions)
+        self._to_scan = np.linalg.inv(content.subject.affine) @ self.planes.space.affine
         self._shown, self._busy = 0, False
-        self.controls = make_controls(scene, self.slices.labels.shape)
+        self.controls = make_controls(content, self.planes.labels.shape)
         self.picture = widgets.Image(format="png", layout={"width": "100%", "margin": "0"})
-        self.told = widgets.HTML()
+        self.caption = widgets.HTML()
         self.pointer = widgets.Text(layout={"display": "none"})
-        self.widget = arrange(self.controls, self.picture, self.told, self.pointer)
+        self.widget = arrange(self.controls, self.picture, self.caption, self.pointer)
         for control, one in self.controls.items():
             if control == "peak":
                 one.on_click(lambda _: self._change("peak"))
@@ -314,13 +520,13 @@ class Viewer:
     @property
     def lesion(self) -> Lesion:
         """The chosen one."""
-        return self.scene.lesions[self.controls["lesion"].value]
+        return self.content.lesions[self.controls["lesion"].value]
 
     @property
-    def look(self) -> Look:
+    def state(self) -> ViewState:
         """What is shown, as the controls say."""
         names = ("modality", "threshold", "opacity", "closeup")
-        return Look(self._at, *(self.controls[name].value for name in names))
+        return ViewState(self._at, *(self.controls[name].value for name in names))
 
     @property
     def voxel(self) -> Place:
@@ -328,18 +534,18 @@ class Viewer:
         return tuple(int(n) for n in apply_affine(self._to_scan, self._at).round())  # pyright: ignore
 
     def static(self) -> str:
-        """The current picture with what is told of it, as HTML that needs neither kernel nor widgets."""
-        png, told = b64encode(self.picture.value).decode(), self.told.value
-        return STATIC.format(id=self.widget.model_id, alt=escape(self._title()), png=png, told=told)
+        """The current picture with its caption, as HTML that needs neither kernel nor widgets."""
+        png, alt = b64encode(self.picture.value).decode(), escape(self._title())
+        return STATIC.format(id=self.widget.model_id, alt=alt, png=png, caption=self.caption.value)
 
     def _ipython_display_(self) -> None:
         here = {"version_major": 2, "version_minor": 0, "model_id": self.widget.model_id}
-        display({WIDGET: here, "text/plain": "Controls need a running kernel; run this cell."}, raw=True)
+        display({WIDGET_VIEW: here, "text/plain": "Controls need a running kernel; run this cell."}, raw=True)
         display(HTML(self.static()))
 
     @property
     def _at(self) -> Place:
-        return tuple(self.controls[plane].value for plane in AXES)  # pyright: ignore[reportReturnType]
+        return tuple(self.controls[plane].value for plane in PLANE_OF_AXIS)  # pyright: ignore[reportReturnType]
 
     def _change(self, control: str, message: str = "") -> None:
         """Let the other controls follow one of them, then draw once."""
@@ -350,18 +556,18 @@ class Viewer:
             if control == "pointer":
                 self._point(*message.split())
             if control == "group":
-                self._offer("lesion", rows(self.scene, self.controls["group"].value), self.scene.mapped)
+                self._offer("lesion", lesion_rows(self.content, self.controls["group"].value), self.content.mapped)
             if control in ("group", "method"):
-                self._offer("aggregate", aggregates(self.scene, self.controls["method"].value))
+                self._offer("aggregate", aggregates_of(self.content, self.controls["method"].value))
             moved = control == "peak" or (control != "pointer" and self._shown != self.lesion.number)
             if control in ("method", "aggregate") or self._shown != self.lesion.number:
                 self._take_map()
             if moved:
-                self._go(self.slices.peak(self.look.channel))
+                self._go(self.planes.peak(self.state.channel))
         finally:
             self._busy = False
-        self.picture.value = self.slices.png(self.look)
-        self.told.value = f'<span aria-live="polite">{escape(self._title())}<br>{escape(self._here())}</span>'
+        self.picture.value = self.planes.png(self.state)
+        self.caption.value = f'<span aria-live="polite">{escape(self._title())}<br>{escape(self._here())}</span>'
 
     def _offer(self, control: str, options: list[tuple[str, Any]], better: Collection[Any] = ()) -> None:
         """New options: the chosen one is kept if it is still there, else the first of the `better` ones is taken."""
@@ -372,45 +578,45 @@ class Viewer:
 
     def _take_map(self) -> None:
         key = (self.controls["method"].value, self.controls["aggregate"].value)
-        saliency = self.scene.maps.get(key, {}).get(self.lesion.number)
-        self.slices.show(self.lesion, saliency, self.scene.units.get(key, ""))
+        saliency = self.content.maps.get(key, {}).get(self.lesion.number)
+        self.planes.show_map(self.lesion, saliency, self.content.units.get(key, ""))
         self._shown = self.lesion.number
 
     def _go(self, at: Place) -> None:
-        for plane, index in zip(AXES, at, strict=True):
+        for plane, index in zip(PLANE_OF_AXIS, at, strict=True):
             self.controls[plane].value = index
 
     def _point(self, kind: str, x: str, y: str, steps: str, _: str) -> None:
         """A click moves the crosshair, and chooses the lesion that it hits; the wheel turns the plane below it."""
-        hit = self.slices.voxel_at(float(x), float(y), self._at)
+        hit = self.planes.voxel_at(float(x), float(y), self._at)
         if hit is None:
             return
         axis, at = hit
         if kind == "wheel":
             at = list(self._at)
-            at[axis] = min(max(at[axis] + int(steps), 0), self.slices.labels.shape[axis] - 1)
+            at[axis] = min(max(at[axis] + int(steps), 0), self.planes.labels.shape[axis] - 1)
         self._go(at)  # pyright: ignore[reportArgumentType]
-        number = int(self.slices.labels[self._at])
+        number = int(self.planes.labels[self._at])
         if kind == "click" and number in [n for _, n in self.controls["lesion"].options]:
             self.controls["lesion"].value = number
 
     def _title(self) -> str:
         """`patient26, lesion 3 (TP, 107 voxels): smoothgrad max, map of FLAIR`."""
-        lesion, look = self.lesion, self.look
+        lesion, subject = self.lesion, self.content.subject
         how = " ".join(filter(None, (self.controls["method"].value, self.controls["aggregate"].value)))
-        modality = MODALITY_NAMES[self.scene.subject.channels[look.channel]]
-        shown = f"map of {modality}" if len(self.slices.maps) > 1 else f"over {modality}"
-        what = f"{self.scene.subject.name}, lesion {lesion.number} ({lesion.group}, {len(lesion)} voxels)"
-        return f"{what}: {how or 'map'}, {shown}" if self.slices.maps else f"{what}: no map"
+        channel = label_of(subject.channels[self.state.channel])
+        shown = f"map of {channel}" if len(self.planes.maps) == len(subject.channels) else f"over {channel}"
+        what = f"{subject.name}, lesion {lesion.number} ({lesion.group}, {len(lesion)} voxels)"
+        return f"{what}: {how or 'map'}, {shown}" if self.planes.maps else f"{what}: no map"
 
     def _here(self) -> str:
         """The crosshair's voxel, where it lies, and the values there."""
-        image, value = self.slices.value(self.look)
-        mm = ", ".join(f"{n:.1f}" for n in apply_affine(self.scene.subject.affine, self.voxel))
-        number = int(self.slices.labels[self._at])
-        where = f"in lesion {number} ({self.scene.lesions[number].group})" if number else "in no lesion"
-        told = f"Voxel {self.voxel} at ({mm}) mm, {where}. Image {image:+.2f} (z-score)"
-        if not self.slices.maps:
-            return f"{told}."
-        share = f", {abs(value) / self.slices.top:.0%} of the map's peak" if self.slices.top else ""
-        return f"{told}; map {value:+.3g} {self.slices.unit}{share}."
+        image, value = self.planes.value(self.state)
+        mm = ", ".join(f"{n:.1f}" for n in apply_affine(self.content.subject.affine, self.voxel))
+        number = int(self.planes.labels[self._at])
+        where = f"in lesion {number} ({self.content.lesions[number].group})" if number else "in no lesion"
+        here = f"Voxel {self.voxel} at ({mm}) mm, {where}. Image {image:+.2f} (z-score)"
+        if not self.planes.maps:
+            return f"{here}."
+        share = f", {abs(value) / self.planes.top:.0%} of the map's peak" if self.planes.top else ""
+        return f"{here}; map {value:+.3g} {self.planes.unit}{share}."

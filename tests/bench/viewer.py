@@ -56,8 +56,8 @@ def main() -> None:
     torch.set_num_threads(2)
     viewer = brain()
     print(
-        f"{' x '.join(map(str, SHAPE))} voxels, {len(viewer.scene.lesions)} lesions, picture of "
-        f"{' x '.join(map(str, viewer.slices.canvas.get_width_height()))} pixels\n"
+        f"{' x '.join(map(str, SHAPE))} voxels, {len(viewer.content.lesions)} lesions, picture of "
+        f"{' x '.join(map(str, viewer.planes.canvas.get_width_height()))} pixels\n"
     )
     print("| what moves | median, ms | largest, ms | of one core, ms |\n|---|---|---|---|")
     for name, move in cases(viewer).items():

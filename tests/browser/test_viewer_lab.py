@@ -25,16 +25,15 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.ui import Select, WebDriverWait
 
-from ies_helpers.figures.slices import Place
-from ies_helpers.figures.viewer import Viewer, view
+from ies_helpers.figures.viewer import Place, Viewer, view
 from tests.conftest import ROOT
-from tests.viewers import click, point, scene
+from tests.pictures import click, point, subject_with_maps
 
 pytestmark = pytest.mark.browser
 
 CELLS = (
-    "from ies_helpers.figures.viewer import view\nfrom tests.viewers import scene",
-    "viewer = view(*scene())\nviewer",
+    "from ies_helpers.figures.viewer import view\nfrom tests.pictures import subject_with_maps",
+    "viewer = view(*subject_with_maps())\nviewer",
 )
 WAIT, SOON = 90, 20
 """Seconds until JupyterLab must be there, and until a picture must have followed."""
@@ -125,7 +124,7 @@ def same(page: webdriver.Chrome, mirror: Viewer) -> None:
     want = np.asarray(Image.open(io.BytesIO(mirror.picture.value)))
     _until(page, lambda b: np.array_equal(picture(b), want), SOON)
     told = re.sub(r"\s+", " ", page.find_element(By.CSS_SELECTOR, ".ies-viewer [aria-live]").text)
-    assert told == re.sub(r"<[^>]+>", "", unescape(mirror.told.value.replace("<br>", " ")))
+    assert told == re.sub(r"<[^>]+>", "", unescape(mirror.caption.value.replace("<br>", " ")))
 
 
 def control(page: webdriver.Chrome, name: str, part: str) -> WebElement:
@@ -149,7 +148,7 @@ def focus(page: webdriver.Chrome) -> str:
 @pytest.fixture(scope="module")
 def mirror() -> Viewer:
     """The same viewer without a browser, to which each test does the same."""
-    return view(*scene())
+    return view(*subject_with_maps())
 
 
 def test_the_screen_shows_the_viewer_and_hides_the_picture_for_readers_without_a_kernel(
@@ -227,19 +226,19 @@ def test_method_aggregation_and_modality_are_chosen(page: webdriver.Chrome, mirr
 
 
 def test_a_click_moves_the_crosshair_and_chooses_the_lesion_it_hits(page: webdriver.Chrome, mirror: Viewer) -> None:
-    for voxel in ((5, 6, 10), tuple(np.argwhere(mirror.slices.labels == 2).mean(axis=0).round().astype(int))):
+    for voxel in ((5, 6, 10), tuple(np.argwhere(mirror.planes.labels == 2).mean(axis=0).round().astype(int))):
         for plane in ("axial", "coronal", "sagittal"):
             ActionChains(page).move_to_element_with_offset(*over(page, mirror, plane, voxel)).click().perform()
             click(mirror, plane, voxel)
             same(page, mirror)
-        assert mirror.look.at == voxel
+        assert mirror.state.at == voxel
     assert mirror.lesion.number == 2
 
 
 def test_the_wheel_turns_slices_once_the_picture_was_clicked_and_else_scrolls_the_page(
     page: webdriver.Chrome, mirror: Viewer
 ) -> None:
-    here = mirror.look.at
+    here = mirror.state.at
     place = over(page, mirror, "coronal", here)
     ActionChains(page).move_to_element_with_offset(*place).click().perform()
     for steps in (1, 1, -1):

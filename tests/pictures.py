@@ -1,4 +1,4 @@
-"""A small scene for the viewer: three lesions of a turned scan, maps of two of them."""
+"""What pictures must show: a small subject with three lesions and maps of two, and each pixel worked out by itself."""
 
 from itertools import count
 
@@ -7,7 +7,7 @@ import torch
 from scipy import ndimage
 
 from ies_helpers import Lesions, Subject
-from ies_helpers.figures.slices import PLANES
+from ies_helpers.figures.slices import PLANES, SIGNED
 from ies_helpers.figures.viewer import Viewer
 from tests.patients import ball, lesion_of, subject_in_memory
 
@@ -21,7 +21,7 @@ PEAKS = {("smoothgrad", "max"): (11, 12, 13), ("smoothgrad", "mean"): (10, 13, 1
 TIMES = count()
 
 
-def scene() -> tuple[Subject, dict, Lesions]:
+def subject_with_maps() -> tuple[Subject, dict, Lesions]:
     """Subject, maps by method and aggregation and lesion, lesions."""
     subject = subject_in_memory(SHAPE)
     subject.image[:, :, :, 0] = 0.0  # outside the head
@@ -39,8 +39,8 @@ def scene() -> tuple[Subject, dict, Lesions]:
 def point(viewer: Viewer, plane: str, voxel: tuple[int, int, int]) -> tuple[float, float]:
     """Where the picture shows the middle of a voxel (display order): shares of its width and height from above left."""
     across, up = (voxel[a] for a in range(3) if a != PLANES[plane])
-    x, y = viewer.slices.panels[plane].axes.transData.transform((across, up))
-    width, height = viewer.slices.canvas.get_width_height()
+    x, y = viewer.planes.panels[plane].axes.transData.transform((across, up))
+    width, height = viewer.planes.canvas.get_width_height()
     return x / width, 1 - y / height
 
 
@@ -48,6 +48,40 @@ def click(viewer: Viewer, plane: str, voxel: tuple[int, int, int], kind: str = "
     """Tell a viewer what the browser sends for a point over the middle of a voxel."""
     x, y = point(viewer, plane, voxel)
     viewer.pointer.value = f"{kind} {x} {y} {steps} {next(TIMES)}"
+
+
+def expected_pixels(
+    image: np.ndarray,
+    values: np.ndarray | None,
+    top: float,
+    window: tuple[float, float],
+    opacity: float = 1.0,
+    threshold: float = 0.0,
+) -> np.ndarray:
+    """Each pixel by itself, `(rows, columns, 3)` from 0 to 255: the scan in grey, the map over it.
+
+    Args:
+        image, values: slices `(rows, columns)` of the scan and of the map.
+        top: where the colours end.
+        window: values of the scan that are black and white.
+        opacity, threshold: of the map.
+    """
+    out = np.zeros((*image.shape, 3))
+    for row, column in np.ndindex(image.shape):
+        value = image[row, column]
+        grey = 0.0 if value == 0 else min(max((value - window[0]) / (window[1] - window[0]), 0.0), 1.0)
+        share = 0.0 if values is None else values[row, column] / top
+        red, green, blue, alpha = SIGNED((share + 1) / 2)
+        alpha = 0.0 if values is None or abs(share) < threshold else opacity * alpha
+        out[row, column] = [255 * (grey * (1 - alpha) + c * alpha) for c in (red, green, blue)]
+    return out
+
+
+def strongest_pixel(painted: np.ndarray) -> tuple[int, int]:
+    """Column and row of the pixel that is farthest from grey."""
+    colourful = np.ptp(np.asarray(painted, dtype=int), axis=-1)
+    row, column = np.unravel_index(colourful.argmax(), colourful.shape)
+    return int(column), int(row)
 
 
 def _map(mask: np.ndarray, seed: int) -> torch.Tensor:
