@@ -12,7 +12,7 @@ from tests.bench import perilesional
 from tests.bench.measure import table
 from tests.bench.viewer import cases
 from tests.patients import ball, lesion_of, subject_in_memory
-from tests.viewers import scene
+from tests.pictures import subject_with_maps
 
 SIDE = 24
 ROUNDING = 1e-4
@@ -48,7 +48,7 @@ def test_a_case_through_windows_agrees_with_the_plain_loop() -> None:
 
 
 def test_the_cases_of_the_viewer_need_its_controls() -> None:
-    moves = cases(view(*scene()))
+    moves = cases(view(*subject_with_maps()))
     assert len(moves) > 10
     for move in moves.values():
         move(1)

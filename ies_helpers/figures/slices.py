@@ -139,9 +139,9 @@ class Canonical:
         return to_grey(cut_plane(self.image[channel], plane, index), self.windows[channel])
 
     def shadow(self, channel: int, plane: str) -> np.ndarray:
-        """The head as an X-ray sees it: the mean grey along each line of sight, `(rows, columns)` from 0 to 1."""
+        """The head as an X-ray sees it: the mean grey along each line of sight, `(rows, columns)` up to 2/3."""
         mean = to_grey(self.image[channel], self.windows[channel]).mean(axis=PLANES[plane]).T
-        return mean / (mean.max() or 1.0)
+        return mean * 2 / 3 / (mean.max() or 1.0)  # so that outlines stay brighter
 
     def aspect(self, plane: str) -> float:
         """Height over width of a voxel in a plane."""
@@ -300,6 +300,7 @@ def draw_slice(
     *,
     colours: Colormap = SIGNED,
     threshold: float = 0.0,
+    opacity: float = 1.0,
 ) -> AxesImage:
     """The plane through the voxel `at`, or the view through the whole head for None, with letters.
 
@@ -311,7 +312,7 @@ def draw_slice(
         index = at[PLANES[plane]]
         cut, grey = partial(cut_plane, plane=plane, index=index), space.grey(channel, plane, index)
     over = None if values is None else cut(values)
-    painted = paint(grey, over, scale, colours=colours, threshold=threshold)
+    painted = paint(grey, over, scale, colours=colours, threshold=threshold, opacity=opacity)
     drawn = show_painted(ax, painted, space.aspect(plane), scale, colours)
     for mask, colour in outlines:
         draw_outline(ax, cut(mask), colour)
@@ -374,6 +375,7 @@ def plot_slice(
     scale: float | Normalize | None = None,
     colours: str | Colormap = SIGNED,
     threshold: float = 0.0,
+    opacity: float = 1.0,
     unit: str | None = GRADIENT_UNIT,
     title: str | None = None,
 ) -> Axes:
@@ -394,6 +396,7 @@ def plot_slice(
             `matplotlib.colors.Normalize`.
         colours: of the map; for a map without a sign any colormap of matplotlib.
         threshold: values below this share of the scale's end are not shown.
+        opacity: of the map over the scan.
         unit: of the map, on the colour bar; None draws no bar.
         title: None names channel and plane.
 
@@ -423,8 +426,8 @@ def plot_slice(
     norm = scale if isinstance(scale, Normalize) else None
     if ax is None:
         ax = plt.subplots(figsize=(5.4, 4.6), layout="constrained")[1]
-    place = None if through else centre
-    draw_slice(ax, space, plane, place, index, values, norm, outlines, colours=table, threshold=threshold)
+    how: dict = {"colours": table, "threshold": threshold, "opacity": opacity}
+    draw_slice(ax, space, plane, None if through else centre, index, values, norm, outlines, **how)
     zoom(ax, plane, frame)
     ax.set_title(f"{label_of(subject.channels[index])}, {plane}" if title is None else title)
     if values is not None and norm is not None and unit is not None:

@@ -55,7 +55,7 @@ drawn = find_lesions(subject.target.float(), threshold=0.5, affine=subject.affin
 figure = plot_lesions(subject, drawn, title=f"{subject.name}: {len(drawn)} lesions in the target")
 
 # %% [markdown]
-# The planes meet in the largest lesion. Lesions of multiple sclerosis like certain places: around the ventricles, often with the long axis pointing away from them; close to the cortex; in brainstem and cerebellum. Small ones are the rule.
+# The planes are chosen so that they cut many of them. Lesions of multiple sclerosis like certain places: around the ventricles, often with the long axis pointing away from them; close to the cortex; in brainstem and cerebellum. Small ones are the rule.
 
 # %%
 sizes = np.array([lesion.volume_mm3 for lesion in drawn])
@@ -100,18 +100,18 @@ legend = axes[0].legend()
 # **A trap.** After z-scoring, zero is the *average*, so `image > 0` is not the brain: it is the brighter part of it. Raw intensities do not help either: in the open patients' FLAIR the fluid is about 0 or below. What is outside is *exactly* zero, and a few voxels inside may be so by chance. Hence: not zero, holes filled.
 
 # %%
+from dataclasses import replace
+
 from scipy.ndimage import binary_fill_holes
 
-from ies_helpers.figures.slices import Canonical
+from ies_helpers import plot_slice
 
-space, flair = Canonical(subject), subject.image[0].numpy()
-positive, brain, height = flair > 0, binary_fill_holes(flair != 0), space.image.shape[3] // 2
+flair = subject.image[0].numpy()
+positive, brain = flair > 0, binary_fill_holes(flair != 0)
 figure, axes = plt.subplots(1, 3, figsize=(10, 4), layout="constrained")
-space.show(axes[0], space.image[0], "axial", height)
-axes[0].set_title("FLAIR")
+plot_slice(subject, ax=axes[0])
 for ax, mask, title in zip(axes[1:], (positive, brain), ("image > 0", "holes of image != 0 filled"), strict=True):
-    ax.imshow(space.turn(mask)[:, :, height].T, cmap="gray", origin="lower")
-    ax.set(title=title, xticks=[], yticks=[])
+    plot_slice(replace(subject, image=torch.from_numpy(mask)[None].float(), channels=("mask",)), ax=ax, title=title)
 print(f"image > 0 keeps {positive[brain].mean():.0%} of the brain's voxels")
 assert positive[brain].mean() < 0.9
 
@@ -247,15 +247,16 @@ for axis, letter in enumerate("IJK"):
 # Where all remainders are 0, only the borders are left as a cause. Where they are not, expect a difference everywhere.
 
 # %%
+from matplotlib.colors import LogNorm
+
 figure, axes = plt.subplots(1, 2, figsize=(9, 4), layout="constrained")
-space.show(axes[0], space.image[0], "axial", height)
-cut = np.abs(space.turn(difference))[:, :, height].T
-drawn_cut = axes[1].imshow(np.log10(cut + 1e-6), cmap="viridis", origin="lower", vmin=-4, vmax=1)
-axes[1].set_axis_off()
-bar = figure.colorbar(drawn_cut, ax=axes, label="log10 of the difference in logits")
+apart, middle = torch.from_numpy(difference)[None].abs(), [n // 2 for n in subject.shape]
+plot_slice(subject, ax=axes[0])
+how = {"colours": "viridis", "scale": LogNorm(1e-4, 10, clip=True), "unit": "logits"}
+ax = plot_slice(subject, apart, at=middle, ax=axes[1], title="difference", **how)
 
 # %% [markdown]
-# Read it aloud: on the left the slice, on the right how far the two predictions are apart, on a logarithmic scale: 0 is one logit. Straight edges are no anatomy: they are borders of windows and of cells. If all remainders are 0, the difference keeps to a band where windows overlap, and farther from the inner borders than the receptive field reaches, the two agree to the last digit or nearly so. Otherwise it covers the whole slice. The lesions of the two predictions need not be the same, as the two printed lines tell.
+# Read it aloud: on the left the slice, on the right how far the two predictions are apart, on a logarithmic scale. Straight edges are no anatomy: they are borders of windows and of cells. If all remainders are 0, the difference keeps to a band where windows overlap, and farther from the inner borders than the receptive field reaches, the two agree to the last digit or nearly so. Otherwise it covers the whole slice. The lesions of the two predictions need not be the same, as the two printed lines tell.
 #
 # The handbook does as the paper does: lesions come from the windows, maps of the U-Net from the whole volume. The network carries both facts, and you can ask for the other one.
 

@@ -59,14 +59,15 @@ assert {group: [len(le) for le in painted.of(group)] for group in ("TP", "FP", "
 # %%
 import matplotlib.pyplot as plt
 
-from ies_helpers.figures.slices import GROUP_COLOURS, outline
+COLOURS = {"TP": "#56B4E9", "FP": "#D55E00", "FN": "#F0E442"}  # told apart with every common colour blindness
 
 figure, ax = plt.subplots(figsize=(10, 5), layout="constrained")
 squares = np.ones((9, 9))
 ax.imshow(np.kron(~TARGET[:, :, 0], squares), cmap="gray", vmin=-2, vmax=1)
-outline(ax, np.kron(PREDICTION[:, :, 0] > 0.3, squares), "black", 1.5)
+ax.contour(np.kron(PREDICTION[:, :, 0] > 0.3, squares), levels=[0.5], colors="black", linewidths=1.5)
 for lesion in painted:
-    outline(ax, np.kron(lesion.mask(TARGET.shape)[:, :, 0].numpy(), squares), GROUP_COLOURS[lesion.group], 4)
+    mask = np.kron(lesion.mask(TARGET.shape)[:, :, 0].numpy(), squares)
+    ax.contour(mask, levels=[0.5], colors=COLOURS[lesion.group], linewidths=4)
     i, j = lesion.voxels[:, :2].min(axis=0) * 9
     ax.text(j, i - 2, f"{lesion.number}: {lesion.group}, {len(lesion)}", fontsize=11)
 ax.set_xticks(np.arange(0, 216, 9) - 0.5, [""] * 24)
@@ -119,24 +120,17 @@ lesions.table().groupby("group")[["voxels", "mean_probability", "max_probability
 figure = plot_lesions(subject, lesions)
 
 # %% [markdown]
-# The planes meet in the largest lesion, and each shows what it cuts. Numbers go up in scan order, found lesions first. To see *all* of them at once we look through the head: each lesion is projected onto the plane, as a shadow.
+# The planes are chosen so that every group is seen, if three planes can show them all, and each shows what it cuts. Numbers go up in scan order, found lesions first. To see *all* of them at once we look through the head: each lesion is projected onto the plane, as a shadow.
 
 # %%
-from ies_helpers.figures.slices import PLANES, Canonical
+from ies_helpers import plot_slice
 
-space = Canonical(subject)
 figure, axes = plt.subplots(1, 3, figsize=(10, 4.2), layout="constrained")
-for ax, (plane, axis) in zip(axes, PLANES.items(), strict=True):
-    shadow = space.turn((subject.image[0] != 0).numpy()).mean(axis=axis).T
-    ax.imshow(shadow, cmap="gray", origin="lower", vmax=1.5 * shadow.max(), aspect=space.aspect(plane))
-    for lesion in sorted(lesions, key=len, reverse=True):
-        mask = space.turn(lesion.mask(subject.shape).numpy())
-        outline(ax, mask.any(axis=axis).T, GROUP_COLOURS[lesion.group], 1.3)
-    ax.set_title(f"all lesions, {plane} projection")
-    ax.set_axis_off()
+for ax, plane in zip(axes, ("axial", "coronal", "sagittal"), strict=True):
+    plot_slice(subject, lesion=lesions, plane=plane, through=True, ax=ax, title=f"all lesions, {plane} projection")
 
 # %% [markdown]
-# Read it aloud: blue are true positives, orange false positives, yellow missed ones. The grey is the depth of brain one looks through. Many lie along the ventricles, in the middle of each view. Outlines that overlap here may lie far apart in depth.
+# Read it aloud: blue are true positives, orange false positives, yellow missed ones. The grey is the mean of FLAIR along the line of sight, as in an X-ray. Many lie along the ventricles, in the middle of each view. Outlines that overlap here may lie far apart in depth.
 #
 # ## What the threshold does
 #
@@ -149,7 +143,7 @@ figure, ax = plt.subplots(figsize=(7, 3.4), layout="constrained")
 for group in ("TP", "FP", "FN"):
     counts = [len(one.of(group)) for one in found]
     print(group, counts)
-    ax.plot(thresholds, counts, "o-", color=GROUP_COLOURS[group], label=group)
+    ax.plot(thresholds, counts, "o-", color=COLOURS[group], label=group)
 ax.axvline(network.threshold, color="0.5", ls="--")
 ax.set_facecolor("0.25")
 ax.set_xlabel("threshold on the probability")

@@ -316,19 +316,16 @@ print(f"the box holds {share:.0%} of the image and takes {seconds_box / seconds_
 # trace reaches, and the two times beside it.
 
 # %%
-from ies_helpers.figures.slices import Canonical, busiest, outline, plane_of
+from matplotlib.colors import LogNorm
 
-space = Canonical(subject)
-slices = dict(zip(("sagittal", "coronal", "axial"), busiest(space.turn(mask.numpy())), strict=True))
-in_box = space.turn((~outside[0]).numpy())
-reach = np.ma.masked_less(space.turn(by_hand["max"][0].abs().numpy()), 1e-8)
+from ies_helpers import plot_slice
+
+size, in_box = by_hand["max"].abs(), {"white": ~outside[0]}
 figure, axes = plt.subplots(2, 2, figsize=(9, 7.6), layout="constrained")
-for ax, (plane, index) in zip(axes.flat, slices.items(), strict=False):
-    space.show(ax, space.image[0], plane, index)
-    drawn = ax.imshow(plane_of(reach, plane, index), norm="log", vmin=1e-6, vmax=1, origin="lower", alpha=0.7)
-    outline(ax, plane_of(in_box, plane, index), "white", 1.5)
-    ax.set_title(plane)
-figure.colorbar(drawn, ax=axes[0], label="|gradient|, logit per unit")
+how = {"colours": "viridis", "scale": LogNorm(1e-6, 1, clip=True), "threshold": 1e-8, "opacity": 0.7, "reach_mm": None}
+for ax, plane in zip(axes.flat, ("sagittal", "coronal", "axial"), strict=False):
+    unit = "|gradient|, logit per unit" if plane == "coronal" else None
+    plot_slice(subject, size, in_box, at=mask, plane=plane, ax=ax, title=plane, unit=unit, **how)
 axes[1, 1].set(title="time for one voxel", ylabel="seconds")
 bars = axes[1, 1].bar(["whole", "box"], [seconds_whole, seconds_box], color="grey")
 

@@ -88,16 +88,16 @@ print(f"standard deviation of the noise in draw 7: FLAIR {spread[0]:.3f}, T1 {sp
 # What does the network get to see?
 
 # %%
-from ies_helpers.figures.slices import SIGNED, Canonical, busiest, outline, plane_of
+from dataclasses import replace
 
-space = Canonical(subject)
-index = busiest(space.turn(mask))[2]
-figure, axes = plt.subplots(1, 4, figsize=(10, 3.8), layout="constrained")
-images = [subject.image[0], draw7[0], subject.image[1], draw7[1]]
-for ax, volume, name in zip(axes, images, ("FLAIR", "FLAIR, draw 7", "T1", "T1, draw 7"), strict=True):
-    space.show(ax, space.turn(volume.numpy()), "axial", index)
-    outline(ax, plane_of(space.turn(mask), "axial", index), "yellow", 1.2)
-    ax.set_title(name, fontsize=11)
+from ies_helpers import plot_slice
+
+figure, axes = plt.subplots(2, 2, figsize=(7, 8.6), layout="constrained")
+for row, channel in zip(axes, ("flair", "t1"), strict=True):
+    for ax, image, name in zip(row, (subject.image, draw7), ("clean", "draw 7"), strict=True):
+        drawn = replace(subject, image=image)
+        how = {"channel": channel, "reach_mm": None, "ax": ax, "title": f"{channel.upper()}, {name}"}
+        plot_slice(drawn, lesion={"yellow": lesion}, **how)
 
 # %% [markdown]
 # One axial plane, clean and with the noise of draw 7, for both modalities; the lesion has a yellow outline. The noisy
@@ -155,23 +155,19 @@ assert difference < 1e-5
 
 # %%
 steps = [1, DRAWS // 4, DRAWS]
-maps = [space.turn(engine.place(running[n - 1])[0].numpy()) for n in steps]
-centre = [int(c) for c in np.argwhere(plane_of(space.turn(mask), "axial", index)).mean(axis=0)]
-close = {"xlim": (centre[1] - 12, centre[1] + 12), "ylim": (centre[0] - 12, centre[0] + 12), "xticks": [], "yticks": []}
+maps = [engine.place(running[n - 1]) for n in steps]
+close = {"reach_mm": 8, "unit": None}
 figure, axes = plt.subplots(2, 3, figsize=(9, 6.2), layout="constrained")
 for column, (values, n) in enumerate(zip(maps, steps, strict=True)):
-    for ax, shown, top in zip(axes[:, column], (values, values - maps[-1]), (2.5, 0.5), strict=True):
-        space.show(ax, space.image[0], "axial", index)
-        drawn = ax.imshow(plane_of(shown, "axial", index), cmap=SIGNED, vmin=-top, vmax=top, origin="lower")
-        outline(ax, plane_of(space.turn(mask), "axial", index), "white", 1.2)
-        ax.set(**close)
-    axes[0, column].set_title(f"mean of {n} draw{'s' * (n > 1)}", fontsize=11)
-    axes[1, column].set_title(f"minus mean of {DRAWS}", fontsize=11)
-for row, top in zip(axes, (2.5, 0.5), strict=True):
-    figure.colorbar(plt.cm.ScalarMappable(plt.Normalize(-top, top), SIGNED), ax=row, label="logit per unit")
+    how = {"ax": axes[0, column], "scale": 2.5, "title": f"mean of {n} draw{'s' * (n > 1)}"}
+    plot_slice(subject, values, lesion, **close, **how)
+    how = {"ax": axes[1, column], "scale": 0.5, "title": f"minus mean of {DRAWS}"}
+    plot_slice(subject, values - maps[-1], lesion, **close, **how)
+for row in axes:
+    figure.colorbar(row[0].images[0], ax=row, label="logit per unit")
 
 # %% [markdown]
-# A square of 24 x 24 voxels around the lesion, warm colours above zero and blue below. The upper row has one scale of
+# A square around the lesion, 8 mm beyond its longest side, warm colours above zero and blue below. The upper row has one scale of
 # 2.5 logits per unit, the lower row one of 0.5. Look at the upper row first: the three panels are much alike. The
 # warm lesion is there from the first draw on, and so is most of its fringe. SmoothGrad was invented for large
 # classifiers whose gradients look like noise. This U-Net is small and its gradient is quiet already. The lower row
@@ -244,7 +240,6 @@ print(f"it lies in {shown}; its standard error is {peak.relative:.1%} of it")
 # error of every voxel at the end.
 
 # %%
-error = space.turn(average.error.full(subject.shape)[0].numpy())
 figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), width_ratios=(3, 2), layout="constrained")
 count = np.arange(1, average.draws + 1)
 for place in dict.fromkeys(p.voxel for p in peaks[1:]):
@@ -255,10 +250,8 @@ left.axhline(100 * PEAK_TARGET, color="0.6")
 left.axvspan(0, FEWEST_DRAWS - 0.5, color="0.92")
 left.set(xlabel="draws n", ylabel="standard error, % of the peak", xlim=(0, average.draws + 1), ylim=0)
 left.legend()
-drawn = right.imshow(plane_of(error, "axial", index), cmap="magma", vmin=0, origin="lower")
-outline(right, plane_of(space.turn(mask), "axial", index), "white", 1.2)
-right.set(title="standard error, FLAIR", **close)
-bar = figure.colorbar(drawn, ax=right, label="logit per unit")
+how = {"colours": "magma", "reach_mm": 8, "unit": "logit per unit", "title": "standard error, FLAIR"}
+ax = plot_slice(subject, average.error.full(subject.shape), lesion, ax=right, **how)
 
 # %% [markdown]
 # Left, the standard error of the peak in per cent of it, one colour for each voxel that was the peak for a while; the
@@ -434,11 +427,8 @@ alike = [float(torch.corrcoef(torch.stack([r.flatten(), reference]))[0, 1]) for 
 # %%
 figure, axes = plt.subplots(2, 2, figsize=(8, 8.6), layout="constrained")
 for ax, level, result, r, p in zip(axes.flat, levels, results, alike, found, strict=True):
-    values, top = space.turn(result[0].numpy()), float(result[0].abs().max())
-    space.show(ax, space.image[0], "axial", index)
-    ax.imshow(plane_of(values, "axial", index), cmap=SIGNED, vmin=-top, vmax=top, origin="lower")
-    outline(ax, plane_of(space.turn(mask), "axial", index), "white", 1.2)
-    ax.set(**close)
+    top = float(result[0].abs().max())
+    plot_slice(subject, result, lesion, ax=ax, scale=top, **close)
     told = f"noise {level:.0%}: peak {top:.2f} logits per unit\ncorrelation with the 5 % map: {r:.2f}, lesion p {p:.2f}"
     ax.set_title(told, fontsize=10)
 

@@ -122,30 +122,23 @@ lesion = min(lesions.of("TP"), key=lambda le: abs(len(le) - 40))
 pair = {}
 for le in (lesion, chosen[-1]):
     for how, voxels in (("mean", le), ("max", spread(le, PICTURED))):
-        pair[le.number, how] = gradient(network, subject.image, voxels, aggregate=how)[0].numpy()
+        pair[le.number, how] = gradient(network, subject.image, voxels, aggregate=how)
 
 # %% [markdown]
 # Then the planes through them.
 
 # %%
-from ies_helpers.figures.slices import SIGNED, Canonical, busiest, outline, plane_of
+from ies_helpers import plot_slice
 
-space, top = Canonical(subject), peaks["max"].max()
+style = {"scale": peaks["max"].max(), "reach_mm": 8, "unit": None}
 figure, axes = plt.subplots(2, 2, figsize=(7.6, 7), layout="constrained")
 for row, le in zip(axes, (lesion, chosen[-1]), strict=True):
-    mask = space.turn(le.mask(subject.shape).numpy())
-    z, (across, up, _) = busiest(mask)[2], np.nonzero(mask)
     for ax, how in zip(row, ("mean", "max"), strict=True):
-        values = space.turn(pair[le.number, how])
-        space.show(ax, space.image[0], "axial", z)
-        shown = ax.imshow(plane_of(values, "axial", z), cmap=SIGNED, vmin=-top, vmax=top, origin="lower")
-        outline(ax, plane_of(mask, "axial", z), "black", 1.5)
-        ax.set(xlim=(across.min() - 8, across.max() + 8), ylim=(up.min() - 8, up.max() + 8))
-        ax.set_title(f"{how}, {len(le)} voxels")
-bar = figure.colorbar(shown, ax=axes, label="FLAIR, logit per unit of z-score", shrink=0.7)
+        plot_slice(subject, pair[le.number, how], le, ax=ax, title=f"{how}, {len(le)} voxels", **style)
+bar = figure.colorbar(axes[0, 0].images[0], ax=axes, label="FLAIR, logit per unit of z-score", shrink=0.7)
 
 # %% [markdown]
-# Read it aloud: an axial plane of FLAIR, the lesion outlined in black, 8 voxels of its surroundings. Above, the small lesion: `mean` is faint beside `max`, but may just be seen. Below, the large one: with `mean` hardly anything is left to see (the white is FLAIR itself), with `max` there is colour all over, in the same range as above. (They come in patches: only some voxels of the large lesion have spoken. With all of them it would be fuller.) The colours run from minus to plus the strongest `max` of all chosen lesions. A viewer that gives each map its own scale hides the fading; a comparison of peaks over lesions does not.
+# Read it aloud: an axial plane of FLAIR, the lesion outlined in white, and 8 mm of its surroundings. Above, the small lesion: `mean` is faint beside `max`, but may just be seen. Below, the large one: with `mean` hardly anything is left to see (the white is FLAIR itself), with `max` there is colour all over, in the same range as above. (They come in patches: only some voxels of the large lesion have spoken. With all of them it would be fuller.) The colours run from minus to plus the strongest `max` of all chosen lesions. A viewer that gives each map its own scale hides the fading; a comparison of peaks over lesions does not.
 #
 # This is why the paper compares lesions of different size by `max`.
 #

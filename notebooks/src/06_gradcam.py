@@ -274,19 +274,16 @@ for text, sign, image in (("A = x", 1, bright), ("A = -x", -1, bright), ("A = x,
 # We compute both maps for our lesion.
 
 # %%
-from ies_helpers.figures.slices import Canonical, outline
+from ies_helpers import plot_slice
 
-space = Canonical(subject)
 pooled = gradcam(network, subject.image, lesion)
 others = sum(le.mask(subject.shape) for le in lesions if le.number != lesion.number) > 0
 masks = [lesion.mask(subject.shape), neighbour.mask(subject.shape), others]
+outlines = dict(zip(("0.6", "deepskyblue", "lime"), masks[::-1], strict=True))
+style = {"through": True, "reach_mm": None, "colours": "inferno", "unit": "arbitrary unit"}
 figure, axes = plt.subplots(1, 2, figsize=(10, 6), layout="constrained")
 for ax, values, name in zip(axes, (pooled, ours), ("Grad-CAM, pooled", "Grad-CAM++, per position"), strict=True):
-    drawn = ax.imshow(space.turn(values[0].numpy()).max(axis=2).T, cmap="inferno", origin="lower")
-    for m, colour, width in zip(masks[::-1], ("0.6", "deepskyblue", "lime"), (0.6, 1.5, 1.5), strict=True):
-        outline(ax, space.turn(m.numpy()).max(axis=2).T, colour, width)
-    ax.set(title=f"{name}, for lesion {lesion.number}", xticks=[], yticks=[])
-    figure.colorbar(drawn, ax=ax, shrink=0.6, label="arbitrary unit")
+    plot_slice(subject, values, outlines, ax=ax, title=f"{name}, for lesion {lesion.number}", **style)
 
 # %% [markdown]
 # We look from above through the whole image and see at each point the largest value along the line of sight, each
@@ -324,24 +321,15 @@ table.round(4)
 # The same lesion by the two methods. SmoothGrad's FLAIR map has a sign; to compare we show it as it is.
 
 # %%
-from ies_helpers.figures.slices import SIGNED, busiest, plane_of
-
 smooth = ies.smoothgrad(network, subject.image, lesion, aggregate="sum", draws=2 if SMALL else 10)
-index = busiest(space.turn(masks[0].numpy()))[2]
-cut = plane_of(space.turn(masks[0].numpy()), "axial", index)
-centre = [int(c) for c in np.argwhere(cut).mean(axis=0)]
 figure, axes = plt.subplots(1, 3, figsize=(10, 3.6), layout="constrained")
-panels = [("Grad-CAM++", ours[0], 0), ("SmoothGrad, FLAIR", smooth[0], 0), ("SmoothGrad, T1", smooth[1], 1)]
-for ax, (name, values, channel) in zip(axes, panels, strict=True):
-    space.show(ax, space.image[channel], "axial", index)
-    top, values = float(values.abs().max()) or 1.0, plane_of(space.turn(values.numpy()), "axial", index)
-    drawn = ax.imshow(values, cmap=SIGNED, vmin=-top, vmax=top, origin="lower")
-    outline(ax, cut, "white", 1.2)
-    ax.set(title=name, xlim=(centre[1] - 15, centre[1] + 15), ylim=(centre[0] - 15, centre[0] + 15))
-    figure.colorbar(drawn, ax=ax, shrink=0.8, label="arbitrary" if name == "Grad-CAM++" else "logit per unit")
+plot_slice(subject, ours, lesion, ax=axes[0], reach_mm=10, unit="arbitrary", title="Grad-CAM++")
+for ax, channel in zip(axes[1:], ("flair", "t1"), strict=True):
+    how = {"channel": channel, "unit": "logit per unit", "title": f"SmoothGrad, {channel.upper()}"}
+    plot_slice(subject, smooth, lesion, ax=ax, reach_mm=10, **how)
 
 # %% [markdown]
-# An axial plane, 30 mm across; each panel has its own scale, since the units differ. On the left one smooth patch in
+# An axial plane, 10 mm beyond the lesion on each side; each panel has its own scale, since the units differ. On the left one smooth patch in
 # one colour. In the middle and on the right voxels of 1 mm, with signs: mostly warm in the FLAIR lesion, faint
 # colours of both signs around it, and T1 the other way round. SmoothGrad says *what* would have to change, in which
 # image and in which direction. Grad-CAM++ says that something at this place in the layer supports the lesion, and no

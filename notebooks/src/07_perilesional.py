@@ -57,19 +57,17 @@ print(lesions, *chosen, sep="\n")
 # First to see what the network sees: the FLAIR image with 0, 5, 15 and 30 voxels of surroundings.
 
 # %%
-from ies_helpers.figures.slices import Canonical, busiest, outline, plane_of
+from matplotlib.colors import Normalize
+
 from ies_helpers.saliency.context import steps_from
 
-space, lesion = Canonical(subject), chosen[0]
-mask = lesion.mask(subject.shape).numpy()
-far = space.turn(steps_from(mask))
-cut, index = plane_of(space.image[0], "axial", busiest(space.turn(mask))[2]), busiest(space.turn(mask))[2]
+lesion = chosen[0]
+far = torch.from_numpy(steps_from(lesion.mask(subject.shape).numpy()))
+style = {"colours": "gray", "scale": Normalize(-2, 4), "unit": None, "reach_mm": None}
 figure, axes = plt.subplots(1, 4, figsize=(10, 3.4), layout="constrained")
 for ax, steps in zip(axes, (0, 5, 15, 30), strict=True):
-    shown = np.where(plane_of(far, "axial", index) <= steps, cut, 0.0)
-    drawn = ax.imshow(shown, cmap="gray", vmin=-2, vmax=4, origin="lower")
-    outline(ax, plane_of(space.turn(mask), "axial", index), "#56B4E9", 1.0)
-    ax.set(title=f"{steps} voxels", xticks=[], yticks=[])
+    shown = subject.image * (far <= steps)
+    ies.plot_slice(subject, shown, {"#56B4E9": lesion}, ax=ax, title=f"{steps} voxels", **style)
 
 # %% [markdown]
 # The grey is zero, which in a z-scored image is the *mean of the brain*, not black. At 0 only the lesion stands out from a
@@ -210,24 +208,14 @@ print(f"peak of the FLAIR map: {shares[0]:.4f} with the lesion, {shares[1]:.4f} 
 # And to look at: the two images, and the two maps.
 
 # %%
-from ies_helpers.figures.slices import SIGNED, Canonical, busiest, outline, plane_of
-
-space, bare = Canonical(subject), Canonical(shrunk)
-mask = space.turn(lesion.mask(subject.shape).numpy())
-index, top = busiest(mask)[2], max(shares)
-centre = np.argwhere(plane_of(mask, "axial", index)).mean(axis=0)
 figure, axes = plt.subplots(1, 4, figsize=(10, 2.8), layout="constrained")
 names = ("FLAIR", "lesion taken away", "map", "map, lesion taken away")
-for ax, drawn, values, name in zip(axes, (space, bare) * 2, (None, None, *maps), names, strict=True):
-    drawn.show(ax, drawn.image[0], "axial", index)
-    if values is not None:
-        shown = ax.imshow(plane_of(space.turn(values[0].numpy()), "axial", index), cmap=SIGNED, vmin=-top, vmax=top)
-    outline(ax, plane_of(mask, "axial", index), "white", 1.0)
-    ax.set(xlim=(centre[1] - 20, centre[1] + 20), ylim=(centre[0] - 20, centre[0] + 20), title=name)
-bar = figure.colorbar(shown, ax=axes, label="logit per unit", shrink=0.9)
+for ax, drawn, values, name in zip(axes, (subject, shrunk) * 2, (None, None, *maps), names, strict=True):
+    ies.plot_slice(drawn, values, lesion, ax=ax, scale=max(shares), unit=None, title=name)
+bar = figure.colorbar(axes[-1].images[0], ax=axes, label="logit per unit", shrink=0.9)
 
 # %% [markdown]
-# One axial plane, 40 x 40 voxels, the lesion's outline in white. Where the lesion was there is now ordinary white
+# One axial plane around the lesion, its outline in white. Where the lesion was there is now ordinary white
 # matter, and the score has fallen. The maps to the right share one scale, in logits per unit: warm above zero, blue
 # below. With the lesion and without it, both are mostly warm inside the outline, though the second one explains voxels
 # that the network no longer calls lesion. The map answers "what would raise the logit *here*", and brightness would,

@@ -58,40 +58,12 @@ draws = torch.stack([gradient(network, noisy_image(image, sigma, 0, n), lesion) 
 second = draws.square().sum(dim=0).sqrt() / DRAWS
 
 # %% [markdown]
-# We draw them over an axial plane through the lesion, 30 voxels wide.
-
-# %%
-from ies_helpers.figures.slices import SIGNED, Canonical, busiest, outline, plane_of
-
-space = Canonical(subject)
-level = busiest(space.turn(mask.numpy()))[2]
-border = plane_of(space.turn(mask.numpy()), "axial", level)
-row, column = np.argwhere(border).mean(axis=0)
-
-# %% [markdown]
-# One panel: a map, a title, and the modality to draw it over. Each panel has its own scale.
-
-
-# %%
-def panel(ax, values, title, modality=0, unit="logit per unit"):
-    """A `(I, J, K)` map over one modality, with the lesion's outline."""
-    cut = plane_of(space.turn(values.numpy()), "axial", level)
-    near = cut[max(0, int(row) - 15) : int(row) + 16, max(0, int(column) - 15) : int(column) + 16]
-    top = np.abs(near).max() or 1.0
-    space.show(ax, space.image[modality], "axial", level)
-    drawn = ax.imshow(cut, cmap=SIGNED, vmin=-top, vmax=top, origin="lower")
-    outline(ax, border, "white", 1.2)
-    ax.set(title=title, xlim=(column - 15, column + 15), ylim=(row - 15, row + 15))
-    ax.figure.colorbar(drawn, ax=ax, shrink=0.8, label=unit)
-
-
-# %% [markdown]
-# Here they are.
+# We draw them over an axial plane through the lesion, which is outlined. Each panel has its own scale.
 
 # %%
 figure, axes = plt.subplots(1, 2, figsize=(9.5, 4.2), layout="constrained")
-panel(axes[0], first[0], "first", unit="raw value")
-panel(axes[1], second[0], "second")
+ies.plot_slice(subject, first, lesion, ax=axes[0], title="first", unit="raw value", reach_mm=10)
+ax = ies.plot_slice(subject, second, lesion, ax=axes[1], title="second", unit="logit per unit", reach_mm=10)
 
 # %% [markdown]
 # Both are warm on the lesion, with a halo a voxel or two wide, and on nothing else; the second follows the outline
@@ -108,13 +80,12 @@ from ies_helpers.measures.removal import surroundings
 
 near = surroundings(lesion, subject.shape, 10)
 own = gradcam_pp(network, image, lesion)
+outlines = {"0.6": probability > network.threshold, "lime": lesion}
+style = {"through": True, "reach_mm": None, "colours": "inferno", "unit": None}
 figure, axes = plt.subplots(1, 2, figsize=(9.5, 5), layout="constrained")
-for ax, values, name in zip(axes, (first[0], own[0]), ("of the whole class", "of our lesion"), strict=True):
-    ax.imshow(space.turn(values.numpy()).max(axis=2).T, cmap="inferno", origin="lower")
-    for m, colour in ((probability > network.threshold, "0.6"), (mask, "lime")):
-        outline(ax, space.turn(m.numpy()).max(axis=2).T, colour, 1.0)
-    ax.set(title=f"Grad-CAM++ {name}", xticks=[], yticks=[])
-    print(f"{name}: {float(values[near].sum() / values.sum()):.0%} of the map within 10 voxels of our lesion")
+for ax, values, name in zip(axes, (first, own), ("of the whole class", "of our lesion"), strict=True):
+    ies.plot_slice(subject, values, outlines, ax=ax, title=f"Grad-CAM++ {name}", **style)
+    print(f"{name}: {float(values[0][near].sum() / values.sum()):.0%} of the map within 10 voxels of our lesion")
 assert float(first[0][near].sum() / first.sum()) < 0.5 < float(own[0][near].sum() / own.sum())
 
 # %% [markdown]
@@ -130,8 +101,9 @@ assert float(first[0][near].sum() / first.sum()) < 0.5 < float(own[0][near].sum(
 # %%
 right = draws.mean(dim=0)
 figure, axes = plt.subplots(1, 2, figsize=(9.5, 4.2), layout="constrained")
-panel(axes[0], second[1], "T1, root of the sum of squares", 1)
-panel(axes[1], right[1], "T1, mean", 1)
+how = {"channel": "t1", "reach_mm": 10, "unit": "logit per unit"}
+ies.plot_slice(subject, second, lesion, ax=axes[0], title="T1, root of the sum of squares", **how)
+ies.plot_slice(subject, right, lesion, ax=axes[1], title="T1, mean", **how)
 for n in (1, DRAWS // 2, DRAWS):
     wrong = draws[:n].square().sum(dim=0).sqrt() / n
     print(f"{n} draws: peak of the mean {draws[:n].mean(dim=0).abs().max():.2f}, of the other {wrong.max():.2f}")
@@ -318,6 +290,8 @@ assert (values >= np.percentile(values, 80)).all()
 # plus a little noise. We look at 2 % removed, three times.
 
 # %%
+from dataclasses import replace
+
 from ies_helpers.measures.removal import Removal
 
 figure, axes = plt.subplots(1, 3, figsize=(10, 3.7), layout="constrained")
@@ -326,11 +300,9 @@ for ax, fill in zip(axes, (None, "zero", "linear"), strict=True):
     removed = removal.rank(right)[: len(removal) // 50 if fill else 0]
     edited = image.clone()
     removal.score.crop(edited)[:] = removal.without(removed)
-    space.show(ax, space.turn(edited[0].numpy()), "axial", level)
-    outline(ax, border, "white", 1.0)
     p = float(removal.score([removal.score.crop(edited)])[0])
-    ax.set(xlim=(column - 15, column + 15), ylim=(row - 15, row + 15))
-    ax.set_title(f"{fill or 'unedited'}: score {p:.2f}", fontsize=12)
+    title = f"{fill or 'unedited'}: score {p:.2f}"
+    ies.plot_slice(replace(subject, image=edited), lesion=lesion, ax=ax, reach_mm=10, title=title)
 
 # %% [markdown]
 # FLAIR in the plane of the lesion, unedited, with zeros, and imputed. In the middle the hole shows the shape of what

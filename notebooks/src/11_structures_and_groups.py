@@ -108,19 +108,22 @@ signed.round(3)
 # template and the patient's own intensities. It is a rough segmentation. Look before you trust.
 
 # %%
+import torch
+from matplotlib.colors import ListedColormap, Normalize
+
+from ies_helpers import plot_slice
 from ies_helpers.figures.charts import REGION_COLOURS
-from ies_helpers.figures.slices import Canonical, busiest, plane_of
 from ies_helpers.measures.regions import brain_tissues
 
 tissues = brain_tissues(subject)
-space = Canonical(subject)
-level = busiest(space.turn(tissues["ventricles"]))[2]
+labels = sum(n * torch.as_tensor(mask) for n, mask in enumerate(tissues.values(), 1))[None]
+colours = {"colours": ListedColormap([REGION_COLOURS[name] for name in tissues]), "unit": None}
 figure, axes = plt.subplots(1, 2, figsize=(9, 5.4), layout="constrained")
-space.show(axes[0], space.image[1], "axial", level)
-space.show(axes[1], space.image[1], "axial", level)
-for name, mask in tissues.items():
-    cut = plane_of(space.turn(mask), "axial", level).astype(float)
-    axes[1].contourf(cut, levels=[0.5, 1.5], colors=[REGION_COLOURS[name]])
+where = {"at": tissues["ventricles"], "channel": "t1"}
+plot_slice(subject, ax=axes[0], **where)
+ax = plot_slice(
+    subject, labels, ax=axes[1], scale=Normalize(0.5, len(tissues) + 0.5), threshold=0.2, **colours, **where
+)
 
 # %% [markdown]
 # T1 in the plane with most of the ventricles, and over it the tissues: pale white matter, grey cortex and deep nuclei, dark blue

@@ -212,14 +212,13 @@ for channel, name in ((1, "T1 is zero"), (0, "FLAIR is zero")):
 # All of them in one figure.
 
 # %%
-from ies_helpers.figures.slices import GROUP_COLOURS
-
+colours = {"TP": "#56B4E9", "FP": "#D55E00", "FN": "#F0E442"}
 counts = pd.DataFrame({name: {g: len(found.of(g)) for g in ("TP", "FP", "FN")} for name, found in results.items()}).T
 labels = [f"{name}, Dice {dice[name]:.2f}" for name in counts.index]
 figure, ax = plt.subplots(figsize=(8, 3.4), layout="constrained")
 left = np.zeros(len(counts))
 for group in ("TP", "FP", "FN"):
-    ax.barh(labels, counts[group], left=left, color=GROUP_COLOURS[group], edgecolor="0.25", label=group)
+    ax.barh(labels, counts[group], left=left, color=colours[group], edgecolor="0.25", label=group)
     left += counts[group].to_numpy()
 ax.invert_yaxis()
 ax.set_xlabel("lesions of patient 01")
