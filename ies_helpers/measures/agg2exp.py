@@ -13,13 +13,13 @@ import numpy as np
 import pandas as pd
 from scipy.stats import spearmanr
 
-MASS = re.compile(r"^(.+)_explanation_in_(.+)_mass$")
+MASS_COLUMN = re.compile(r"^(.+)_explanation_in_(.+)_mass$")
 
-SEED = 123
+FOREST_SEED = 123
 """Of the isolation forests, as Agg2Exp's notebook has it."""
 
-FEWEST = 4
-"""Patients without which a rank correlation says nothing."""
+FEWEST_PATIENTS = 4
+"""Without which a rank correlation says nothing."""
 
 
 def read_dependencies(path: str | Path) -> pd.DataFrame:
@@ -52,16 +52,10 @@ def masses(table: pd.DataFrame, name: str = "the table") -> np.ndarray:
     wanted = [_mass(a, b) for a in rows for b in columns] + ["patient"]
     missing = [column for column in wanted if column not in table.columns]
     if missing or not rows or table.empty:
-        told = (
-            f"lacks {len(missing)}, such as {missing[0]}"
-            if rows and missing
-            else "has none"
-            if not rows
-            else "has no row"
-        )
+        lacks = f"lacks {len(missing)}, such as {missing[0]}" if missing else "has no row"
         raise ValueError(
             "A table of masses needs `patient` and A_explanation_in_B_mass for every explained A and structure B; "
-            f"{name} {told}. Fetch it anew, or write it by wide_table."
+            f"{name} {lacks if rows else 'has none'}. Fetch it anew, or write it by wide_table."
         )
     cells = table[wanted[:-1]]
     numbers = cells.apply(pd.to_numeric, errors="coerce")
@@ -84,12 +78,12 @@ def masses(table: pd.DataFrame, name: str = "the table") -> np.ndarray:
 
 def explained(table: pd.DataFrame) -> list[str]:
     """Names of what is explained, in the table's order."""
-    return list(dict.fromkeys(match[1] for match in map(MASS.match, table.columns) if match))
+    return list(dict.fromkeys(match[1] for match in map(MASS_COLUMN.match, table.columns) if match))
 
 
 def structures(table: pd.DataFrame) -> list[str]:
     """Names of the structures, in the table's order."""
-    return list(dict.fromkeys(match[2] for match in map(MASS.match, table.columns) if match))
+    return list(dict.fromkeys(match[2] for match in map(MASS_COLUMN.match, table.columns) if match))
 
 
 def dependency_matrix(table: pd.DataFrame) -> pd.DataFrame:
@@ -124,7 +118,7 @@ def strongest_dependencies(
     return table.sort_values("mass", ascending=False, kind="stable", ignore_index=True)
 
 
-def outliers(table: pd.DataFrame, reference: pd.DataFrame | None = None, *, seed: int = SEED) -> pd.DataFrame:
+def outliers(table: pd.DataFrame, reference: pd.DataFrame | None = None, *, seed: int = FOREST_SEED) -> pd.DataFrame:
     """Patients whose map of a class lies elsewhere than usual: an isolation forest on its masses, a class at a time.
 
     Source: Agg2Exp's notebook, which fits on training patients. Only the table of 32 test patients is published, so
@@ -156,8 +150,9 @@ def outliers(table: pd.DataFrame, reference: pd.DataFrame | None = None, *, seed
         forest = IsolationForest(random_state=seed).fit(fitted[:, n])
         own = table[_mass(name, name)] if name in structures(table) else np.full(len(table), np.nan)
         dice = table[f"{name}_dice"] if f"{name}_dice" in table else np.full(len(table), np.nan)
-        told = {"patient": table["patient"], "explained": name, "score": forest.decision_function(values[:, n])}
-        rows.append(pd.DataFrame(told | {"outlier": told["score"] < 0, "own_mass": own, "dice": dice}))
+        score = forest.decision_function(values[:, n])
+        columns = {"patient": table["patient"], "explained": name, "score": score, "outlier": score < 0}
+        rows.append(pd.DataFrame(columns | {"own_mass": own, "dice": dice}))
     return pd.concat(rows, ignore_index=True)
 
 
@@ -179,21 +174,16 @@ def dice_correlation(found: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for name, rest in groups:
         some = rest.dropna(subset=["dice"])
-        few = len(some) < FEWEST
+        few = len(some) < FEWEST_PATIENTS
         flat = [c for c in ("dice", "score", "own_mass") if not few and (some[c].nunique() < 2 or some[c].isna().any())]
         reason = f"{len(some)} patients with dice" if few else f"{', '.join(flat)} constant or unknown" if flat else ""
         row = {"explained": name, "patients": len(some)}
         for column in ("score", "own_mass"):
             alike = few or "dice" in flat or column in flat
-            rho, p = (np.nan, np.nan) if alike else _spearman(some["dice"], some[column])
+            rho, p = (np.nan, np.nan) if alike else spearmanr(some["dice"], some[column])
             row |= {f"{column}_rho": rho, f"{column}_p": p}
         rows.append(row | {"reason": reason})
     return pd.DataFrame(rows)
-
-
-def _spearman(x: pd.Series, y: pd.Series) -> tuple[float, float]:
-    found: Any = spearmanr(x, y)
-    return float(found.statistic), float(found.pvalue)
 
 
 def simulated_table(patients: int = 32, *, odd: int = 3, seed: int = 0) -> pd.DataFrame:

@@ -246,7 +246,9 @@ class ContextTable:
         for row in rows.drop_duplicates([*settings]).to_dict("records"):
             other = [name for name, value in settings.items() if str(row[name]) != str(value)]
             if other:
-                told = ", ".join("another image, affine or place" if n == "image" else f"{n} {row[n]}" for n in other)
-                name = f"lesion {row['lesion']} of {row['subject']}"
-                raise ValueError(f"{self.path} holds {name} with {told}; take another --out to make it anew.")
+                differs = ["another image, affine or place" if n == "image" else f"{n} {row[n]}" for n in other]
+                raise ValueError(
+                    f"{self.path} holds lesion {row['lesion']} of {row['subject']} with {', '.join(differs)}; take "
+                    "another --out to make it anew."
+                )
         return len(rows) > 0

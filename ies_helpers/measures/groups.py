@@ -209,8 +209,8 @@ def _mann_whitney(first: np.ndarray, second: np.ndarray) -> tuple[float, float]:
     """U of the first and two-sided p: exact for up to 8 lesions without ties, else normal, corrected for ties."""
     if np.ptp(np.r_[first, second]) == 0:
         return len(first) * len(second) / 2, 1.0
-    found = mannwhitneyu(first, second, alternative="two-sided")
-    return float(found.statistic), float(found.pvalue)
+    u, p = mannwhitneyu(first, second, alternative="two-sided")
+    return float(u), float(p)
 
 
 def _signs(first: Any, second: Any) -> np.ndarray:
@@ -394,8 +394,8 @@ def _auc(delta: float) -> float:
     return (delta + 1) / 2
 
 
-def _aucs(interval: Interval) -> Interval:
-    return _auc(interval[0]), _auc(interval[1])
+def _aucs(deltas: Interval) -> Interval:
+    return _auc(deltas[0]), _auc(deltas[1])
 
 
 def _curves(found: pd.DataFrame, times: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

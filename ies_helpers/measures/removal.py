@@ -102,7 +102,13 @@ class Removal:
 
     def sums(self, saliency: Saliency) -> np.ndarray:
         """`(N,)` sum over channels, the region's voxels in scan order."""
-        check_map(saliency, self._image)
+        image = self._image
+        if saliency.ndim != 4 or saliency.shape[1:] != image.shape[1:]:
+            raise ValueError(
+                f"Map and image must share their grid, got {tuple(saliency.shape)} and {tuple(image.shape)}; a map of "
+                "all channels at once is (1, I, J, K)."
+            )
+        check_finite(saliency, "A map", "compute it again")
         return np.asarray(saliency[self._at(self.voxels)].sum(dim=0, dtype=torch.float64).cpu())
 
     def rank(self, saliency: Saliency) -> np.ndarray:
@@ -160,16 +166,6 @@ def count_voxels(fractions: Sequence[float], size: int) -> np.ndarray:
             "larger fractions."
         )
     return voxels
-
-
-def check_map(saliency: Saliency, image: Volume) -> None:
-    """Refuse a map on another grid, or one that is not finite."""
-    if saliency.ndim != 4 or saliency.shape[1:] != image.shape[1:]:
-        raise ValueError(
-            f"Map and image must share their grid, got {tuple(saliency.shape)} and {tuple(image.shape)}; a map of all "
-            "channels at once is (1, I, J, K)."
-        )
-    check_finite(saliency, "A map", "compute it again")
 
 
 def surroundings(lesion: LesionLike, shape: tuple[int, ...], reach: float = SURROUNDINGS_VOXELS) -> LabelMap:
@@ -516,8 +512,8 @@ def faithfulness_correlation(
     seed: int = 0,
 ) -> np.ndarray:
     """`sensitivity_n` at one fraction: `(M,)`."""
-    settings = {"fractions": [fraction], "subsets": subsets, "region": region, "seed": seed}
-    return sensitivity_n(network, image, lesion, saliencies, fill=fill, **settings)[:, 0]
+    settings = {"subsets": subsets, "region": region, "seed": seed}
+    return sensitivity_n(network, image, lesion, saliencies, fractions=[fraction], fill=fill, **settings)[:, 0]
 
 
 def sensitivity(

@@ -1,7 +1,8 @@
-"""Does a map depend on what it claims to explain? Randomised layers, and a cue planted where nobody would look.
+"""Does a map depend on the network that it claims to explain? How alike two maps are, and randomised layers.
 
-Source of the first: Adebayo et al., "Sanity checks for saliency maps" (NeurIPS 2018, arXiv 1810.03292). A map that
-stays the same when the network's weights are replaced by random ones shows the image, not the network.
+Source: Adebayo et al., "Sanity checks for saliency maps" (NeurIPS 2018, arXiv 1810.03292). A map that stays the same
+when the network's weights are replaced by random ones shows the image, not the network. `teaching.planted_cue` is the
+opposite check: a network that looks where nobody would.
 """
 
 import copy
@@ -12,21 +13,19 @@ from typing import Any, Literal, NamedTuple, get_args
 import numpy as np
 import pandas as pd
 import torch
-from scipy.ndimage import find_objects, gaussian_filter
+from scipy.ndimage import gaussian_filter
 from scipy.stats import rankdata
 from torch import nn
 
-from ies_helpers.arrays import LabelMap, Saliency
+from ies_helpers.arrays import Box, LabelMap, Saliency, check_choice
 from ies_helpers.segmentation.network import Network, as_network
-
-# How alike two maps are: rank correlation, structural similarity, and the shuffled map to read them beside.
 
 
 class Similarity(NamedTuple):
     """How alike two maps are: 1 if the same, about 0 if they have nothing in common (but see `ssim`), less if opposite.
 
     Attributes:
-        spearman: rank correlation of the signed values in the region, all modalities together.
+        spearman: rank correlation of the signed values in the region, all channels together.
         spearman_abs: of the absolute values.
         ssim: structural similarity, see `ssim`.
         reason: why they are NaN; empty where they are not.
@@ -65,16 +64,16 @@ def ssim(one: Saliency, other: Saliency, region: LabelMap) -> float:
     are opposite, and their product would call the two alike. Hence 1 + a, from 0 to 2. Where both maps are nearly zero
     it is nearly 1, so for sparse maps it is high whatever they show: read it beside the random baseline only.
     """
-    box = find_objects(np.asarray(region, dtype=np.uint8))[0]
-    weights = np.asarray(region, dtype=bool)[box]
+    weights = np.asarray(region, dtype=bool)
+    box = Box.around(weights)
     total = 0.0
     for a, b in zip(_scaled(one, box), _scaled(other, box), strict=True):
-        total += float(_ssim_map(1 + a, 1 + b)[weights].mean())
+        total += float(_ssim_map(1 + a, 1 + b)[weights[box]].mean())
     return total / len(one)
 
 
-def _scaled(saliency: Saliency, box: tuple[slice, ...]) -> np.ndarray:
-    values = np.asarray(saliency[(slice(None), *box)], dtype=np.float64)
+def _scaled(saliency: Saliency, box: Box) -> np.ndarray:
+    values = np.asarray(saliency[:, *box], dtype=np.float64)
     return values / np.abs(values).max()
 
 
@@ -89,7 +88,7 @@ def _ssim_map(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def shuffled(saliency: Saliency, region: LabelMap, seed: int = 0) -> Saliency:
-    """The map with its voxels in the region in random order, modalities kept together, zero elsewhere."""
+    """The map with its voxels in the region in random order, channels kept together, zero elsewhere."""
     values = saliency[:, region]
     order = np.random.default_rng([seed, 3]).permutation(values.shape[1])
     other = torch.zeros_like(saliency)
@@ -103,6 +102,8 @@ def pearson(x: np.ndarray, y: np.ndarray) -> float:
         return float("nan")
     return float(np.corrcoef(x, y)[0, 1])
 
+
+# Layers made random.
 
 How = Literal["cascading", "independent"]
 """`cascading` keeps every layer from the output down to this one random; `independent` this one alone."""
@@ -142,8 +143,7 @@ def randomise_layers(
         `layer`, `peak` (largest absolute value), and the fields of `Similarity`.
     """
     network = as_network(network)
-    if how not in get_args(How):
-        raise ValueError(f"how must be cascading or independent, got {how!r}.")
+    check_choice("how", how, get_args(How))
     other = replace(network, module=copy.deepcopy(network.module))
     drawn = [(name, [_Drawn(p, seed, n) for n, p in parameters]) for name, parameters in _layers(other.module, layers)]
     original = explain(network)

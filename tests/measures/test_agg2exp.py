@@ -60,7 +60,7 @@ def test_the_strongest_edges_leave_out_the_class_itself_and_what_is_named() -> N
     assert edges.to_numpy().tolist() == [["b", "a", 0.3], ["c", "b", 0.3], ["a", "c", 0.25]]
     assert len(strongest_dependencies(matrix, 9)) == 5  # b has nothing in c
     assert strongest_dependencies(matrix, 1, without=()).iloc[0].tolist() == ["a", "background", 0.5]
-    with pytest.raises(ValueError, match="at least one edge, got 0"):
+    with pytest.raises(ValueError, match="got 0"):
         strongest_dependencies(matrix, 0)
 
 
@@ -157,21 +157,21 @@ def test_a_table_without_dice_says_so_in_place_of_a_correlation() -> None:
 def test_missing_columns_are_one_clear_error(tmp_path: Path, change, told: str) -> None:
     path = tmp_path / "made.csv"
     change(table()).to_csv(path, index=False)
-    with pytest.raises(ValueError, match=rf"for every explained A and structure B; made.csv {told}\. Fetch it anew"):
+    with pytest.raises(ValueError, match=rf"made\.csv {told}"):
         read_dependencies(path)
 
 
 def test_what_is_no_table_of_shares_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"Masses must be shares, 0 to 1; the table has values from 0 to 70"):
+    with pytest.raises(ValueError, match="from 0 to 70"):
         masses(table(a_explanation_in_a_mass=[50.0, 70.0]))
-    with pytest.raises(ValueError, match=r"0 to 1; the table has values from 0 to 70"):
+    with pytest.raises(ValueError, match="from 0 to 70"):
         masses(table(a_explanation_in_a_mass=[np.nan, 70.0]))
-    with pytest.raises(ValueError, match=r"A patient must have one row, s1 has more in the table; drop repeated rows"):
+    with pytest.raises(ValueError, match="s1 has more in the table"):
         dependency_matrix(pd.concat([table(), table().iloc[[0]]]))
     (tmp_path / "empty.csv").write_text("")
-    with pytest.raises(ValueError, match=r"must be a CSV file, empty.csv is not readable"):
+    with pytest.raises(ValueError, match=r"empty\.csv is not readable"):
         read_dependencies(tmp_path / "empty.csv")
-    with pytest.raises(FileNotFoundError, match=r"must be a CSV file, there is none at .*none\.csv; see fetch"):
+    with pytest.raises(FileNotFoundError, match=r"none\.csv"):
         read_dependencies(tmp_path / "none.csv")
 
 
@@ -180,7 +180,7 @@ def test_a_word_among_the_masses_is_refused_with_its_place_and_an_empty_cell_is_
     made.loc[1, "b_c_explanation_in_a_mass"] = "foo"
     made.to_csv(tmp_path / "made.csv", index=False)
     place = rf"row 2 \(patient {made['patient'][1]}\), column b_c_explanation_in_a_mass"
-    with pytest.raises(ValueError, match=rf"must be numbers, or empty .*; made\.csv has 'foo' in {place}\. Mend it"):
+    with pytest.raises(ValueError, match=rf"made\.csv has 'foo' in {place}"):
         read_dependencies(tmp_path / "made.csv")
     made.loc[1, "b_c_explanation_in_a_mass"] = None
     made.to_csv(tmp_path / "made.csv", index=False)

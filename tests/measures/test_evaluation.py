@@ -120,7 +120,7 @@ def test_networks_of_one_name_and_other_weights_are_told_apart(maps: list[SavedM
 
 def test_two_maps_of_one_lesion_made_alike_are_refused(maps: list[SavedMap], tmp_path: Path) -> None:
     twin = replace(maps[0], folder=tmp_path / "again")
-    with pytest.raises(ValueError, match=r"one map of a method; that of p1, lesion 1 \(.*gradcam\+\+ is in .*again"):
+    with pytest.raises(ValueError, match=r"p1, lesion 1 \(.*gradcam\+\+ is in .*again"):
         evaluate_maps([*maps, twin])
 
 
@@ -155,9 +155,9 @@ def test_faithfulness_is_what_road_and_deletion_say(made: Path, maps: list[Saved
 
 def test_only_the_network_that_made_a_map_is_asked(made: Path, maps: list[SavedMap], tmp_path: Path) -> None:
     digest = maps[0].record["digest"]
-    with pytest.raises(ValueError, match=rf"explained with tiny {digest}, got other [0-9a-f]+; give its file"):
+    with pytest.raises(ValueError, match=rf"tiny {digest}, got other [0-9a-f]+"):
         networks_of(maps, str(tiny_network(tmp_path / "other.safetensors", seed=1)), device="cpu")
-    with pytest.raises(ValueError, match=r"Only shipped networks are found by name, got 'tiny'; give its file by"):
+    with pytest.raises(ValueError, match="'tiny'"):
         networks_of(maps)
     assert list(networks_of(maps, str(made.parent / "tiny.safetensors"), device="cpu")) == [digest]
 
@@ -259,7 +259,7 @@ def test_a_subject_counts_where_it_has_a_value_and_not_where_it_has_none() -> No
 
 def test_two_values_of_one_lesion_are_not_ranked() -> None:
     rows = table({"m": [1.0, 2.0], "n": [3.0, 4.0]})
-    with pytest.raises(ValueError, match="one energy of each method, unet1 of a has more of m; drop repeated"):
+    with pytest.raises(ValueError, match="unet1 of a has more of m"):
         rank_methods(pd.concat([rows, rows.iloc[[1]]]))
 
 

@@ -46,11 +46,11 @@ def test_maps_count_where_they_reach_and_t_is_missing_only_where_it_has_no_value
 
 
 def test_an_empty_group_and_maps_of_two_grids_are_refused() -> None:
-    with pytest.raises(ValueError, match="A group must have a map, got none"):
+    with pytest.raises(ValueError, match="got none"):
         group_map([], np.eye(4))
-    with pytest.raises(ValueError, match=r"on one grid, got \(1, 2, 2, 3\) and \(1, 2, 2, 2\)"):
+    with pytest.raises(ValueError, match=r"\(1, 2, 2, 3\) and \(1, 2, 2, 2\)"):
         group_map([torch.zeros(1, 2, 2, 2), torch.zeros(1, 2, 2, 3)], np.eye(4))
-    with pytest.raises(ValueError, match=r"must be \(C, I, J, K\)"):
+    with pytest.raises(ValueError, match=r"got \(2, 2, 2\)"):
         group_map([torch.zeros(2, 2, 2)], np.eye(4))
 
 
@@ -104,7 +104,7 @@ def test_the_middle_is_nearest_in_millimetres_and_not_in_voxels() -> None:
 
 @pytest.mark.parametrize("reach", [1.5, -1, float("nan")])
 def test_a_reach_that_is_no_whole_number_of_millimetres_is_refused(reach: float) -> None:
-    with pytest.raises(ValueError, match=f"reach_mm must be whole mm from 0, .* got {reach}"):
+    with pytest.raises(ValueError, match=f"got {reach}"):
         aligned_at_centre(torch.zeros(1, 9, 9, 9), np.array([[4, 4, 4]]), np.eye(4), reach_mm=reach)
 
 

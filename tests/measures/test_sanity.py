@@ -205,12 +205,12 @@ def test_the_shuffled_map_keeps_its_values_and_its_region() -> None:
 
 
 def test_what_cannot_be_randomised_is_refused() -> None:
-    with pytest.raises(ValueError, match="how must be cascading or independent, got 'both'"):
+    with pytest.raises(ValueError, match="'both'"):
         randomise_layers(Linear(), lambda _: torch.zeros(1, 2, 2, 2), how="both")  # pyright: ignore[reportArgumentType]
     for name in ("mixed", "model.1.submodule.1.adn.D"):
-        with pytest.raises(ValueError, match=f"must name submodules with parameters, got '{name}'"):
+        with pytest.raises(ValueError, match=f"got '{name}'"):
             randomise_layers(unet((3, 4)), lambda _: torch.zeros(1, 2, 2, 2), layers=[name])
-    with pytest.raises(ValueError, match="must have weights to randomise"):
+    with pytest.raises(ValueError, match="got none"):
         randomise_layers(nn.Identity(), lambda _: torch.zeros(1, 2, 2, 2))
-    with pytest.raises(ValueError, match="must share their grid"):
+    with pytest.raises(ValueError, match=r"\(3, 3, 3\)"):
         randomise_layers(Linear(), lambda _: torch.ones(1, 2, 2, 2), region=torch.ones(3, 3, 3))
