@@ -29,6 +29,8 @@ from ies_helpers.measures.evaluation import (
     summarise_measures,
 )
 from ies_helpers.measures.maps import MEASURES, MappedLesion, Measure, measure_map, measure_of
+from ies_helpers.segmentation import lesions as finding
+from ies_helpers.segmentation.lesions import segment_into_folder
 from ies_helpers.subjects import folder as reading
 from ies_helpers.subjects.folder import SavedMap, read_maps, write_table
 from tests.folders import explain_toy, found_in, tiny_network
@@ -463,3 +465,21 @@ def test_maps_that_are_gone_leave_no_numbers_and_a_lesion_that_nobody_predicted_
     assert row[["group", "voxels"]].tolist() == whole.loc[1, ["group", "voxels"]].tolist()
     assert row["gradientmean_flair_max"] == pytest.approx(whole.loc[1, "gradientmean_flair_max"], rel=1e-5)
     assert np.isnan(row["volume_mm3"])
+
+
+def test_finding_the_same_lesions_again_keeps_what_their_maps_measured(made: Path, tmp_path: Path, monkeypatch) -> None:
+    folder = Path(shutil.copytree(made, tmp_path / "out"))
+    subject, network = load_subject(made.parent / "in"), load_network(made.parent / "tiny.safetensors", device="cpu")
+    network = replace(network, threshold=0.5, window=None)
+    probability, _ = found_in(subject)
+    monkeypatch.setattr(finding, "predict", lambda *_, **__: probability)
+    add_measures(folder, "p1")
+    written = (folder / "sub-p1/lesions.tsv").read_bytes()
+    segment_into_folder(subject, network, folder)
+    assert (folder / "sub-p1/lesions.tsv").read_bytes() == written
+    surer = torch.where(probability > 0, 0.9, 0.0)
+    monkeypatch.setattr(finding, "predict", lambda *_, **__: surer)
+    table = segment_into_folder(subject, network, folder).table()
+    again = pd.read_csv(folder / "sub-p1/lesions.tsv", sep="\t")
+    assert again.columns.tolist() == table.columns.tolist()
+    assert again["max_probability"].max() == pytest.approx(0.9)
