@@ -12,7 +12,7 @@ from torch import nn
 
 from ies_helpers import Network, gradient, perilesional_curve
 from ies_helpers.arrays import CONNECTIVITY, as_mask
-from ies_helpers.saliency.context import BLUR_MM, DOSE_COLUMNS, dose_response, filled
+from ies_helpers.saliency.context import BLUR_MM, DOSE_COLUMNS, dose_response, filled, steps_from
 from ies_helpers.subjects.editing import add_lesion, lesion_pattern
 from ies_helpers.teaching import Linear, Neighbourhood
 from tests import oracles
@@ -54,7 +54,7 @@ NETWORKS = {
 def test_a_curve_is_what_the_whole_volume_gives_each_time(kind: str, fill, image: torch.Tensor) -> None:
     """The published way: dilate, hide, run everything, average the softmax over the lesion."""
     network = NETWORKS[kind]()
-    curve = perilesional_curve(network, image, VOXELS, distances=range(0, 12, 3), fill=fill)
+    curve = perilesional_curve(network, image, VOXELS, distances=(0, 3, 9), fill=fill)
     region = as_mask(VOXELS, SHAPE)
     filling = filled(image, fill, np.ones(3))
     for row in curve.itertuples():
@@ -65,7 +65,7 @@ def test_a_curve_is_what_the_whole_volume_gives_each_time(kind: str, fill, image
         assert row.score == pytest.approx(float(wanted.mean()), abs=EXACT)
         assert row.seen == bool((wanted > network.threshold).any())
     whole = oracles.lesion_probabilities(network, image, VOXELS)
-    assert curve["full_score"].tolist() == pytest.approx([float(whole.mean())] * 4, abs=EXACT)
+    assert curve["full_score"].tolist() == pytest.approx([float(whole.mean())] * 3, abs=EXACT)
 
 
 def test_a_network_that_looks_some_voxels_away_sees_the_lesion_only_from_there_on() -> None:
@@ -233,3 +233,23 @@ def test_the_subject_and_the_network_stay_as_they_were() -> None:
     dose_response(network, DOUBLE, PLACE, 60, [0.0, 1.0])
     assert network.module.training
     assert torch.equal(DOUBLE.image, image)
+
+
+def test_a_dose_is_told_by_the_class_and_head_of_the_network() -> None:
+    network = replace(unet((3, 4, 5), outputs=3), window=None, lesion_class=2, head="sigmoid")
+    (row,) = dose_response(network, DOUBLE, PLACE, 60, [0.7]).itertuples()
+    voxels = np.argwhere(lesion_pattern(DOUBLE, PLACE, 60)[1].numpy())
+    image = add_lesion(DOUBLE, PLACE, 60, 0.7).image
+    wanted = oracles.lesion_probabilities(network, image, voxels)
+    assert row.score == pytest.approx(float(wanted.mean()), rel=BLENDED)
+    assert row.logit == pytest.approx(float(torch.logit(wanted).mean()), rel=BLENDED)
+
+
+def test_steps_are_dilations(rng: np.random.Generator) -> None:
+    mask = rng.random((17, 12, 14)) < 0.005
+    mask[3, 4, 5] = True
+    wanted, region = np.where(mask, 0, -1), mask
+    for step in range(1, 30):
+        region = ndimage.binary_dilation(region, CONNECTIVITY)
+        wanted[region & (wanted < 0)] = step
+    assert np.array_equal(steps_from(mask), wanted)

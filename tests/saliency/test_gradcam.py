@@ -11,6 +11,7 @@ from ies_helpers import Network, gradcam, gradcam_pp
 from ies_helpers.arrays import Box
 from ies_helpers.saliency.gradcam import Seen, boxed_cam, pp_weights
 from ies_helpers.saliency.views import View
+from ies_helpers.segmentation.network import one_class
 from tests import oracles
 from tests.networks import nnunet, unet
 
@@ -187,3 +188,13 @@ def test_a_network_whose_logits_are_not_finite_has_no_map(method) -> None:
     network.module.model[2].conv.bias[1] = float("nan")  # behind the layer, and no part of its gradient
     with pytest.raises(ValueError, match="must be finite; unet gave NaN or infinity"):
         method(network, torch.randn(2, 16, 16, 16), np.array([[7, 8, 9]]), layer="model.0.conv")
+
+
+@pytest.mark.parametrize("number", [0, 2])
+def test_another_class_has_its_own_map(number: int) -> None:
+    image, lesion = torch.randn(1, 32, 32, 16, dtype=torch.float64), np.array([[10, 11, 9], [2, 11, 15]])
+    network = replace(unet((12, 12, 12), inputs=1, outputs=3), layer="model.0.conv")
+    other = one_class(network, number)
+    wanted = oracles.gradcam_pp(other, oracles.whole(other, 4), image, lesion)
+    assert oracles.relative(exact(other, image, lesion)[0], wanted) < EXACT
+    assert oracles.relative(exact(network, image, lesion)[0], wanted) > 0.1

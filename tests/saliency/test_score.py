@@ -43,7 +43,7 @@ def test_it_is_what_the_whole_volume_gives_for_any_edit_in_the_box(name: str, im
     network = replace(make(), window=window, through=through)
     score = LesionScore(network, image, LESION)
     volumes, edited = [], []
-    for scale in (0.0, 1.0, 3.0):
+    for scale in (0.0, 2.0):
         volume = image.clone()
         score.crop(volume)[:] += scale * torch.randn_like(score.image)
         volumes.append(volume)
@@ -213,3 +213,33 @@ def test_of_more_classes_it_scores_the_same_one_that_predict_shows(through: Thro
     wanted = predict_logits(network, image)[(slice(None), *at)]
     assert torch.allclose(score.logits([score.image])[0], wanted.double(), atol=1e-5)  # predictions are float32
     assert torch.allclose(score.probabilities([score.image])[0], predict(network, image)[at].double(), atol=1e-6)
+
+
+@pytest.mark.parametrize("through", ["whole", "windows"])
+def test_of_several_regions_each_has_a_sigmoid_of_its_own(through: Through, image: torch.Tensor) -> None:
+    module = nn.Conv3d(2, 3, 3, padding=1).double()
+    window = 24 if through == "windows" else None
+    network = Network(module, window=window, through=through, lesion_class=2, head="sigmoid", stride=(1, 1, 1))
+    score = LesionScore(network, image, LESION)
+    wanted = oracles.lesion_probabilities(network, image, LESION)
+    assert torch.allclose(score.probabilities([score.image])[0], wanted, rtol=0, atol=EXACT)
+    at = tuple(torch.as_tensor(LESION).T)
+    assert torch.allclose(predict(network, image)[at].double(), wanted, atol=1e-6)
+    (curve,) = perilesional_curve(network, image, LESION, distances=[9])["full_score"]
+    assert curve == pytest.approx(float(wanted.mean()), abs=EXACT)
+    softmax = replace(network, head="softmax")
+    assert float((LesionScore(softmax, image, LESION).probabilities([score.image])[0] - wanted).abs().max()) > 0.01
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_images_of_any_channels_are_scored(channels: int) -> None:
+    image, voxels = torch.randn(channels, 20, 16, 24, dtype=torch.float64), np.array([[9, 8, 11], [10, 8, 11]])
+    network = replace(unet((3, 4, 5), inputs=channels), window=None, through="whole")
+    score = LesionScore(network, image, voxels)
+    wanted = oracles.lesion_probabilities(network, image, voxels)
+    assert torch.allclose(score.probabilities([score.image])[0], wanted, rtol=0, atol=EXACT)
+
+
+def test_a_class_beyond_the_head_is_refused_before_anything_is_scored(image: torch.Tensor) -> None:
+    with pytest.raises(ValueError, match=r"below the 2 classes .* got 5"):
+        LesionScore(replace(unet((3, 4)), lesion_class=5), image, LESION, through="whole")

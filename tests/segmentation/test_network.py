@@ -1,7 +1,9 @@
 """Networks: heads and classes of every kind, state and precision that come back, what is remembered of them."""
 
+import gc
 import hashlib
 import warnings
+import weakref
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import pairwise
@@ -14,7 +16,7 @@ from torch import nn
 from ies_helpers import Network, gradient, predict, predict_logits
 from ies_helpers.segmentation.architectures import build
 from ies_helpers.segmentation.inference import importance, total_importance, window_boxes
-from ies_helpers.segmentation.network import as_network, at_rest, one_class, true_float32
+from ies_helpers.segmentation.network import Memory, as_network, at_rest, one_class, true_float32
 from ies_helpers.teaching import Linear
 
 
@@ -262,3 +264,52 @@ def test_what_was_set_by_the_newer_names_is_kept_by_them(which: int) -> None:
     with warnings.catch_warnings(action="error"), true_float32():
         assert products.fp32_precision == "ieee"
     assert products.fp32_precision == "tf32"
+
+
+@pytest.mark.parametrize("number", [0, 1, 2])
+def test_of_several_regions_each_is_asked_by_itself(number: int) -> None:
+    network, image = Network(nn.Conv3d(2, 3, 1), lesion_class=number, head="sigmoid"), torch.randn(2, 5, 5, 5)
+    wanted = predict_logits(network, image)[number].sigmoid()
+    assert torch.equal(predict(network, image), wanted)
+    assert network.digest() != replace(network, head="softmax").digest()
+    with pytest.raises(ValueError, match="got 'tanh'"):
+        replace(network, head="tanh")  # pyright: ignore[reportArgumentType]
+
+
+CHANGES = {
+    "weights": lambda m: m[0].weight.data.mul_(2),
+    "a buffer": lambda m: m[1].running_mean.add_(1),
+    "a norm": lambda m: m.__setitem__(1, nn.InstanceNorm3d(3)),
+    "an equal class": lambda m: m.__setitem__(2, type("ReLU", (nn.ReLU,), {})()),
+    "a slope": lambda m: setattr(m[3], "negative_slope", 0.5),
+    "a hook": lambda m: m[2].register_forward_hook(lambda *_: None),
+    "precision": lambda m: m.double(),
+    "device": lambda m: m.to("meta"),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+@pytest.mark.parametrize("weights", [True, False])
+def test_what_was_remembered_is_found_out_again_when_the_module_changes(change: str, weights: bool) -> None:
+    module = nn.Sequential(nn.Conv3d(2, 3, 1), nn.BatchNorm3d(3), nn.ReLU(), nn.LeakyReLU()).requires_grad_(False)
+    memory, made = Memory(weights=weights), []
+
+    def ask(*depends: object) -> int:
+        return memory(module, *depends, make=lambda: made.append(1) or len(made))
+
+    assert [ask(8), ask(8), ask(4), ask(8)] == [1, 1, 2, 1]
+    module.train()
+    assert ask(8) == 1
+    if change == "device" and weights:
+        return  # values that are nowhere have no hash
+    CHANGES[change](module)
+    assert ask(8) == (3 if weights or change not in ("weights", "a buffer") else 1)
+
+
+def test_a_module_that_is_gone_is_forgotten() -> None:
+    memory, module = Memory(), nn.Conv3d(1, 1, 1)
+    memory(module, make=lambda: 1)
+    gone = weakref.ref(module)
+    del module
+    gc.collect()
+    assert gone() is None
