@@ -110,8 +110,8 @@ def trusted(network: Network, kind: str, part: Part, cone: Each, autograd: Each)
         apart[:, *box.local(seen)] -= got
         close = bool(apart.abs().max() <= CLOSE * wanted.abs().max())
         if not close:
-            told = f"{network.name} is no {kind} of the published kind after all; taking the crop."
-            warnings.warn(told, stacklevel=2)
+            sentence = f"{network.name} is no {kind} of the published kind after all; taking the crop."
+            warnings.warn(sentence, stacklevel=2)
         return close
 
     return _TRUSTED(network.module, kind, network.lesion_class, make=agree)

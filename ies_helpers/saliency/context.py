@@ -1,7 +1,7 @@
 """How much surrounding tissue a network needs: a lesion's score while all but it and a growing rim is hidden.
 
 Source: the contextual-information experiment of Spagnolo et al. (arXiv 2406.09335, Figure 3): dilations of the
-lesion by 1 to 34 voxels, both channels zero outside. The published plot stretches its axis by `linspace(1, 35, 34)`,
+lesion by 1 to 34 voxels, all channels zero outside. The published plot stretches its axis by `linspace(1, 35, 34)`,
 so that its last dilation of 34 voxels stands at 35; here a dilation stands where it is.
 """
 

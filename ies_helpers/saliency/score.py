@@ -93,9 +93,9 @@ class LesionScore:
             ValueError: for no image, one of another shape, or logits that are not finite.
         """
         unedited: dict[View, torch.Tensor] = {}
-        images, scored = self._checked(edited), []
+        images, batch, scored = self._checked(edited), self._at_once(), []
         with torch.no_grad(), at_rest(self.network):
-            while some := list(itertools.islice(images, self._at_once())):
+            while some := list(itertools.islice(images, batch)):
                 scored.append(self._halving(some, unedited))
         if not scored:
             raise ValueError("There must be an edited image to score, got none.")
@@ -131,11 +131,13 @@ class LesionScore:
         """`(B, K, V)` logits; a view that an edit does not touch is run once a call, and kept in `unedited`."""
         logits = torch.empty(0)
         for one in self._passes:
+            # Inputs (1, C, i, j, k) of this view, and which of them an edit touches.
             clean = self._cut(self.image, one.view)
             cuts = [self._cut(image, one.view) for image in images]
             touched = [not torch.equal(x, clean) for x in cuts]
             if not all(touched) and one.view not in unedited:
                 (unedited[one.view],) = one.shares(self.network, clean)
+            # Their shares (K, v), the touched as one batch, the others as they were, added at the voxels they hold.
             inputs = [x for x, changed in zip(cuts, touched, strict=True) if changed]
             shares = iter(one.shares(self.network, torch.cat(inputs)) if inputs else ())
             added = torch.stack([next(shares) if changed else unedited[one.view] for changed in touched])

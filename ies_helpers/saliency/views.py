@@ -306,7 +306,7 @@ def added_by_voxel(each: Each, part: Part, voxels: Voxels, zeros: Zeros) -> torc
     return added
 
 
-# How much memory that work may take, and running out of it: how that is recognised, and told in one sentence.
+# How much memory that work may take, and running out of it: how that is recognised, and said in one sentence.
 
 BUDGET = 2**30
 """Bytes of working memory, beside the network and the volume."""

@@ -100,10 +100,10 @@ def predict_logits(network: Network | nn.Module, image: Volume, *, progress: boo
     """Logits of every class at every voxel, windows blended before any softmax (as published).
 
     Returns:
-        `(2, I, J, K)` float32, on the CPU; of a network of more classes all of them.
+        `(K, I, J, K)` float32 of all K classes, on the CPU.
 
     Raises:
-        ValueError: for an image that is not `(C, I, J, K)`, has other modalities than the network takes, is smaller
+        ValueError: for an image that is not `(C, I, J, K)`, has other channels than the network takes, is smaller
             than a window, or gives logits that are not finite.
     """
     network = as_network(network)
@@ -117,7 +117,7 @@ def predict_logits(network: Network | nn.Module, image: Volume, *, progress: boo
 
 
 def _blended_logits(network: Network, image: Volume, progress: bool) -> torch.Tensor:
-    """All windows, weighted: sum_w g_w f_w / sum_w g_w, `(2, I, J, K)` float32."""
+    """All windows, weighted: sum_w g_w f_w / sum_w g_w, `(K, I, J, K)` float32."""
     shape = tuple(image.shape[1:])
     total, weight = torch.zeros(1), importance(network).float()
     for box in tqdm(window_boxes(network, shape), desc="Windows", disable=not progress):
@@ -128,7 +128,7 @@ def _blended_logits(network: Network, image: Volume, progress: bool) -> torch.Te
 
 
 def whole_logits(network: Network, image: Volume) -> torch.Tensor:
-    """One forward pass over the whole volume, zero-padded at its end to the network's stride: `(2, I, J, K)`."""
+    """One forward pass over the whole volume, zero-padded at its end to the network's stride: `(K, I, J, K)`."""
     shape = image.shape[1:]
     padded = pad_end(image, receptive_field(network, image.shape[0]).padded(tuple(shape)))
     logits = network.logits(padded[None].to(network.device, network.dtype))[0]

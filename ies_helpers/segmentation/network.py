@@ -1,4 +1,8 @@
-"""A network and how it looks at an image: what an explanation must know of any of them."""
+"""A network and how it looks at an image: what an explanation must know of any of them.
+
+`Network` comes first; then what it hides of modules that answer in other ways, the state in which it is asked, and
+what may be remembered about a module.
+"""
 
 import hashlib
 import re
@@ -161,17 +165,17 @@ def one_class(network: Network | nn.Module, number: int) -> Network:
     return replace(network, lesion_class=number, name=f"{network.name}-class{number}")
 
 
-# What a module puts out, of whatever kind, as logits `(B, 2, I, J, K)`.
+# What a module puts out, of whatever kind, as logits `(B, K, I, J, K)` of K classes.
 
 
 def logits_of(module: nn.Module, x: torch.Tensor, name: str) -> torch.Tensor:
-    """`(B, C, I, J, K)` -> `(B, 2, I, J, K)`, or as many classes as the module has, of which 1 is lesion.
+    """`(B, C, I, J, K)` -> logits of all classes of a module, at least 2.
 
-    A list, or `(B, n, 2, I, J, K)`, gives its first entry; a sigmoid head z becomes the two classes (0, z). The module
+    A list, or `(B, n, K, I, J, K)`, gives its first entry; one channel z becomes the two classes (0, z). The module
     gets a copy, so that one which works in place changes neither image nor gradient.
 
     Raises:
-        ValueError: for an image of another number of modalities, or an output that is no such tensor.
+        ValueError: for an image of another number of channels, or an output that is no such tensor.
     """
     try:
         y = module(x.clone())
@@ -250,7 +254,7 @@ def hash_of(module: nn.Module, *also: object) -> str:
         sha.update(str(part).encode())
     for key, value in sorted(module.state_dict().items()):
         sha.update(key.encode())
-        sha.update(value.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())  # NumPy has no bfloat16
+        sha.update(value.detach().cpu().reshape(-1).view(torch.uint8).numpy())  # NumPy has no bfloat16
     return sha.hexdigest()[:16]
 
 
@@ -283,7 +287,7 @@ class Memory:
     """
 
     def __init__(self, *, weights: bool = True) -> None:
-        """`weights`: whether the values depend on them. To hash those of the shipped U-Net takes 0.1 s."""
+        """`weights`: whether the values depend on them. To hash those of the shipped U-Net takes 0.03 s."""
         self._weights = weights
         self._kept: weakref.WeakKeyDictionary[nn.Module, tuple[Any, dict[Any, Any]]] = weakref.WeakKeyDictionary()
 
