@@ -8,6 +8,7 @@ why; it is never 0 or True. Maps are signed, so every measure of shares says whi
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal, get_args
 
 import numpy as np
@@ -171,6 +172,11 @@ class MappedLesion:
     road: Road | None = None
     deletion: Curve | None = None
 
+    @cached_property
+    def strength(self) -> torch.Tensor:
+        """`(I, J, K)` absolute values, added over channels: what most measures start from."""
+        return torch.from_numpy(part_of(self.saliency, "abs"))
+
 
 @dataclass(frozen=True)
 class Measure:
@@ -218,8 +224,8 @@ def _deletion(of: MappedLesion) -> float:
     return of.deletion.log_area if of.deletion else np.nan
 
 
-def _of_lesion(measure: Callable[[Saliency, Region], float]) -> Callable[[MappedLesion], float]:
-    return lambda mapped: measure(mapped.saliency, mapped.lesion)
+def _of_strength(measure: Callable[[Saliency, Region], float]) -> Callable[[MappedLesion], float]:
+    return lambda mapped: measure(mapped.strength, mapped.lesion)
 
 
 MEASURES = {
@@ -227,13 +233,13 @@ MEASURES = {
     for row in (
         Measure("peak", lambda m: peak(m.saliency, m.channels), "peak", PEAKS, in_unit=True, drawn="peak", kept=True),
         Measure("share", lambda m: channel_shares(m.saliency, m.channels), "share", SHARES, drawn="", kept=True),
-        Measure("energy", _of_lesion(proportional_energy), "energy", better="higher", kept=True),
-        Measure("focus", _of_lesion(average_saliency_focus), "focus", in_unit=True, drawn=""),
-        Measure("relative_focus", _of_lesion(relative_focus), "relative focus", better="higher"),
-        Measure("pointing", _of_lesion(pointing_game), "pointing", better="higher", drawn="bar"),
-        Measure("rank_accuracy", _of_lesion(rank_accuracy), "rank accuracy", better="higher"),
-        Measure("gini", lambda m: gini(m.saliency), "Gini", better="higher"),
-        Measure("complexity", lambda m: effective_complexity(m.saliency), "complexity", better="lower"),
+        Measure("energy", _of_strength(proportional_energy), "energy", better="higher", kept=True),
+        Measure("focus", _of_strength(average_saliency_focus), "focus", in_unit=True, drawn=""),
+        Measure("relative_focus", lambda m: relative_focus(m.saliency, m.lesion), "relative focus", better="higher"),
+        Measure("pointing", _of_strength(pointing_game), "pointing", better="higher", drawn="bar"),
+        Measure("rank_accuracy", lambda m: rank_accuracy(m.saliency, m.lesion), "rank accuracy", better="higher"),
+        Measure("gini", lambda m: gini(m.strength), "Gini", better="higher"),
+        Measure("complexity", lambda m: effective_complexity(m.strength), "complexity", better="lower"),
         Measure("balance_inside", _balance_inside, "sign balance in the lesion", drawn="balance", kept=True),
         Measure("balance", _balance_around, "sign balance around it", BALANCES, drawn="balance"),
         Measure("road", lambda m: m.road.mean if m.road else np.nan, "ROAD", better="higher", asks_network=True),
@@ -295,7 +301,7 @@ def part_of(saliency: torch.Tensor, part: str) -> np.ndarray:
         raise ValueError(f"A map must be (C, I, J, K) or (I, J, K), got {tuple(saliency.shape)}.")
     values = np.asarray(saliency, dtype=np.float64)
     check_finite(values, "A map", "explain anew")
-    values = {"abs": np.abs(values), "positive": np.maximum(values, 0), "negative": np.maximum(-values, 0)}[part]
+    values = np.abs(values) if part == "abs" else np.maximum(values if part == "positive" else -values, 0)
     return values.sum(axis=0) if values.ndim == 4 else values
 
 
