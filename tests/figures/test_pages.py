@@ -100,6 +100,23 @@ def test_an_unknown_modality_is_refused() -> None:
         saliency_html(subject, torch.zeros(2, *subject.shape), np.array([[1, 1, 1]]), modality="t2")
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_page_and_a_volume_are_of_any_channel_the_first_unless_said(monkeypatch, channels: int) -> None:
+    given = {}
+    monkeypatch.setattr("nilearn.plotting.view_img", lambda overlay, **options: given.update(options, overlay=overlay))
+    names, stack = ("dir", "t1", "flair")[:channels], [1, 0, 1][:channels]
+    two = subject_in_memory()
+    subject = replace(two, image=two.image[stack], channels=names)
+    saliency = torch.from_numpy(np.random.default_rng(0).normal(size=subject.image.shape).astype(np.float32))
+    lesion = lesion_of(ball(subject.shape, (12, 14, 10), 1))
+    for n, modality in enumerate((None, *names[1:])):
+        saliency_html(subject, saliency, lesion, modality=modality)
+        assert given["vmax"] == pytest.approx(float(saliency[n].abs().max()))
+        scan, drawn = view_3d(subject, saliency, modality=modality).volumes
+        assert np.array_equal(np.asarray(nibabel.load(scan.path).dataobj), subject.image[n].numpy())
+        assert np.array_equal(np.asarray(nibabel.load(drawn.path).dataobj), saliency[n].numpy())
+
+
 # One map in 3D.
 
 
@@ -360,6 +377,15 @@ def test_a_threshold_that_is_no_share_is_refused(tiles: list[Tile], threshold: f
 def test_nothing_to_draw_is_refused() -> None:
     with pytest.raises(ValueError, match="There must be a map to draw, got none"):
         list(draw_contact_sheets([]))
+
+
+def test_a_sheet_and_its_page_name_the_first_channel_whatever_it_is(made: Path, tiles: list[Tile]) -> None:
+    other = [replace(tile, channel="DIR") for tile in tiles]
+    (figure,) = draw_contact_sheets(other)
+    assert figure.get_suptitle() == "Maps of DIR, axial; the patient's left is left"
+    page = index_page([*tiles[:1], *other], [], made / "figures")
+    assert "axial FLAIR or DIR slice" in page
+    assert 'alt="DIR through p1' in page
 
 
 # The index page.

@@ -303,6 +303,28 @@ def test_one_map_of_one_lesion_is_enough(plain: bool) -> None:
     assert [value for _, value in named.controls["method"].options] == ["max", "mean"]
 
 
+@pytest.mark.parametrize("channels", [1, 3])
+def test_one_channel_or_three_can_be_chosen_each_with_its_own_scan_and_map(channels: int) -> None:
+    subject, maps, lesions = subject_with_maps()
+    stack, names = [1, 0, 1][:channels], ("dir", "flair", "t2")[:channels]
+    subject = replace(
+        subject, image=subject.image[stack] * torch.arange(1, channels + 1).view(-1, 1, 1, 1), channels=names
+    )
+    saliency = maps["smoothgrad", "max"][1][stack]
+    viewer = view(subject, saliency, lesions[1])
+    assert viewer.controls["modality"].options == tuple((name.upper(), n) for n, name in enumerate(names))
+    for n, name in enumerate(names):
+        viewer.controls["modality"].value = n
+        assert viewer.planes.value(viewer.state) == (
+            float(subject.image[n][viewer.voxel]),
+            float(saliency[n][viewer.voxel]),
+        )
+        assert f"map of {name.upper()}" in viewer.caption.value
+        assert viewer.planes.panels["axial"].axes.get_title() == f"{name.upper()}, axial"
+    alone = view(subject, saliency[:1], lesions[1]).caption.value
+    assert ("over DIR" if channels > 1 else "map of DIR") in alone
+
+
 def test_units_follow_the_method() -> None:
     subject, maps, lesions = subject_with_maps()
     saliency = maps["smoothgrad", "max"]
