@@ -87,17 +87,17 @@ def plot_road(results: Mapping[str, Road], *, title: str | None = None) -> Figur
         percent, style = 100 * result.fractions, line_style(n)
         left.plot(percent, result.morf, label=name, **style)
         left.plot(percent, result.lerf, **style | {"linestyle": "--", "markerfacecolor": "white"})
-        right.plot(percent, result.score, label=f"{name}: mean {_rounded(result.mean)}", **style)
+        right.plot(percent, result.score, label=f"{name}: mean {_two_decimals(result.mean)}", **style)
     for clean in {round(result.clean, 6) for result in results.values()}:
         left.axhline(clean, color="0.6", zorder=0)
     right.axhline(0, color="0.6", zorder=0)
-    _dress(left, "removed, % of the region", SCORE, "full: most relevant first; dashed: least")
-    _dress(right, "removed, % of the region", "(LeRF − MoRF) / 2", "higher is better")
+    _label_axes(left, "removed, % of the region", SCORE, "full: most relevant first; dashed: least")
+    _label_axes(right, "removed, % of the region", "(LeRF − MoRF) / 2", "higher is better")
     for ax in (left, right):
         ax.set_xscale("log")
         ax.xaxis.set_major_formatter("{x:g}")
     left.set_ylim(-0.03, 1.03)
-    _legend(right)
+    _legend_below(right)
     figure.suptitle(title or "ROAD: remove and debias", fontsize=13)
     return figure
 
@@ -118,11 +118,13 @@ def plot_curves(
     figure, axes = plt.subplots(1, len(panels), figsize=size, squeeze=False, layout="constrained")
     for ax, (what, better, curves) in zip(axes[0], panels, strict=True):
         for n, (name, curve) in enumerate(curves.items()):
-            ax.plot(curve.voxels[1:], curve.scores[1:], label=f"{name}: {_rounded(curve.log_area)}", **line_style(n))
-        _dress(ax, f"voxels {what}", SCORE, f"mean height in the legend: {better}")
+            ax.plot(
+                curve.voxels[1:], curve.scores[1:], label=f"{name}: {_two_decimals(curve.log_area)}", **line_style(n)
+            )
+        _label_axes(ax, f"voxels {what}", SCORE, f"mean height in the legend: {better}")
         ax.set_xscale("log")
         ax.set_ylim(-0.03, 1.03)
-        _legend(ax)
+        _legend_below(ax)
     figure.suptitle(title or "Deletion and insertion" if len(panels) > 1 else title or "Deletion", fontsize=13)
     return figure
 
@@ -152,30 +154,30 @@ def plot_randomisation(
         ax.plot(range(len(steps)), steps[measure], label=name, **line_style(n))
         for level in table.loc[table["layer"] == SHUFFLED, measure]:
             ax.axhline(level, color=line_style(n)["color"], linestyle=":", zorder=0)
-    _dress(ax, "made random, from the output backwards", SIMILARITIES[measure], "dotted: the shuffled map")
-    ax.set_xticks(range(len(layers)), [_short(layer) for layer in layers], rotation=40, ha="right", fontsize=9)
+    _label_axes(ax, "made random, from the output backwards", SIMILARITIES[measure], "dotted: the shuffled map")
+    ax.set_xticks(range(len(layers)), [_shorten_layer(layer) for layer in layers], rotation=40, ha="right", fontsize=9)
     ax.set_ylim(min(-0.05, ax.get_ylim()[0]), 1.05)
     ax.legend(fontsize=10)
     figure.suptitle(title or "Maps of ever more random networks", fontsize=13)
     return figure
 
 
-def _legend(ax: Axes) -> None:
+def _legend_below(ax: Axes) -> None:
     """Below the panel: inside, it would lie on the curves."""
     ax.legend(fontsize=10, loc="upper center", bbox_to_anchor=(0.5, -0.16), frameon=False)
 
 
-def _rounded(value: float) -> str:
+def _two_decimals(value: float) -> str:
     return f"{round(value, 2) + 0.0:.2f}"  # no "-0.00"
 
 
-def _dress(ax: Axes, x: str, y: str, note: str) -> None:
+def _label_axes(ax: Axes, x: str, y: str, note: str) -> None:
     ax.set_xlabel(x, fontsize=11)
     ax.set_ylabel(y, fontsize=11)
     ax.set_title(note, fontsize=11)
 
 
-def _short(layer: str) -> str:
+def _shorten_layer(layer: str) -> str:
     """`model.1.submodule.0.conv` -> `1.0`."""
     return ".".join(part for part in layer.split(".") if part not in ("model", "submodule", "conv")) or layer
 
@@ -252,7 +254,7 @@ def plot_perilesional(curves: pd.DataFrame) -> Figure:
         left.step(drawn["distance_mm"], drawn["seen"], where="post", lw=2, **style)
         middle.plot(drawn["distance_mm"], drawn["mean"], lw=2, **style)
         if fill == averages["fill"].iloc[0]:
-            _spread(middle, drawn, style)
+            _draw_spread(middle, drawn, style)
     for key, curve in curves.groupby(["subject", "lesion", "network", "fill"], sort=False):
         names: Any = key
         _, _, network, fill = names
@@ -274,7 +276,7 @@ def plot_perilesional(curves: pd.DataFrame) -> Figure:
     return figure
 
 
-def _spread(ax: Axes, average: pd.DataFrame, style: dict[str, Any]) -> None:
+def _draw_spread(ax: Axes, average: pd.DataFrame, style: dict[str, Any]) -> None:
     """The standard deviation of lesions as a band, the interval of the mean over subjects as lines, where it is one."""
     at, spread = average["distance_mm"], average["sd"].fillna(0)
     ax.fill_between(at, average["mean"] - spread, average["mean"] + spread, color=style["color"], alpha=0.15, lw=0)
@@ -332,7 +334,7 @@ def plot_groups(
     width = max(9.0, 5.5 * len(named))
     figure, axes = plt.subplots(1, len(named), figsize=(width, 5.2), squeeze=False, layout="constrained")
     for ax, (name, part) in zip(axes[0], parts.items(), strict=True):
-        _panel(ax, part, name, subjects)
+        _draw_groups(ax, part, name, subjects)
         ax.set_title(named[name], fontsize=13)
     axes[0][0].set_ylabel(unit, fontsize=12)
     style = {"color": "none", "markeredgecolor": "black", "ls": "none", "markersize": 7}
@@ -342,7 +344,7 @@ def plot_groups(
     return figure
 
 
-def _panel(ax: Axes, part: pd.DataFrame, name: str, subjects: list[Any]) -> None:
+def _draw_groups(ax: Axes, part: pd.DataFrame, name: str, subjects: list[Any]) -> None:
     groups = [group for group in ORDER if group in set(part["group"])]
     for at, group in enumerate(groups):
         rows: Any = part[part["group"] == group]
@@ -354,8 +356,8 @@ def _panel(ax: Axes, part: pd.DataFrame, name: str, subjects: list[Any]) -> None
         for n, (subject, marker) in enumerate(zip(subjects, cycle(MARKERS), strict=False)):
             values = rows.loc[rows["subject"] == subject, name].to_numpy()
             x = at + 0.76 * ((n + 0.5) / len(subjects) - 0.5)
-            look: Any = {"color": GROUP_COLOURS[group], "markeredgecolor": "black", "markeredgewidth": 0.5}
-            ax.plot(np.full(len(values), x), values, marker, markersize=6, alpha=0.85, **look)
+            style: Any = {"color": GROUP_COLOURS[group], "markeredgecolor": "black", "markeredgewidth": 0.5}
+            ax.plot(np.full(len(values), x), values, marker, markersize=6, alpha=0.85, **style)
     labels = [f"{group}\n{(part['group'] == group).sum()} lesions" for group in groups]
     ax.set_xticks(range(len(groups)), labels, fontsize=12)
     ax.set_xlim(-0.6, len(groups) - 0.4)
@@ -451,8 +453,14 @@ def plot_matrix(matrix: pd.DataFrame, *, title: str | None = None) -> Figure:
             ax.text(j, i, f"{value:.0f}" if value >= 0.5 else "·", **style)
         if matrix.index[i] == matrix.columns[j]:
             ax.add_patch(Rectangle((j - 0.5, i - 0.5), 1, 1, fill=False, edgecolor=OKABE_ITO["green"], lw=1.8))
-    ax.set_xticks(range(columns), [_words(c) for c in matrix.columns], rotation=50, ha="right", rotation_mode="anchor")
-    ax.set_yticks(range(rows), [_words(r) for r in matrix.index])
+    ax.set_xticks(
+        range(columns),
+        [_without_underscores(c) for c in matrix.columns],
+        rotation=50,
+        ha="right",
+        rotation_mode="anchor",
+    )
+    ax.set_yticks(range(rows), [_without_underscores(r) for r in matrix.index])
     ax.set(xlabel="structure", ylabel="explained")
     figure.colorbar(drawn, ax=ax, label=f"{MASS}, % (mean over patients)", shrink=0.9)
     figure.suptitle(title or "Where the map of each class lies", fontsize=13)
@@ -473,7 +481,7 @@ def plot_boxes(table: pd.DataFrame, explained: Sequence[str], *, without: Sequen
     everything = structures(table)
     kept = [j for j, name in enumerate(everything) if name not in without]
     values, order = masses(table)[:, :, kept], [everything[j] for j in kept]
-    rows = _rows(table, explained)
+    rows = _find_explained(table, explained)
     height = 1.4 + 0.27 * len(order)
     figure, axes = plt.subplots(
         1, len(rows), figsize=(4.6 * len(rows), height), sharex=True, squeeze=False, layout="constrained"
@@ -488,17 +496,17 @@ def plot_boxes(table: pd.DataFrame, explained: Sequence[str], *, without: Sequen
             line.set_color("black")
         for dots in boxes["fliers"]:
             dots.set(markersize=3.5)
-        ax.set_yticks(range(1, len(order) + 1), [_words(order[j]) for j in sort])
-        ax.set(xlabel=f"{MASS}, %", title=_words(name))
+        ax.set_yticks(range(1, len(order) + 1), [_without_underscores(order[j]) for j in sort])
+        ax.set(xlabel=f"{MASS}, %", title=_without_underscores(name))
         ax.grid(axis="x", color="0.9")
         ax.set_axisbelow(True)
-    gone = [_words(name) for name in without if name in everything]
-    told = f" ({', '.join(gone)} not drawn)" if gone else ""
-    figure.suptitle(f"Where maps lie in {len(table)} patients{told}", fontsize=13)
+    gone = [_without_underscores(name) for name in without if name in everything]
+    lacking = f" ({', '.join(gone)} not drawn)" if gone else ""
+    figure.suptitle(f"Where maps lie in {len(table)} patients{lacking}", fontsize=13)
     return figure
 
 
-def _rows(table: pd.DataFrame, wanted: Sequence[str]) -> dict[str, int]:
+def _find_explained(table: pd.DataFrame, wanted: Sequence[str]) -> dict[str, int]:
     known = explained_in(table)
     unknown = [name for name in wanted if name not in known]
     if unknown or not wanted:
@@ -532,7 +540,7 @@ def plot_graph(edges: pd.DataFrame, *, title: str | None = None) -> Figure:
         ax.plot(x, y, "o", ms=11, color=OKABE_ITO["vermilion"], zorder=3)
         ha = "center" if abs(x) < 0.2 else "left" if x > 0 else "right"
         va = "center" if abs(x) >= 0.2 else "bottom" if y > 0 else "top"
-        ax.text(1.09 * x, 1.09 * y, _words(name), ha=ha, va=va, fontsize=11)
+        ax.text(1.09 * x, 1.09 * y, _without_underscores(name), ha=ha, va=va, fontsize=11)
     ax.set(xlim=(-1.75, 1.75), ylim=(-1.25, 1.25), aspect="equal")
     ax.axis("off")
     least = 100 * edges["mass"].min()
@@ -600,7 +608,7 @@ def plot_lesion_structures(table: pd.DataFrame, *, by: str = "distance", part: s
     return figure
 
 
-def _words(name: str) -> str:
+def _without_underscores(name: str) -> str:
     """`lung_left` -> `lung left`."""
     return name.replace("_", " ")
 
@@ -628,10 +636,10 @@ def plot_measures(measures: pd.DataFrame) -> Figure:
         its = measures[measures["measure"] == row.name]
         if len(its) and row.drawn in ("box", "bar"):
             panels.append((its, f"{row.title} ({row.better} is better)" if row.better else row.title, ""))
-    return _boxes(panels, "What the maps are worth, lesion by lesion")
+    return _draw_boxes_by_method(panels, "What the maps are worth, lesion by lesion")
 
 
-def _drawn_as(measures: pd.Series, drawn: str) -> pd.Series:
+def _drawn_as(measures: Any, drawn: str) -> pd.Series:
     """Which entries are measures that are drawn in this way."""
     rows = {name: measure_of(name) for name in measures.unique()}
     return measures.map({name: row is not None and row.drawn == drawn for name, row in rows.items()}).astype(bool)
@@ -643,19 +651,19 @@ def plot_peaks(measures: pd.DataFrame) -> Figure:
     Methods have different units and scales, so each has its own axis; compare groups within a panel.
     """
     panels = []
-    for network, method in _methods(measures):
-        part = _of(measures, network, method)
+    for network, method in _methods_in(measures):
+        part = _rows_of_method(measures, network, method)
         peaks = part[_drawn_as(part["measure"], "peak")]
         some = peaks.groupby("measure")["value"].transform(lambda values: values.ne(0).any())
         peaks = peaks[some.to_numpy(dtype=bool)]  # not the smallest value of what is nowhere negative
         panels.append(
             (
                 peaks.assign(method=peaks["measure"].map(_extreme)),
-                _called(measures, network, method),
+                _name_method(measures, network, method),
                 part["unit"].max(),
             )
         )
-    return _boxes(panels, "The largest and smallest value of each map")
+    return _draw_boxes_by_method(panels, "The largest and smallest value of each map")
 
 
 def plot_balance(measures: pd.DataFrame) -> Figure:
@@ -665,11 +673,11 @@ def plot_balance(measures: pd.DataFrame) -> Figure:
     """
     rows: Any = measures[_drawn_as(measures["measure"], "balance")]
     where = list(dict.fromkeys(rows["measure"].str.removeprefix(BALANCE_PREFIX)))
-    methods = _methods(rows)
-    figure, axes = _panels(len(methods), width=4.2)
+    methods = _methods_in(rows)
+    figure, axes = _make_panels(len(methods), width=4.2)
     for ax, (network, method) in zip(axes, methods, strict=False):
-        part = _of(rows, network, method)
-        for group, its in _by_group(part):
+        part = _rows_of_method(rows, network, method)
+        for group, its in _split_by_group(part):
             wide = its.pivot(index=["subject", "lesion_id"], columns="measure", values="value")
             curves = wide.reindex(columns=[BALANCE_PREFIX + w for w in where]).to_numpy()
             ax.plot(range(len(where)), curves.T, color=GROUP_COLOURS[group], lw=0.6, alpha=0.5)
@@ -677,7 +685,7 @@ def plot_balance(measures: pd.DataFrame) -> Figure:
             ax.plot(range(len(where)), pd.DataFrame(curves).mean().to_numpy(), color=GROUP_COLOURS[group], **style)
         ax.axhline(0, color="0.6", zorder=0)
         ax.set_xticks(range(len(where)), [w if w == "inside" else f"{w} mm" for w in where])
-        ax.set_title(fill(_called(measures, network, method), 36), fontsize=11)
+        ax.set_title(fill(_name_method(measures, network, method), 36), fontsize=11)
         ax.set(ylabel="sign balance, -1 to 1", ylim=(-1.05, 1.75), yticks=(-1, -0.5, 0, 0.5, 1))
         ax.legend(fontsize=10, frameon=False, loc="upper center", ncols=2)
     figure.suptitle("Positive in the lesion, negative around it?", fontsize=13)
@@ -691,15 +699,15 @@ def plot_faithfulness(curves: pd.DataFrame) -> Figure:
         curves: tidy, as `evaluate_maps` gives it; each lesion's deletion curve is thin.
     """
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 5), layout="constrained")
-    for n, (network, method) in enumerate(_methods(curves)):
-        part = _of(curves, network, method)
+    for n, (network, method) in enumerate(_methods_in(curves)):
+        part = _rows_of_method(curves, network, method)
         style = {name: value for name, value in line_style(n).items() if name != "linestyle"}
         style |= {"markerfacecolor": "white"} if n >= len(LINE_COLOURS) else {}  # colours start again
         for name, line in (("morf", "-"), ("lerf", "--")):
             steps = part[part["curve"] == name]
             steps = steps.assign(step=steps.groupby(["subject", "lesion"]).cumcount())
             means = steps[steps["step"] > 0].groupby("step")[["fraction", "score"]].mean()
-            label = _called(curves, network, method) if name == "morf" else None
+            label = _name_method(curves, network, method) if name == "morf" else None
             left.plot(100 * means["fraction"], means["score"], ls=line, label=label, **style)
         deleted = [c for _, c in part[part["curve"] == "deletion"].groupby(["subject", "lesion"])]
         for one in deleted:
@@ -718,44 +726,43 @@ def plot_faithfulness(curves: pd.DataFrame) -> Figure:
 def plot_ranking(ranking: pd.DataFrame) -> Figure:
     """One panel for each network and measure: each method's mean and its bootstrap interval, the best at the top."""
     parts: list[Any] = [part for _, part in ranking.groupby(["network", "measure"], sort=False)]
-    figure, axes = _panels(len(parts), width=4.2, height=0.9 + 0.45 * max(len(part) for part in parts))
+    figure, axes = _make_panels(len(parts), width=4.2, height=0.9 + 0.45 * max(len(part) for part in parts))
     for ax, part in zip(axes, parts, strict=False):
         down = np.arange(len(part))[::-1]
-        ax.hlines(
-            down, part["low"].to_numpy(dtype=float), part["high"].to_numpy(dtype=float), color=OKABE_ITO["blue"], lw=2
-        )
-        ax.plot(part["mean"].to_numpy(dtype=float), down, "o", color=OKABE_ITO["blue"])
+        low, mean, high = part[["low", "mean", "high"]].to_numpy(dtype=float).T
+        ax.hlines(down, low, high, color=LINE_COLOURS[0], lw=2)
+        ax.plot(mean, down, "o", color=LINE_COLOURS[0])
         ax.set_yticks(down, [fill(method, 24) for method in part["method"]])
         ax.set_ylim(-0.6, len(part) - 0.4)
         first: Any = part.iloc[0]
-        several = len(set(ranking["network"])) > 1
-        network = f"{first['network']}: " if several else ""
-        ax.set_title(f"{network}{MEASURES[first['measure']].title} ({first['better']} is better)", fontsize=11)
+        network = f"{first['network']}: " if len(set(ranking["network"])) > 1 else ""
+        title = f"{network}{MEASURES[first['measure']].title} ({first['better']} is better)"
+        ax.set_title(title, fontsize=11, x=1.0, ha="right")  # longer than the panel: its left end has room
         ax.grid(axis="x", alpha=0.3)
         if not int(first["lesions"]):
             ax.text(0.5, 0.5, "no lesion that all explained", transform=ax.transAxes, ha="center", va="center")
     lesions = sorted({int(n) for n in ranking["lesions"]})
-    told = f"{lesions[0]}" if len(lesions) == 1 else f"{lesions[0]} to {lesions[-1]}"
-    figure.suptitle(f"Means over {told} lesions that every method explained, 95 % bootstrap intervals", fontsize=12)
+    count = f"{lesions[0]}" if len(lesions) == 1 else f"{lesions[0]} to {lesions[-1]}"
+    figure.suptitle(f"Means over {count} lesions that every method explained, 95 % bootstrap intervals", fontsize=12)
     return figure
 
 
-def _boxes(panels: Sequence[tuple[Any, str, str]], title: str) -> Figure:
+def _draw_boxes_by_method(panels: Sequence[tuple[Any, str, str]], title: str) -> Figure:
     if not panels:
         raise ValueError("There must be a measure to plot, the table has none.")
-    groups = [group for group, _ in _by_group(pd.concat([part for part, _, _ in panels]))]
-    most = max(len(_methods(part)) for part, _, _ in panels)
-    figure, axes = _panels(len(panels), width=max(3.3, 0.26 * most * len(groups) + 1.1))
+    groups = [group for group, _ in _split_by_group(pd.concat([part for part, _, _ in panels]))]
+    most = max(len(_methods_in(part)) for part, _, _ in panels)
+    figure, axes = _make_panels(len(panels), width=max(3.3, 0.26 * most * len(groups) + 1.1))
     for ax, (part, name, unit) in zip(axes, panels, strict=False):
-        methods = _methods(part)
+        methods = _methods_in(part)
         for n, (network, method) in enumerate(methods):
-            its = _of(part, network, method)
+            its = _rows_of_method(part, network, method)
             for m, group in enumerate(groups):
                 offset = (m - (len(groups) - 1) / 2) * 0.8 / len(groups)
                 values = its.loc[its["group"] == group, "value"].dropna().to_numpy()
-                draw = _share if _drawn_as(part["measure"], "bar").all() else _box
+                draw = _draw_share if _drawn_as(part["measure"], "bar").all() else _draw_box
                 draw(ax, values, n + offset, 0.6 / len(groups), GROUP_COLOURS[group])
-        names = [_called(part, network, method).split(", ") for network, method in methods]
+        names = [_name_method(part, network, method).split(", ") for network, method in methods]
         labels = [",\n".join(fill(words, 12) for words in name) for name in names]
         ax.set_xticks(range(len(methods)), labels)
         ax.set_xlim(-0.6, len(methods) - 0.4)
@@ -767,7 +774,7 @@ def _boxes(panels: Sequence[tuple[Any, str, str]], title: str) -> Figure:
     return figure
 
 
-def _box(ax: Axes, values: np.ndarray, at: float, width: float, colour: str) -> None:
+def _draw_box(ax: Axes, values: np.ndarray, at: float, width: float, colour: str) -> None:
     """A box of quartiles, whiskers to 1.5 times their distance, and every value as a point."""
     if not len(values):
         return
@@ -777,14 +784,14 @@ def _box(ax: Axes, values: np.ndarray, at: float, width: float, colour: str) -> 
     ax.plot(at + aside, values, "o", color=colour, markeredgecolor="0.15", markeredgewidth=0.6, markersize=3.5)
 
 
-def _share(ax: Axes, values: np.ndarray, at: float, width: float, colour: str) -> None:
+def _draw_share(ax: Axes, values: np.ndarray, at: float, width: float, colour: str) -> None:
     """A bar as high as the mean: quartiles of what is 0 or 1 say little."""
     if len(values):
         ax.bar(at, values.mean(), width, color=colour, alpha=0.6, edgecolor="black")
         ax.set_ylim(0, 1.05)
 
 
-def _panels(count: int, *, width: float, height: float = 3.2) -> tuple[Figure, Sequence[Axes]]:
+def _make_panels(count: int, *, width: float, height: float = 3.2) -> tuple[Figure, Sequence[Axes]]:
     """`count` panels in rows no wider than `PANEL_ROW_WIDTH`, if one fits; what is left of the last row is empty."""
     columns = min(count, max(1, int(PANEL_ROW_WIDTH // width)))
     rows = -(-count // columns)
@@ -795,21 +802,21 @@ def _panels(count: int, *, width: float, height: float = 3.2) -> tuple[Figure, S
     return figure, axes.ravel().tolist()
 
 
-def _methods(table: Any) -> list[tuple[str, str]]:
+def _methods_in(table: Any) -> list[tuple[str, str]]:
     """Network and method, in the table's order."""
     return list(dict.fromkeys(zip(table["network"], table["method"], strict=True)))
 
 
-def _called(table: Any, network: str, method: str) -> str:
+def _name_method(table: Any, network: str, method: str) -> str:
     return method if table["network"].nunique() == 1 else f"{network}, {method}"
 
 
-def _of(table: Any, network: str, method: str) -> Any:
+def _rows_of_method(table: Any, network: str, method: str) -> Any:
     """The rows of one method."""
     return table[(table["network"] == network) & (table["method"] == method)]
 
 
-def _by_group(table: Any) -> list[tuple[str, Any]]:
+def _split_by_group(table: Any) -> list[tuple[str, Any]]:
     """The rows of each group that there is, in the order of the groups."""
     return [(group, part) for group in GROUP_COLOURS if len(part := table[table["group"] == group])]
 
