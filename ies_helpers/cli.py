@@ -233,7 +233,7 @@ def explain(
     view = recipe.view_of(net, len(loaded.with_channels(net.channels).channels))
     chosen = segment_into_folder(loaded, net, out, progress=not as_json).select(lesions)
     if not as_json:
-        print(describe_work(loaded, view, chosen, recipe))
+        print(describe_work(loaded.with_channels(view.channels), view, chosen, recipe))
     command = shlex.join(["ies", *sys.argv[1:]])
     index, made = make_maps(loaded, view, chosen, out, recipe, progress=not as_json, command=command)
     add_measures(out, loaded.name, made)

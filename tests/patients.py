@@ -73,7 +73,8 @@ def write_patient(
 def write_network(path: Path, gain: float = 2.0, channels: Sequence[str] = (), classes: int = 2) -> Path:
     """A U-Net of four features a level: logit = gain (blurred FLAIR - 4), and a faint random rest.
 
-    Its channels are FLAIR and another, unless they are named; classes beyond the first two are faint.
+    Its channels are FLAIR and another, unless they are named; without FLAIR the first stands for it. Classes beyond
+    the first two are faint.
     """
     torch.manual_seed(0)
     network = build("unet", (4,) * 5, in_channels=len(channels) or 2, out_channels=classes)
@@ -82,7 +83,7 @@ def write_network(path: Path, gain: float = 2.0, channels: Sequence[str] = (), c
         if key.endswith("conv.weight"):
             state[key] *= 0.3
     state["model.0.conv.weight"][0] = 0
-    state["model.0.conv.weight"][0, channels.index("flair") if channels else 0] = 1 / 27
+    state["model.0.conv.weight"][0, channels.index("flair") if "flair" in channels else 0] = 1 / 27
     state["model.0.conv.bias"][0] = 0
     between = torch.tensor([0.5, 1.0, 0.5])
     state["model.2.conv.weight"][0, 0] = 0
