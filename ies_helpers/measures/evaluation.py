@@ -394,10 +394,10 @@ def add_measures(folder: Path, subject: str, maps: Iterable[Path | str] | None =
     table, written = table.set_index("lesion", drop=False), path.stat().st_mtime_ns
     just_made = {(folder / image).resolve() for image in maps or ()}
     before = table[[column for column in table if _is_kept(column.partition("_")[2])]].copy()
-    table[before.columns], methods = np.nan, list[str]()  # in the order of lesions and files, whoever ran first
+    table[before.columns], methods = np.nan, dict[str, None]()  # in the order of lesions and files, whoever ran first
     for saved in read_maps(folder, subject) if any((folder / f"sub-{subject}" / "anat").glob(MAPS)) else ():
         lesion, method = saved.record["lesion"], _method_of(saved.stem)
-        methods += [method] if method not in methods else []
+        methods[method] = None
         if lesion not in table.index:  # a control, or a mask drawn by hand: no prediction numbered it
             row = {key: [saved.record[key]] for key in ("lesion", "group", "voxels")}
             table = pd.concat([table, pd.DataFrame(row, index=[lesion])])
@@ -409,11 +409,10 @@ def add_measures(folder: Path, subject: str, maps: Iterable[Path | str] | None =
         values, _ = measure_map(MappedLesion(*saved.load(), saved.modalities))
         for column in filter(_is_kept, values):
             table.loc[lesion, f"{method}_{column}"] = values[column]
-    table = table.drop(columns=[column for column in before if column.partition("_")[0] not in methods])
     measured = [column for column in table if _is_kept(column.partition("_")[2])]
     others = [column for column in table if column not in measured]
-    table = table[[*others, *sorted(measured, key=lambda column: methods.index(column.partition("_")[0]))]]
-    table = table.reset_index(drop=True)
+    by_method = [column for method in methods for column in measured if column.startswith(f"{method}_")]
+    table = table.reindex(columns=[*others, *by_method]).reset_index(drop=True)
     write_table(path, table)
     return table
 

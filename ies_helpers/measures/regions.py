@@ -61,15 +61,15 @@ def structure_table(
     """
     if not maps or not structures:
         raise ValueError(f"There must be a map and a structure, got {len(maps)} and {len(structures)}.")
-    masks = {name: _flat(name, mask, next(iter(maps.values()))) for name, mask in structures.items()}
+    grid = tuple(next(iter(maps.values())).shape[-3:])
+    masks = {name: _flat(name, mask, grid) for name, mask in structures.items()}
     voxels = {name: int(mask.sum()) for name, mask in masks.items()}
     rows = []
     for explained, saliency in maps.items():
-        shape, grid = tuple(saliency.shape), tuple(next(iter(structures.values())).shape)
-        if shape[-3:] != grid:
+        if (shape := tuple(saliency.shape))[-3:] != grid:
             raise ValueError(f"Maps and structures must lie on one grid, {explained!r} has {shape}, not {grid}.")
         raw = np.asarray(saliency, dtype=np.float32 if saliency.dtype == torch.float32 else np.float64)
-        raw = raw.reshape(-1, next(iter(masks.values())).size)
+        raw = raw.reshape(-1, int(np.prod(grid)))
 
         # (C, n) of the n voxels where the map is not zero: a lesion's is zero beyond the network's reach. The variance
         # of all voxels is that of these about the mean of all, and mean^2 for each zero.
@@ -97,12 +97,11 @@ def _mass_and_mean(inside: float, total: float, voxels: int, why: str) -> dict[s
     return {"mass": np.nan, "mean": np.nan, "reason": why if voxels else "the structure has no voxels"}
 
 
-def _flat(name: str, mask: np.ndarray | torch.Tensor, saliency: Saliency) -> np.ndarray:
+def _flat(name: str, mask: np.ndarray | torch.Tensor, grid: tuple[int, ...]) -> np.ndarray:
     """A mask as one row of bool, checked."""
     array = np.asarray(mask)
-    if array.shape != tuple(saliency.shape[-3:]):
-        shape = tuple(saliency.shape[-3:])
-        raise ValueError(f"Map and structure must lie on one grid, got {shape} and {array.shape} of {name!r}.")
+    if array.shape != grid:
+        raise ValueError(f"Maps and structures must lie on one grid, got {grid} and {array.shape} of {name!r}.")
     if array.dtype != bool and not np.isin(array, (0, 1)).all():
         raise ValueError(f"A structure must be bool or 0 and 1, {name!r} holds other values; see labelled().")
     return array.astype(bool).ravel()
