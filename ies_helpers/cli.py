@@ -230,7 +230,7 @@ def explain(
 
     check_choice(lesions)
     loaded, net = load_subject(subject, **files.given()), network.load(use_checkpoint=use_checkpoint)
-    view = recipe.view_of(net, len(loaded.with_channels(net.channels).channels))
+    view = recipe.view_of(net, len(net.channels or loaded.channels))
     chosen = segment_into_folder(loaded, net, out, progress=not as_json).select(lesions)
     if not as_json:
         print(describe_work(loaded.with_channels(view.channels), view, chosen, recipe))

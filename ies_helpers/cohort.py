@@ -66,7 +66,7 @@ from ies_helpers.segmentation.network import Network
 from ies_helpers.subjects.files import write_text
 from ies_helpers.subjects.folder import MAPS, open_derivative, versions, write_index, write_table
 from ies_helpers.subjects.sources import BIDS, Found, find_subject, is_word, load_subject
-from ies_helpers.subjects.subject import SHIPPED, Subject
+from ies_helpers.subjects.subject import Subject
 
 # What a cohort shall do: the file, checked before anything is loaded.
 
@@ -155,7 +155,7 @@ class Config:
         text: of the file.
     """
 
-    sources: tuple[dict[str, Any], ...]
+    sources: tuple[dict[str, str], ...]
     out: Path
     threads: int
     network: dict[str, Any]
@@ -258,22 +258,22 @@ def _weights(name: str, home: Path) -> str:
     return str(home / name) if (home / name).is_file() else name
 
 
-def _sources(entries: list[Any], home: Path, targets: str, where: str) -> Iterator[dict[str, Any]]:
+def _sources(entries: list[Any], home: Path, targets: str, where: str) -> Iterator[dict[str, str]]:
     """The arguments of `load_subject` for every subject that the entries stand for, none twice."""
     if not entries:
         raise ValueError(f'{where} must name its subjects, as subjects = ["demo", "bids"].')
-    seen: list[dict[str, Any]] = []
+    seen: list[dict[str, str]] = []
     for source in (s for entry in entries for s in _expanded(entry, home, where)):
         if source in seen:
-            raise ValueError(f"{where} names a subject twice: {source_in_words(source)}; take one of them out.")
+            raise ValueError(f"{where} names a subject twice: {', '.join(source.values())}; take one of them out.")
         seen.append(source)
         yield _with_target(source, home, targets) if targets and "target" not in source else source
 
 
-def _expanded(entry: Any, home: Path, where: str) -> Iterator[dict[str, Any]]:
+def _expanded(entry: Any, home: Path, where: str) -> Iterator[dict[str, str]]:
     """What one entry stands for: files by name, one subject, or all that match a pattern or lie in a BIDS folder."""
     if isinstance(entry, dict) and set(entry) - {"target"} and all(isinstance(file, str) for file in entry.values()):
-        yield _files({name: str((home / file).resolve()) for name, file in entry.items()})
+        yield {name: str((home / file).resolve()) for name, file in entry.items()}
         return
     if not isinstance(entry, str):
         raise ValueError(
@@ -290,13 +290,6 @@ def _expanded(entry: Any, home: Path, where: str) -> Iterator[dict[str, Any]]:
         yield from ({"subject": str(visit.resolve())} for visit in _visits(folder))
 
 
-def _files(paths: dict[str, str]) -> dict[str, Any]:
-    """The arguments of `load_subject` for files by channel, and a target."""
-    others = {name: path for name, path in paths.items() if name not in (*SHIPPED, "target")}
-    named = {name: path for name, path in paths.items() if name not in others}
-    return named | ({"images": others} if others else {})
-
-
 def _visits(folder: Path) -> list[Path]:
     """A BIDS folder's subjects, a subject's sessions, or the folder itself."""
     for pattern in ("sub-*", "ses-*"):
@@ -306,13 +299,7 @@ def _visits(folder: Path) -> list[Path]:
     return [folder]
 
 
-def source_in_words(source: dict[str, Any]) -> str:
-    """A subject as its files or its name, for tables and sentences."""
-    paths = (list(value.values()) if isinstance(value, dict) else [value] for value in source.values())
-    return ", ".join(path for some in paths for path in some)
-
-
-def _with_target(source: dict[str, Any], home: Path, targets: str) -> dict[str, Any]:
+def _with_target(source: dict[str, str], home: Path, targets: str) -> dict[str, str]:
     """A subject of folders as its files, with the one mask that the pattern finds for its name."""
     try:
         found = find_subject(**source)
@@ -326,7 +313,7 @@ def _with_target(source: dict[str, Any], home: Path, targets: str) -> dict[str, 
         return source
     if len(masks) > 1:
         raise ValueError(f"targets must find one mask a subject, for {found.name} it finds {len(masks)}; narrow it.")
-    return _files({name: str(path) for name, path in found.images.items()} | {"target": masks[0]})
+    return {name: str(path) for name, path in found.images.items()} | {"target": masks[0]}
 
 
 # What is done with one subject: all of it, or as far as the step at which it failed.
@@ -349,7 +336,7 @@ class Task:
     """
 
     config: Config
-    source: dict[str, Any]
+    source: dict[str, str]
     found: Found
     digest: str
 
@@ -374,7 +361,7 @@ class Task:
 
     def blank(self, status: str, **known: Any) -> dict[str, Any]:
         """A row of `cohort.tsv`."""
-        source = source_in_words(self.source)
+        source = ", ".join(self.source.values())
         return dict.fromkeys(COLUMNS) | {"subject": self.name, "status": status, "source": source} | known
 
     def kept(self) -> dict[str, Any] | None:
@@ -554,7 +541,7 @@ def list_tasks(config: Config, network: Network) -> tuple[list[Task], dict[str, 
     """
     tasks, rows, named = [], {}, {}
     for source in config.sources:
-        words, task = source_in_words(source), Task(config, source, Found(""), network.digest())
+        words, task = ", ".join(source.values()), Task(config, source, Found(""), network.digest())
         try:
             task = Task(config, source, find_subject(**source), task.digest)
         except (ValueError, OSError) as error:

@@ -4,11 +4,14 @@ import hashlib
 import json
 import os
 import queue
+import re
 import subprocess
 import sys
+import textwrap
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,14 +20,13 @@ import pytest
 import torch
 
 import ies_helpers
-from ies_helpers import cohort as run
-from ies_helpers import cohort as work
+from ies_helpers import cohort as module
 from ies_helpers import load_network
 from ies_helpers.__main__ import main
 from ies_helpers.cli import cohort
-from ies_helpers.cohort import Config, Workforce, find_workers, list_tasks, read_config, run_cohort
-from tests.cohort.dying import Mortal, die
-from tests.patients import SPOTS, strays, write_image, write_network, write_patient
+from ies_helpers.cohort import Config, Plan, Workforce, find_workers, list_tasks, plan_cohort, read_config, run_cohort
+from tests.dying import Mortal, die
+from tests.patients import SPOTS, files_below, strays, write_image, write_network, write_patient
 
 TEXT = """
 subjects = ["patients/*"]
@@ -181,8 +183,8 @@ def test_two_processes_and_two_workers_of_a_cluster_make_the_same_bits(home: Pat
 
 
 def test_a_process_that_dies_is_told_and_the_others_are_done(monkeypatch) -> None:
-    monkeypatch.setattr(run, "work_on", die)
-    rows = list(run._rows([Mortal("bad"), Mortal("good"), Mortal("better")], Workforce(2)))  # pyright: ignore
+    monkeypatch.setattr(module, "work_on", die)
+    rows = list(module._rows([Mortal("bad"), Mortal("good"), Mortal("better")], Workforce(2)))  # pyright: ignore
     assert {row["subject"]: row["status"] for row in rows} == {"bad": "failed", "good": "done", "better": "done"}
     (bad,) = [row for row in rows if row["subject"] == "bad"]
     assert bad["why"] == "Its process died; the usual reason is too little memory."
@@ -210,7 +212,7 @@ def test_each_process_borrows_a_gpu_of_its_own(monkeypatch) -> None:
 
     def borrow() -> None:
         for _ in range(3):
-            with work._borrowed(lent):
+            with module._borrowed(lent):
                 pass
 
     threads = [threading.Thread(target=borrow) for _ in range(2)]
@@ -223,7 +225,7 @@ def test_each_process_borrows_a_gpu_of_its_own(monkeypatch) -> None:
 
 
 def test_there_is_one_process_a_gpu_and_no_more_threads_than_cores(monkeypatch) -> None:
-    monkeypatch.setattr(run.joblib, "cpu_count", lambda: 8)
+    monkeypatch.setattr(module.joblib, "cpu_count", lambda: 8)
     assert find_workers() == Workforce(1, 1)
     assert find_workers(4, threads=2) == Workforce(4, 2)
     with pytest.raises(ValueError, match=r"a core for each thread, 8 here; got 5 workers of 2\. Take fewer"):
@@ -239,7 +241,7 @@ def test_there_is_one_process_a_gpu_and_no_more_threads_than_cores(monkeypatch) 
 
 
 def test_a_cluster_without_dask_is_told(monkeypatch) -> None:
-    monkeypatch.setattr(run, "find_spec", lambda name: None)
+    monkeypatch.setattr(module, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r"needs dask: pip install 'ies-helpers\[cluster\]'"):
         find_workers(dask="tcp://nowhere:1")
 
@@ -298,10 +300,10 @@ def test_a_mistake_that_nobody_foresaw_says_where_it_happened(home: Path, monkey
     def broken(*_: object, **__: object) -> None:
         raise RuntimeError("no such kernel\nhere")
 
-    monkeypatch.setattr(work, "make_maps", broken)
+    monkeypatch.setattr(module, "make_maps", broken)
     config = config_of(home, "broken")
     task = list_tasks(config, load_network(home / "narrow.safetensors"))[0][0]
-    row = work.work_on(task)
+    row = module.work_on(task)
     assert (row["status"], row["step"]) == ("failed", "explain smoothgrad of TP")
     assert row["why"].startswith("RuntimeError: no such kernel here (test_cohort.py, line ")
     assert not (config.out / "sub-a" / "cohort.json").exists()
@@ -320,20 +322,20 @@ def test_two_subjects_of_one_name_are_refused_before_any_work(home: Path, tmp_pa
 # The command
 
 
-def test_the_command_prints_the_plan_first_and_stops_there_if_asked(home: Path, capsys) -> None:
+def test_the_command_prints_the_plan_first_and_stops_there_if_asked(home: Path, serial, capsys) -> None:
     config = config_of(home, "command")
     assert cohort(config.path, dry_run=True) == 0
-    told = capsys.readouterr().out
-    assert told.startswith("3 subjects to do, 0 done before, 0 not to be found.\nIf all are like a: 15 maps and 3 ")
+    said = capsys.readouterr().out
+    assert said.startswith("3 subjects to do, 0 done before, 0 not to be found.\nIf all are like a: 15 maps and 3 ")
     assert list(config.out.iterdir()) == []
-    assert cohort(config.path, as_json=True) == 1
+    assert cohort(config_of(home, "serial").path, as_json=True) == 1
     rows = json.loads(capsys.readouterr().out)
-    assert [row["status"] for row in rows] == ["done", "done", "failed"]
+    assert [row["status"] for row in rows] == ["kept", "kept", "failed"]
     assert cohort(config.path) == 1
-    told = capsys.readouterr().out
-    assert told.startswith("1 subject to do, 2 done before, 0 not to be found.\n")
-    assert "\nc failed at load: The FLAIR image must vary" in told
-    assert "\n2 of 3 subjects are done, see " in told
+    said = capsys.readouterr().out
+    assert said.startswith("1 subject to do, 2 done before, 0 not to be found.\n")
+    assert "\nc failed at load: " in said
+    assert "\n2 of 3 subjects are done, see " in said
 
 
 def test_the_command_refuses_frozen_statistics_of_a_network_without_instance_norms_at_once(home: Path, capsys) -> None:
@@ -341,3 +343,204 @@ def test_the_command_refuses_frozen_statistics_of_a_network_without_instance_nor
     with pytest.raises(ValueError, match=r"but for instance norms; narrow is not\. Take statistics='exact'"):
         cohort(config.path, dry_run=True)
     assert capsys.readouterr().out == ""
+
+
+# The file
+
+
+@pytest.fixture
+def scans(tmp_path: Path) -> Path:
+    """A BIDS folder of two subjects, one of them seen twice, with masks apart, and a plain folder."""
+    for name, visit in (("01", "ses-1"), ("01", "ses-2"), ("02", "")):
+        folder = tmp_path / "bids" / f"sub-{name}" / visit / "anat"
+        write_patient(folder, f"{name}_{visit}" if visit else name, side=8, spots={})
+        mask = next(folder.glob("*mask.nii.gz"))
+        masks = tmp_path / "bids/derivatives/manual" / f"sub-{name}" / visit
+        masks.mkdir(parents=True)
+        mask.rename(masks / mask.name)
+    write_patient(tmp_path / "plain" / "patient9", "9", side=8, spots={})
+    return tmp_path
+
+
+def written(scans: Path, text: str) -> Path:
+    path = scans / "cohort.toml"
+    path.write_text(text)
+    return path
+
+
+def test_the_documented_example_is_read_as_it_says(scans: Path) -> None:
+    (example,) = re.findall(r"\n\n((?: {4}.*\n|\n)+)", module.__doc__ or "")
+    read = read_config(written(scans, textwrap.dedent(example)))
+    folders = ["bids/sub-01/ses-1", "bids/sub-01/ses-2", "bids/sub-02", "plain/patient9"]
+    names = ["demo", "phantom:3", "openms:patient26", *(str(scans / folder) for folder in folders)]
+    assert [source["subject"] for source in read.sources] == names
+    assert read.out == scans / "derivatives" / "ies"
+    assert read.network == {"network": "unet", "device": "auto"}
+    (run,) = read.explain
+    run = run.as_table()
+    assert {k: run[k] for k in ("method", "aggregate", "lesions", "draws", "noise", "seed")} == {
+        **{"method": "smoothgrad", "aggregate": "max", "lesions": "TP", "draws": 50, "noise": 0.05, "seed": 0}
+    }
+    assert read.evaluate == {"faithfulness": False, "seed": 0}
+    (curves,) = read.perilesional
+    assert curves.as_table() == {"lesions": "TP:91-119", "fill": "zero", "by": "steps"}
+
+
+def test_masks_that_lie_apart_are_found_by_name(scans: Path) -> None:
+    text = 'subjects = ["bids"]\ntargets = "bids/derivatives/manual/**/{sub}_*mask.nii.gz"'
+    sources = read_config(written(scans, text)).sources
+    masks = ["sub-01_ses-1_label-lesion_mask", "sub-01_ses-2_label-lesion_mask", "sub-02_label-lesion_mask"]
+    assert [Path(source["target"]).name.split(".")[0] for source in sources] == masks
+    assert [Path(source["flair"]).name for source in sources] == [
+        "sub-01_ses-1_FLAIR.nii.gz",
+        "sub-01_ses-2_FLAIR.nii.gz",
+        "sub-02_FLAIR.nii.gz",
+    ]
+    write_image(scans / "bids/derivatives/manual/sub-02/sub-02_run-2_mask.nii.gz", np.zeros((8, 8, 8)))
+    with pytest.raises(ValueError, match="must find one mask a subject, for 02 it finds 2; narrow it"):
+        read_config(written(scans, text))
+
+
+def test_files_and_weights_are_found_from_the_file_and_not_from_here(scans: Path, monkeypatch) -> None:
+    (scans / "weights.pth").touch()
+    text = 'subjects = [{flair = "F.nii", t1 = "T.nii"}]\nnetwork = {name = "weights.pth", threshold = 0.4}'
+    written(scans, text)
+    monkeypatch.chdir(scans.parent)
+    read = read_config(Path(scans.name) / "cohort.toml")
+    assert read.sources == ({"flair": str(scans / "F.nii"), "t1": str(scans / "T.nii")},)
+    written(scans, 'subjects = [{dir = "D.nii", target = "M.nii"}]')
+    assert read_config(scans / "cohort.toml").sources == (
+        {"dir": str(scans / "D.nii"), "target": str(scans / "M.nii")},
+    )
+    assert read.network == {"network": str(scans / "weights.pth"), "threshold": 0.4, "device": "auto"}
+
+
+MISTAKES = {
+    "an unknown key": ('subject = ["demo"]', r"cohort.toml has no key 'subject'; allowed are subjects, out, targets"),
+    "an unknown key of the network": (
+        'subjects = ["demo"]\n[network]\nweights = "w.pth"',
+        r"\[network\] of cohort.toml has no key 'weights'; allowed are name, architecture, merging, threshold",
+    ),
+    "an unknown key of explain": (
+        'subjects = ["demo"]\n[[explain]]\nlesion = "TP"',
+        r"\[\[explain\]\] of cohort.toml has no key 'lesion'; allowed are method, aggregate, draws, noise",
+    ),
+    "an unknown key of perilesional": (
+        'subjects = ["demo"]\n[[perilesional]]\nsteps = 3',
+        r"\[\[perilesional\]\] of cohort.toml has no key 'steps'; allowed are lesions, fill, by",
+    ),
+    "a word for a number": ('subjects = ["demo"]\n[[explain]]\ndraws = "50"', "draws must be at least 1 .* got '50' "),
+    "a number for a list": ("subjects = 3", r"subjects of cohort.toml must be of type list, as \[\], got 3"),
+    "one table for many": ('subjects = ["demo"]\n[explain]\ndraws = 5', "explain of cohort.toml must be of type list"),
+    "an unknown method": ('subjects = ["demo"]\n[[explain]]\nmethod = "lime"', "method must be one of .* 'lime'"),
+    "unknown lesions": ('subjects = ["demo"]\n[[explain]]\nlesions = "big"', "lesions must be all, .* got 'big'"),
+    "an unknown fill": (
+        'subjects = ["demo"]\n[[perilesional]]\nfill = "one"',
+        "fill must be one of zero, mean, blurred, got 'one'",
+    ),
+    "a seed below 0": ('subjects = ["demo"]\n[evaluate]\nseed = -1', "seed of cohort.toml must be 0 or more, got -1"),
+    "frozen without max": (
+        'subjects = ["demo"]\n[[explain]]\nstatistics = "frozen"\naggregate = "mean"',
+        "smoothgrad and gradient with max, got smoothgrad with mean; leave it out",
+    ),
+    "unknown statistics": (
+        'subjects = ["demo"]\n[[explain]]\nstatistics = "frzen"',
+        "statistics must be one of exact, frozen, got 'frzen'",
+    ),
+    "two maps of one name": (
+        'subjects = ["demo"]\n[[explain]]\ndraws = 2\nlesions = "TP"\n[[explain]]\ndraws = 3\nlesions = "TP:90-120"',
+        r"two \[\[explain\]\] of cohort.toml make smoothgrad max exact, with draws 2 and 3\. Take one out, choose",
+    ),
+    "curves of two groups by two measures, which are averaged": (
+        'subjects = ["demo"]\n[[perilesional]]\nlesions = "TP"\n[[perilesional]]\nlesions = "FN"\nby = "mm"',
+        r"make curves of fill zero, with by 'steps' and 'mm'\. Take one out, or make two cohorts\.",
+    ),
+    "two curves of one fill": (
+        'subjects = ["demo"]\n[[perilesional]]\nlesions = "all"\n[[perilesional]]\nby = "mm"',
+        r"two \[\[perilesional\]\] of cohort.toml make curves of fill zero, with by 'steps' and 'mm'\. Take one out",
+    ),
+    "no subjects": ('out = "here"', "must name its subjects, as subjects"),
+    "no threads": ('subjects = ["demo"]\nthreads = 0', "threads of cohort.toml must be 1 or more, got 0"),
+    "one subject twice": ('subjects = ["demo", "demo"]', "names a subject twice: demo; take one of them out"),
+    "no scan": ('subjects = [{target = "F.nii"}]', "is a name, or files as {flair = ..., t1 = ..., target = ...}, got"),
+    "no TOML": ("subjects = [", "cohort.toml must be a TOML file, it is not readable as one"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_told_in_one_sentence(scans: Path, mistake: str) -> None:
+    text, rule = MISTAKES[mistake]
+    with pytest.raises(ValueError, match=rule) as caught:
+        read_config(written(scans, text))
+    assert "\n" not in str(caught.value)
+
+
+def test_entries_of_one_name_that_cannot_meet_or_differ_are_kept(scans: Path) -> None:
+    groups = [f'[[explain]]\nlesions = "{lesions}"\ndraws = {n}' for n, lesions in enumerate(("TP:9-", "FP", "FN"), 2)]
+    same = ['[[explain]]\nmethod = "gradcam"\nlesions = "TP"', '[[explain]]\nmethod = "gradcam"']
+    other = ['[[explain]]\naggregate = "mean"\ndraws = 9', '[[explain]]\nstatistics = "frozen"\ndraws = 9']
+    curves = ['[[perilesional]]\nby = "mm"\nfill = "mean"', "[[perilesional]]"]
+    entries = [*groups, *same, *other, *curves]
+    read = read_config(written(scans, "\n".join(['subjects = ["demo"]', *entries])))
+    assert (len(read.explain), len(read.perilesional)) == (7, 2)
+
+
+def test_what_is_not_there_is_named(scans: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="must be a name or a folder; nothing matches nobody"):
+        read_config(written(scans, 'subjects = ["nobody*"]'))
+    with pytest.raises(FileNotFoundError, match=r"A cohort is a TOML file, there is none at .*none\.toml"):
+        read_config(scans / "none.toml")
+
+
+# The plan
+
+PLANNED = """
+subjects = ["patients/a", "patients/b", "nobody"]
+out = "planned"
+
+[network]
+name = "narrow.safetensors"
+
+[[explain]]
+aggregate = "sum"
+draws = 1
+
+[[explain]]
+method = "gradcam++"
+lesions = "TP"
+
+[[perilesional]]
+lesions = "TP"
+"""
+
+
+def test_maps_curves_and_gigabytes_are_those_of_the_run(home: Path) -> None:
+    (home / "nobody").mkdir()
+    (home / "planned.toml").write_text(PLANNED)
+    config = read_config(home / "planned.toml")
+    network, before = load_network(**config.network), files_below(home)
+    plan = plan_cohort(config, network, *list_tasks(config, network), Workforce(2))
+    assert files_below(home) == before
+    assert (plan.waiting, plan.kept, plan.failed, plan.pilot, plan.maps, plan.curves) == (2, 0, 1, "a", 2 * 7, 2)
+    (why,) = plan.why
+    assert why.startswith("nobody: ")
+    assert str(home / "nobody") in why
+    config = replace(config, perilesional=())
+    run_cohort(config, network, Workforce(1))
+    maps = [*config.out.rglob("*_desc-*L00*.nii.gz")]
+    assert len([path for path in maps if "sub-a" in path.parts]) == 7
+    of_pilot = sum(path.stat().st_size for path in maps if "sub-a" in path.parts) / 1e9
+    assert plan.gigabytes == pytest.approx(2 * of_pilot, rel=0.2)
+    after = plan_cohort(config, network, *list_tasks(config, network), Workforce(2))
+    assert (after.waiting, after.kept, after.failed, after.pilot) == (0, 2, 1, "")
+
+
+def test_a_plan_is_two_sentences_with_the_time_of_all_processes_together() -> None:
+    told = str(Plan(4, 1, 0, Workforce(2), "p1", maps=80, curves=8, seconds=7200.0, gigabytes=1.234))
+    assert told == (
+        "4 subjects to do, 1 done before, 0 not to be found.\n"
+        "If all are like p1: 80 maps and 8 perilesional curves, 1.2 GB on disk, "
+        "about 60 min with 2 processes of 1 thread."
+    )
+    assert str(Plan(1, 0, 0, Workforce(1))) == "1 subject to do, 0 done before, 0 not to be found."
+    assert "all workers of the Dask cluster." in str(Plan(1, 0, 0, Workforce(None, dask="tcp://x:1"), "p1"))

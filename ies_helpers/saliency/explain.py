@@ -82,7 +82,7 @@ def make_maps(
 ) -> tuple[pd.DataFrame, list[Path]]:
     """What `explain` does; also gives the images of the maps that were made, and not found finished."""
     network = as_network(network)
-    subject = _in_the_network_s_order(subject, network)
+    subject = subject.with_channels(network.channels)
     network = recipe.view_of(network, len(subject.channels))
     numbered = _numbered(lesions, subject)
     if not numbered:
@@ -105,15 +105,6 @@ def make_maps(
     finally:
         index = write_index(folder)
     return index, made
-
-
-def _in_the_network_s_order(subject: Subject, network: Network) -> Subject:
-    """The subject with the channels that the network takes; told, if that is another order or fewer."""
-    taken = subject.with_channels(network.channels)
-    if taken.channels != subject.channels:
-        had, takes = ", ".join(subject.channels), ", ".join(taken.channels)
-        warnings.warn(f"{network.name} gets the channels {takes} of {subject.name}, which has {had}.", stacklevel=4)
-    return taken
 
 
 def _numbered(lesions: Sequence[LesionLike], subject: Subject) -> list[Lesion]:

@@ -119,6 +119,18 @@ def test_the_path_through_windows_is_told_and_its_size_is_part_of_the_map(networ
         run(network, tmp_path, method="gradient")
 
 
+def test_channels_in_another_order_are_put_into_the_networks_and_it_is_said(network: Network, tmp_path: Path) -> None:
+    turned = replace(SUBJECT, image=SUBJECT.image.flip(0), channels=("t1", "flair"))
+    named = replace(network, channels=("flair", "t1"))
+    with pytest.warns(UserWarning, match="t1, flair.*order flair, t1"):
+        explain(turned, named, LESIONS, tmp_path, aggregate="mean", draws=2)
+    wanted = smoothgrad(network, SUBJECT.image, LESIONS[0], aggregate="mean", draws=2)
+    assert torch.equal(read(tmp_path, "smoothgradmeanL001"), wanted)
+    with pytest.raises(ValueError, match=r"has flair and lacks t1"):
+        explain(turned.with_channels(["flair"]), named, LESIONS, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_sidecar_tells_the_peak_with_its_standard_error(network: Network, tmp_path: Path) -> None:
     run(network, tmp_path / "three", noise=0.1)
     run(network, tmp_path / "one", draws=1)
@@ -293,29 +305,20 @@ def test_a_full_disk_keeps_what_was_finished(network, tmp_path, monkeypatch, cal
 # Mistakes
 
 
-MISTAKES = {
-    "method": ({"method": "lime"}, "method must be one of smoothgrad, .*, input-x-gradient, .*kernel-shap, got 'lime'"),
-    "aggregate": ({"aggregate": "median"}, "aggregate must be one of mean, sum, max, got 'median'"),
-    "draws": ({"draws": 0}, "draws must be at least 1 .* got 0"),
-    "word": ({"draws": "many"}, "draws must be at least 1 .* got 'many' .* or auto"),
-    "noise": ({"noise": -0.1}, "noise a share from 0 to 1, got 3 and -0.1"),
-    "seed": ({"seed": -1}, "seed must be 0 or more, got -1"),
-    "statistics": ({"statistics": "frzen"}, "statistics must be one of exact, frozen, got 'frzen'"),
-    "frozen mean": (
-        {"statistics": "frozen"},
-        "smoothgrad and gradient with max, got smoothgrad with mean; leave it out",
-    ),
-    "frozen activations": (
-        {"statistics": "frozen", "method": "gradcam++", "aggregate": "max"},
-        r"smoothgrad and gradient with max, got gradcam\+\+ with max; leave it out",
-    ),
-}
-
-
-@pytest.mark.parametrize("mistake", MISTAKES)
-def test_a_wrong_setting_is_refused_before_the_folder_is_made(network: Network, tmp_path: Path, mistake: str) -> None:
-    settings, told = MISTAKES[mistake]
-    with pytest.raises(ValueError, match=told):
+@pytest.mark.parametrize(
+    ("settings", "met"),
+    [
+        ({"method": "lime"}, "'lime'"),
+        ({"noise": -0.1}, "-0.1"),
+        ({"method": "input-x-gradient", "baseline": "mean"}, "'mean'"),
+        ({"method": "gradcam", "layer": None}, "None"),
+    ],
+)
+def test_what_a_recipe_or_network_cannot_is_refused_before_the_folder_is_made(
+    network: Network, tmp_path: Path, settings: dict, met: str
+) -> None:
+    network = replace(network, layer=settings.pop("layer", network.layer))
+    with pytest.raises(ValueError, match=met):
         run(network, tmp_path / "out", **settings)
     assert not (tmp_path / "out").exists()
 
@@ -341,9 +344,9 @@ def test_the_network_comes_back_as_it_was(network: Network, tmp_path: Path) -> N
 
 
 def test_frozen_statistics_are_named_measured_once_and_kept_apart_from_exact_maps(tmp_path, monkeypatch) -> None:
-    subject = subject_in_memory((28, 28, 28))
+    subject = subject_in_memory((20, 20, 20))
     lesion = lesion_of(ball(subject.shape, (10, 10, 10), 1.2), 1)
-    network = replace(nnunet(), window=24)
+    network = replace(nnunet((2, 3, 4)), window=20)
     network.module.float()
     settings = {"method": "smoothgrad", "draws": 1}
     explain(subject, network, [lesion], tmp_path, **settings)
@@ -479,19 +482,6 @@ def test_a_seed_and_draws_that_a_method_has_not_make_no_other_map(network, tmp_p
     run(network, tmp_path, method="occlusion", seed=1, draws=5)
     monkeypatch.setattr(comparison, "occlusion", lambda *_, **__: pytest.fail("it was computed again"))
     assert len(run(network, tmp_path, method="occlusion", seed=2, draws=6)) == 4
-
-
-@pytest.mark.parametrize(
-    ("settings", "told"),
-    [
-        ({"method": "occlusion", "baseline": "dark"}, "baseline must be one of zero, mean, blurred, got 'dark'"),
-        ({"method": "input-x-gradient", "baseline": "mean"}, "compares with zero, got the baseline 'mean'"),
-    ],
-)
-def test_a_wrong_baseline_is_refused_before_the_folder_is_made(network, tmp_path, settings, told) -> None:
-    with pytest.raises(ValueError, match=told):
-        run(network, tmp_path / "out", **settings)
-    assert not (tmp_path / "out").exists()
 
 
 def test_kernel_shap_without_captum_is_refused_before_the_folder_is_made(network, tmp_path, monkeypatch) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Mortal:
-    """What `run._rows` asks of a task."""
+    """What `cohort._rows` asks of a task."""
 
     name: str
 

@@ -1,4 +1,4 @@
-"""The command line: what it makes, and one sentence with exit code 2 for every mistake."""
+"""The command line: what each command makes, and one sentence with exit code 2 for every kind of mistake."""
 
 import errno
 import gzip
@@ -21,11 +21,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from ies_helpers import gradcam_pp, gradient, load_network, load_subject, predict
+from ies_helpers import cli, gradcam_pp, gradient, load_network, load_subject, predict
 from ies_helpers.__main__ import main
 from ies_helpers.saliency.comparison import input_x_gradient
+from ies_helpers.saliency.methods import METHODS
 from ies_helpers.subjects import downloads
 from ies_helpers.subjects.folder import read_maps
+from tests.folders import explain_toy, tiny_network
 from tests.patients import SPOTS, files_below, strays, write_image, write_network, write_patient
 from tests.subjects.local_server import write_registry
 
@@ -130,6 +132,17 @@ def test_explain_says_which_function_it_differentiates_and_offers_the_other(pati
     assert np.array_equal(np.asanyarray(nibabel.load(tmp_path / "b" / name).dataobj), expected[0])
 
 
+def test_images_are_named_by_channel_as_a_folder_names_them(patient, network, explained, tmp_path, capsys) -> None:
+    """In any order: the network takes FLAIR first."""
+    flair, t1, target = (patient / f"sub-p1_{s}.nii.gz" for s in ("FLAIR", "T1w", "label-lesion_mask"))
+    files = ["--image", f"t1={t1}", "--image", f"flair={flair}", "--target", target]
+    options = ["--network", network, "--method", "gradcam++", "--lesions", "1", "--out", tmp_path, "--json"]
+    assert run("explain", *files, *options) == 0
+    name = "sub-p1/anat/sub-p1_desc-gradcamppL001_FLAIR.nii.gz"
+    maps = [np.asanyarray(nibabel.load(folder / name).dataobj) for folder in (tmp_path, explained)]
+    assert np.array_equal(*maps)
+
+
 def test_explain_says_how_much_work_a_comparison_is(patient, network, tmp_path, capsys) -> None:
     options = ["--lesions", "1", "--method", "input-x-gradient", "--out", tmp_path]
     assert run("explain", patient, "--network", network, *options) == 0
@@ -169,30 +182,25 @@ def test_importing_the_package_is_quick_and_leaves_torch_alone() -> None:
 # Mistakes in what is asked for
 
 
-SETTINGS = {
-    "an unknown option": (["--fast"], "No such option: --fast"),
-    "an unknown method": (["--method", "lime"], "method must be one of", "'lime'"),
-    "an unknown aggregate": (["--aggregate", "median"], "aggregate must be one of mean, sum, max", "'median'"),
-    "an unknown way through": (["--through", "slices"], "through must be one of whole, windows", "'slices'"),
-    "an unknown device": (["--device", "tpu"], "device must be one of auto, cpu, cuda", "'tpu'"),
-    "a threshold that is no number": (["--threshold", "low"], "threshold", "valid number"),
-    "a threshold that is no probability": (["--threshold", "30"], "between 0 and 1, got 30"),
-    "no draws": (["--draws", "0"], "draws must be at least 1", "got 0"),
-    "too much noise": (["--noise", "5"], "noise a share from 0 to 1", "5.0"),
-    "an unknown baseline": (["--baseline", "dark"], "baseline must be one of zero, mean, blurred", "'dark'"),
-    "a negative seed": (["--seed", "-1"], "seed must be 0 or more, got -1"),
-    "unknown statistics": (["--statistics", "bogus"], "statistics must be one of exact, frozen, got 'bogus'"),
-    "frozen mean": (["--statistics", "frozen", "--aggregate", "mean"], "with max, got smoothgrad with mean; leave it"),
-    "a network without instance norms": (["--statistics", "frozen"], "but for instance norms; ", "Take statistics="),
-    "an unknown group": (["--lesions", "XY"], "lesions must be all, TP, FP, FN, TN, unknown, numbers", "'XY'"),
-    "a broken list": (["--lesions", "3,,7"], "lesions must be all, TP, FP, FN, TN, unknown, numbers", "'3,,7'"),
-    "an unknown network": (["--network", "vnet"], "one of unet, nnunet, swin_unetr, published:unet or a file", "vnet"),
+MISTAKES = {
+    "an unknown option": (["--fast"], "--fast"),
+    "an option that is no number": (["--threshold", "low"], "'--threshold'"),
+    "a recipe that cannot work": (["--method", "lime"], "'lime'", *METHODS),
+    "settings of a recipe that do not go together": (["--statistics", "frozen", "--aggregate", "mean"], "with mean"),
+    "draws that are neither number nor word": (["--draws", "-3"], "'-3'"),
+    "a device": (["--device", "tpu"], "'tpu'"),
+    "a threshold that is no probability": (["--threshold", "30"], "got 30"),
+    "a network that the recipe is not for": (["--statistics", "frozen"], "narrow"),
+    "lesions": (["--lesions", "3,,7"], "'3,,7'"),
+    "an unknown network": (["--network", "vnet"], "vnet"),
+    "no NAME=FILE": (["--image", "flair.nii"], "'flair.nii'"),
+    "a channel named twice": (["--image", "dir=a.nii", "--image", "dir=b.nii"], "dir"),
 }
 
 
-@pytest.mark.parametrize("mistake", SETTINGS)
+@pytest.mark.parametrize("mistake", MISTAKES)
 def test_a_wrong_setting_is_one_sentence(mistake: str, patient, network, tmp_path, capsys) -> None:
-    options, *told = SETTINGS[mistake]
+    options, *told = MISTAKES[mistake]
     with refused(capsys, tmp_path / "out", *told) as codes:
         codes.append(run("explain", patient, "--network", network, "--out", tmp_path / "out", *options))
 
@@ -302,52 +310,21 @@ def test_other_settings_in_the_same_folder_are_refused_with_what_differs(explain
 # Mistakes in files
 
 
-def damage(folder: Path, how: str) -> None:
-    flair, t1, mask = (folder / f"sub-p1_{s}.nii.gz" for s in ("FLAIR", "T1w", "label-lesion_mask"))
-    match how:
-        case "shape":
-            write_image(t1, np.random.default_rng(0).normal(size=(96, 96, 95)))
-        case "affine":
-            write_image(t1, np.random.default_rng(0).normal(size=(96, 96, 96)), np.eye(4))
-        case "axes":
-            write_image(flair, np.ones((96, 96, 96, 2), dtype=np.uint8))
-        case "NaN":
-            write_image(flair, np.full((96, 96, 96), np.nan, dtype=np.float32))
-        case "constant":
-            write_image(flair, np.ones((96, 96, 96), dtype=np.uint8))
-        case "missing":
-            t1.unlink()
-        case "two":
-            shutil.copy(flair, folder / "other_flair.nii.gz")
-        case "cut":
-            flair.write_bytes(flair.read_bytes()[:50_000])
-        case "text":
-            flair.write_bytes(gzip.compress(b"no image"))
-        case "labels":
-            write_image(mask, np.full((96, 96, 96), 2, dtype=np.uint8))
-        case "grid":
-            write_image(mask, np.zeros((96, 96, 97), dtype=np.uint8))
-
-
-DAMAGES = {
-    "shape": "must lie on one grid, got",
-    "affine": "must lie on one grid, their affines differ",
-    "axes": "must have 3 axes",
-    "NaN": "must be finite",
-    "constant": "is constant",
-    "missing": "lacks t1: give it",
-    "two": "must hold one flair image",
-    "cut": "is truncated or damaged",
-    "text": "not readable",
-    "labels": "must hold 0 and 1 only",
-    "grid": "FLAIR and target must lie on one grid",
-}
+DAMAGES = {"missing": "lacks t1", "cut": "truncated", "header": "sub-p1_FLAIR.nii.gz"}
+"""One of each kind: a file that is not there, one that ends too early, and one that nibabel cannot read."""
 
 
 @pytest.mark.parametrize("how", DAMAGES)
 def test_a_patient_that_cannot_be_used_is_one_sentence(how: str, patient, network, tmp_path, capsys) -> None:
     shutil.copytree(patient, tmp_path / "in")
-    damage(tmp_path / "in", how)
+    flair = tmp_path / "in" / "sub-p1_FLAIR.nii.gz"
+    match how:
+        case "missing":
+            (tmp_path / "in" / "sub-p1_T1w.nii.gz").unlink()
+        case "cut":
+            flair.write_bytes(flair.read_bytes()[:50_000])
+        case "header":
+            flair.write_bytes(gzip.compress(b"no image"))
     with refused(capsys, tmp_path / "out", DAMAGES[how]) as codes:
         codes.append(run("predict", tmp_path / "in", "--network", network, "--out", tmp_path / "out"))
 
@@ -456,3 +433,214 @@ def test_a_disk_that_is_really_full_is_one_sentence(small_disk: Path, patient, n
     assert error.count("\n") == 1
     assert [name for name in files_below(small_disk) if name.endswith(".nii.gz")] == []
     assert strays(small_disk) == []
+
+
+# `ies perilesional`
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A network, two patients with a true positive, one without."""
+    home = tmp_path_factory.mktemp("home")
+    write_network(home / "narrow.safetensors")
+    for seed, (name, spots) in enumerate({"a": SPOTS, "b": SPOTS, "c": {"FP": SPOTS["FP"]}}.items()):
+        write_patient(home / name, name, seed=seed, spots=spots)
+    return home
+
+
+def curves_of(home: Path, *arguments: object, lesions: str = "TP") -> int:
+    return run("perilesional", *arguments, "--network", home / "narrow.safetensors", "--lesions", lesions)
+
+
+def test_a_subject_without_a_lesion_is_noted_and_the_others_are_finished(home, tmp_path, capsys) -> None:
+    assert curves_of(home, home / "a", home / "c", home / "b", "--out", tmp_path) == 0
+    captured = capsys.readouterr()
+    assert "Note: c: There must be a lesion to work on; of 'TP' there is none among Lesions(1 FP)." in captured.err
+    assert "only 2 subjects: their interval is likely too narrow" in captured.out
+    made = {name: pd.read_csv(tmp_path / f"perilesional_{name}.tsv", sep="\t") for name in ("summary", "medians")}
+    assert made["summary"]["subject"].tolist() == ["a", "b"]
+    assert made["medians"][["measure", "subjects"]].to_numpy().tolist() == [["first_seen_mm", 2], ["keeps_mm", 2]]
+    curves = pd.read_csv(tmp_path / "perilesional.csv")
+    average = pd.read_csv(tmp_path / "perilesional_average.tsv", sep="\t")
+    assert average["mean"].to_numpy() == pytest.approx(curves.groupby("distance_mm")["score"].mean(), rel=1e-5)
+    assert (average["low"] <= average["mean"]).all()
+    assert (average["mean"] <= average["high"]).all()
+    assert (tmp_path / "figures" / "perilesional.png").is_file()
+
+
+def test_without_any_lesion_it_is_refused_with_every_subject_s_reason(home, tmp_path, capsys) -> None:
+    assert curves_of(home, home / "a", home / "c", "--out", tmp_path, lesions="TP:2-3") == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("ies: a: There must be a lesion to work on; of 'TP:2-3' there is none among Lesions(1 TP")
+    assert "c: There must be a lesion to work on; of 'TP:2-3' there is none among Lesions(1 FP)." in error
+    assert not (tmp_path / "perilesional.csv").exists()
+
+
+@pytest.mark.parametrize(
+    ("second", "told"),
+    [
+        ("phantom:x", "A phantom is named by its seed, as phantom:7; got 'phantom:x'."),
+        ("openms:patient99", "'openms:patient99' is no name to fetch"),
+        ("nowhere", "there is no folder nowhere"),
+        ("again/a", "must have different names, {home}/again/a is the second a; rename its files"),
+    ],
+)
+def test_a_mistake_in_the_last_name_is_met_before_the_first_is_worked_on(
+    second, told, home, tmp_path, capsys, monkeypatch
+) -> None:
+    monkeypatch.setattr(cli, "segment_subject", lambda *_: pytest.fail("work was begun"))
+    write_patient(home / "again" / "a", "a")
+    second = home / second if "/" in second else second
+    assert curves_of(home, home / "a", second, "--out", tmp_path / "out") == 2
+    error = capsys.readouterr().err
+    assert told.format(home=home) in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_files_by_name_are_a_subject_as_in_other_commands(home, tmp_path, capsys) -> None:
+    flair, t1, target = (home / "a" / f"sub-a_{s}.nii.gz" for s in ("FLAIR", "T1w", "label-lesion_mask"))
+    files = ["--flair", flair, "--t1", t1]
+    assert curves_of(home, *files, "--target", target, "--out", tmp_path / "files", "--json") == 0
+    data = json.loads(capsys.readouterr().out, parse_constant=lambda word: pytest.fail(f"{word} is no JSON"))
+    assert [row["subject"] for row in data["lesions"]] == ["a"]
+    assert {row["note"] for row in data["medians"]} == {"one subject: no interval over subjects"}
+    assert data["medians"][0]["low"] is None
+    assert curves_of(home, home / "a", "--out", tmp_path / "folder") == 0
+    assert (tmp_path / "files/perilesional.csv").read_bytes() == (tmp_path / "folder/perilesional.csv").read_bytes()
+    capsys.readouterr()
+    assert curves_of(home, home / "b", *files, "--out", tmp_path / "both") == 2
+    assert "got subject, flair, t1" in capsys.readouterr().err
+
+
+def test_a_corrected_header_is_no_finished_curve(tmp_path, capsys) -> None:
+    """The curves of 1 mm were kept for an image of 2 mm."""
+    write_network(tmp_path / "narrow.safetensors")
+    patient, out = write_patient(tmp_path / "p", "p"), tmp_path / "out"
+    assert curves_of(tmp_path, patient, "--out", out) == 0
+    before = (out / "perilesional.csv").read_bytes()
+    for path in patient.glob("*.nii.gz"):
+        values = np.asanyarray(nibabel.load(path).dataobj)
+        write_image(path, values, np.diag([2.0, 2.0, 2.0, 1.0]))
+    capsys.readouterr()
+    assert curves_of(tmp_path, patient, "--out", out) == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.endswith("lesion 1 of p with another image, affine or place; take another --out to make it anew.")
+    assert (out / "perilesional.csv").read_bytes() == before
+    assert [name for name in files_below(out) if ".part" in name] == []
+
+
+# `ies evaluate`
+
+
+FIGURES = ["balance", "measures", "peaks", "ranking"]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return explain_toy(tmp_path_factory.mktemp("toy"))
+
+
+@pytest.fixture(scope="module")
+def second(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Another subject's folder, explained in one way only."""
+    return explain_toy(tmp_path_factory.mktemp("second"), "p2", ("gradient",))
+
+
+def test_two_folders_become_one_table_a_summary_a_ranking_and_figures(made, second, tmp_path, capsys) -> None:
+    out = tmp_path / "out"
+    assert run("evaluate", made, second, "--out", out) == 0
+    told = capsys.readouterr().out
+    assert f"9 maps measured; {out} holds" in told
+    tables = ["measures.csv", "ranking.csv", "summary.csv", "summary.md", "summary.tex"]
+    assert files_below(out) == ["figures", *(f"figures/{name}.png" for name in FIGURES), *tables]
+    assert strays(tmp_path) == []
+    measures, summary = pd.read_csv(out / "measures.csv"), pd.read_csv(out / "summary.csv")
+    energy = measures[(measures["measure"] == "energy") & (measures["method"] == "gradient mean")]
+    assert sorted(energy["subject"]) == ["p1"] * 3 + ["p2"] * 3
+    row = summary[(summary["measure"] == "energy") & (summary["method"] == "gradient mean")].set_index("group")
+    assert row.loc["all", ["subjects", "n"]].tolist() == [2, 6]
+    assert row.loc["all", "mean"] == pytest.approx(energy["value"].mean(), rel=1e-4)
+    assert row.loc["FP", "sd"] == pytest.approx(energy[energy["group"] == "FP"]["value"].std(), rel=1e-4)
+    ranking = pd.read_csv(out / "ranking.csv")
+    assert set(ranking["left_out"][ranking["measure"] == "energy"]) == {3}  # the second subject's, by one method only
+    assert "| tiny    | gradient mean | all   | 6    |" in (out / "summary.md").read_text()
+    assert (out / "summary.tex").read_text().startswith("\\begin{tabular}")
+
+
+def test_faithfulness_asks_the_network_that_is_given_and_json_is_json(made, tmp_path, capsys) -> None:
+    weights, out = made.parent / "tiny.safetensors", tmp_path / "out"
+    assert run("evaluate", made, "--faithfulness", "--network", weights, "--device", "cpu", "--out", out, "--json") == 0
+    captured = capsys.readouterr()
+    data = json.loads(captured.out, parse_constant=lambda word: pytest.fail(f"{word} is no JSON"))
+    assert captured.err == ""
+    assert {row["group"] for row in data["summary"]} == {"all", "TP", "FP", "FN"}
+    assert {"road", "deletion"} <= {row["measure"] for row in data["ranking"]}
+    measures = pd.read_csv(out / "measures.csv")
+    assert measures[measures["measure"].isin(["road", "deletion"])].groupby("measure").size().tolist() == [6, 6]
+    assert set(pd.read_csv(out / "curves.csv")["curve"]) == {"morf", "lerf", "deletion"}
+    assert (out / "figures" / "curves.png").is_file()
+
+
+def test_mistakes_are_one_sentence_and_make_nothing(made, tmp_path, capsys) -> None:
+    out = tmp_path / "out"
+    other = tiny_network(tmp_path / "other.safetensors", seed=5)
+    damaged = Path(shutil.copytree(made, tmp_path / "damaged"))
+    path = damaged / "sub-p1/anat/sub-p1_desc-gradientmeanL001_FLAIR.nii.gz"
+    path.write_bytes(path.read_bytes()[:-200])
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    for told, arguments in {
+        "empty holds none": [empty],
+        "one map of a method": [made, shutil.copytree(made, tmp_path / "twin")],
+        "is truncated or damaged": [damaged],
+        "Only shipped networks are found by name, got 'tiny'": [made, "--faithfulness"],
+        "Only the network that made a map": [made, "--faithfulness", "--network", other],
+        "got --network nosuch.pth, --merging monai-0.9 without it; add it, or leave them out": [
+            *(made, "--network", "nosuch.pth", "--merging", "monai-0.9"),
+        ],
+    }.items():
+        with refused(capsys, out, told) as codes:
+            codes.append(run("evaluate", *arguments, "--out", out, "--json"))
+
+
+# `ies view`
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Two subjects, one lesion of each explained, in two ways."""
+    root = tmp_path_factory.mktemp("toy")
+    made = [explain_toy(root / name, name, (method,)) for name, method in (("p1", "gradient"), ("p2", "gradcam"))]
+    for path in root.rglob("*_desc-gradientmeanL00[23]_*"):
+        path.unlink()
+    for path in root.rglob("*_desc-gradcamL00[12]_*"):
+        path.unlink()
+    return made
+
+
+def test_each_folder_gets_its_pictures_and_the_first_the_overview(folders, capsys) -> None:
+    assert run("view", *folders) == 0
+    told = [Path(line) for line in capsys.readouterr().out.splitlines()]
+    assert len(told) == 2 * 2 + 2
+    assert all(path.is_file() for path in told)
+    assert told[-2:] == [folders[0] / "figures" / name for name in ("sheet.png", "index.html")]
+    assert [sum(path.is_relative_to(folder) for path in told) for folder in folders] == [4, 2]
+    page = told[-1].read_text(encoding="utf-8")
+    assert page.count("data-method=") == 2
+    assert '<select name="subject">' in page
+
+
+@pytest.mark.parametrize("threshold", ["1", "-0.1", "20"])
+def test_a_threshold_that_is_no_share_is_one_sentence_and_draws_nothing(threshold, folders, capsys) -> None:
+    before = files_below(folders[1])
+    assert run("view", folders[1], "--threshold", threshold) == 2
+    assert "share of the peak from 0 to below 1" in capsys.readouterr().err
+    assert files_below(folders[1]) == before
+
+
+def test_a_second_folder_without_maps_is_refused_before_the_first_is_drawn(folders, tmp_path, capsys) -> None:
+    assert run("view", folders[0], tmp_path) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("ies: A folder must hold maps made by `ies explain`")
