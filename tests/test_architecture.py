@@ -1,4 +1,4 @@
-"""The house stands: floors, docstrings, public names, and what lies at the top of the repository."""
+"""The house stands: floors, rooms, docstrings, public names, and what lies at the top of it all."""
 
 import ast
 import graphlib
@@ -42,6 +42,7 @@ TOP = {
     *(".gitignore", ".gitattributes", ".pre-commit-config.yaml"),
 }
 FUNCTION_LINES = 45  # without the docstring
+MOST_ROOMS = 50
 
 Function = ast.FunctionDef | ast.AsyncFunctionDef
 
@@ -54,6 +55,7 @@ def name_of(path: Path) -> str:
 
 MODULES = {name_of(path): ast.parse(path.read_text(encoding="utf-8")) for path in PACKAGE.rglob("*.py")}
 PARTS = sorted(set(MODULES) - {"ies_helpers"})
+ROOMS = [m for m in PARTS if not (PACKAGE / m.removeprefix("ies_helpers.")).is_dir()]
 each_module = pytest.mark.parametrize("module", sorted(MODULES))
 
 
@@ -72,6 +74,13 @@ def imports(tree: ast.Module) -> Iterator[str]:
         elif isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "ies_helpers":
             inner = (f"{node.module}.{alias.name}" for alias in node.names)
             yield from (name if name in MODULES else str(node.module) for name in inner)
+
+
+def private_names(tree: ast.Module) -> list[str]:
+    """Names with an underscore in front that are imported from the package."""
+    found = (node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom))
+    ours = (node for node in found if (node.module or "").split(".")[0] == "ies_helpers")
+    return [alias.name for node in ours for alias in node.names if alias.name.startswith("_")]
 
 
 def code_lines(function: Function) -> int:
@@ -97,6 +106,21 @@ def test_a_module_imports_only_from_floors_above_it_or_its_own(module: str) -> N
 def test_no_modules_import_each_other_in_a_circle() -> None:
     graph = {m: {name for name in imports(MODULES[m]) if name in MODULES} for m in PARTS}
     assert set(graphlib.TopologicalSorter(graph).static_order()) >= set(PARTS)
+
+
+@each_module
+def test_no_module_reaches_for_anothers_private_names(module: str) -> None:
+    assert [name for name in private_names(MODULES[module]) if name != "__version__"] == []
+
+
+@pytest.mark.parametrize("chapter", sorted((ROOT / "notebooks" / "src").glob("*.py")), ids=lambda path: path.stem)
+def test_no_chapter_reaches_for_private_names(chapter: Path) -> None:
+    assert private_names(ast.parse(chapter.read_text(encoding="utf-8"))) == []
+
+
+def test_the_rooms_can_be_drawn_from_memory() -> None:
+    """Each is one idea, however long; another one is added here with its reason."""
+    assert len(ROOMS) <= MOST_ROOMS
 
 
 @each_module
