@@ -103,7 +103,7 @@ def make_maps(
         for n, saliency, more in maps:
             made += save_map(folder, subject, saliency, todo[n][1], notes | more)
     finally:
-        index = write_index(folder)
+        index = write_index(folder, subject.name)
     return index, made
 
 

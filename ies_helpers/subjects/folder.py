@@ -1,14 +1,23 @@
-"""Maps and masks out: NIfTI in the input's space, a sidecar that says how each was made, an index of all.
+"""The folder that holds what was made of subjects: a BIDS derivative, the one place that knows its files.
 
-The folder is a BIDS derivative. BIDS has no suffix for saliency, so `desc-` carries method, aggregation and
-lesion, and the suffix is the modality that the map is a gradient with respect to.
+    dataset_description.json, .bidsignore       that it is a derivative, and what a validator need not know
+    maps.tsv                                    an index of all maps
+    sub-<S>/anat/sub-<S>_label-lesion_probseg   the prediction
+    sub-<S>/anat/sub-<S>_desc-<group>_dseg      lesions by their numbers, a file a group
+    sub-<S>/anat/sub-<S>_desc-<map>L<number>_<suffix>   a map, a file a channel, and its sidecar
+
+BIDS has no suffix for saliency, so `desc-` carries method, aggregation and lesion, and the suffix is the channel's
+that the map is a gradient with respect to. A map of all channels at once has the first one's. A file is written beside
+its place and renamed; a map is there when its last sidecar is.
 """
 
+import fnmatch
 import hashlib
+import io
 import json
 import os
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -18,13 +27,94 @@ import numpy as np
 import pandas as pd
 import torch
 
-from ies_helpers.arrays import SAME_PLACE_MM, Affine, LabelMap, Saliency, Volume, Voxels
-from ies_helpers.subjects.files import remove_leftovers, write_text
+from ies_helpers.arrays import SAME_PLACE_MM, Affine, LabelMap, Saliency, Volume, Voxels, check_same_grid
+from ies_helpers.subjects.files import remove_leftovers, replacing, write_text
 from ies_helpers.subjects.nifti import read_image, read_values, save_image
 from ies_helpers.subjects.sources import load_subject
-from ies_helpers.subjects.subject import Subject
+from ies_helpers.subjects.subject import CHANNELS, SHIPPED, Subject, channel
 
-# How one map was made: what its sidecar says, and what makes two maps the same.
+# The folder itself, and where its files lie.
+
+IGNORED = "maps.tsv\n**/lesions.tsv\nfigures\n**/.running\n**/cohort.*\n**/perilesional*\nevaluation\n"
+"""What a BIDS validator need not know: the index, and what `ies` puts beside the maps of one folder."""
+
+ALL = "all"
+"""The modality of a map of all channels at once."""
+
+MAPS = "*_desc-*L[0-9]*_*.json"
+"""The sidecars of maps, in a subject's folder."""
+
+
+def open_derivative(folder: Path) -> Path:
+    """Make `folder` a BIDS derivative that can be written to, before any long work starts.
+
+    What a killed run left half-written is removed.
+
+    Raises:
+        OSError: if it cannot be written.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder) as probe:
+        probe.write(bytes(2**16))
+        probe.flush()
+    remove_leftovers(folder)
+    made_by = [{"Name": "ies-helpers", "Version": versions()["ies-helpers"]}]
+    description = {"Name": "Instance-level saliency maps", "BIDSVersion": "1.10.0", "DatasetType": "derivative"}
+    text = json.dumps(description | {"GeneratedBy": made_by}, indent=2) + "\n"
+    path = folder / "dataset_description.json"
+    if not path.is_file() or path.read_text() != text:
+        write_text(path, text)
+    _ignore(folder, IGNORED.splitlines())
+    return folder
+
+
+def _ignore(folder: Path, patterns: Iterable[str]) -> None:
+    """Let a BIDS validator ignore these patterns, beside those that it ignores already."""
+    path = folder / ".bidsignore"
+    known = path.read_text().splitlines() if path.is_file() else []
+    lines = list(dict.fromkeys([*known, *patterns]))
+    if lines != known:
+        write_text(path, "\n".join(lines) + "\n")
+
+
+def versions() -> dict[str, str]:
+    """Versions of what a map depends on."""
+    found = {}
+    for package in ("ies-helpers", "torch", "monai", "numpy", "nibabel"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "unknown"
+    return found
+
+
+def subject_folder(folder: Path, name: str) -> Path:
+    """`<folder>/sub-<name>/anat`."""
+    return Path(folder) / f"sub-{name}" / "anat"
+
+
+def groups_path(folder: Path, name: str, group: str) -> Path:
+    """Where the numbered lesions of one group lie: `sub-<S>_desc-<group>_dseg.nii.gz`."""
+    return subject_folder(folder, name) / f"sub-{name}_desc-{group.lower()}_dseg.nii.gz"
+
+
+def map_path(folder: Path, subject: str, description: str, modality: str) -> Path:
+    """Where the map of one channel lies: `sub-<S>/anat/sub-<S>_desc-<method><aggregate>L<number>_<suffix>.nii.gz`.
+
+    A channel's own entities, such as `ce-gadolinium`, stand before `desc`.
+    """
+    row = channel(modality)
+    parts = [f"sub-{subject}", *([row.entities] if row.entities else []), f"desc-{description}", row.suffix]
+    return subject_folder(folder, subject) / f"{'_'.join(parts)}.nii.gz"
+
+
+def sidecar(path: Path) -> Path:
+    """The JSON beside a `.nii.gz`."""
+    return path.with_name(path.name.removesuffix(".nii.gz") + ".json")
+
+
+# How a map was made: what its sidecar says, and what makes two maps the same.
 
 
 @dataclass(frozen=True)
@@ -85,39 +175,18 @@ def fingerprint(pixels: str, voxels: Voxels) -> str:
     return hashlib.sha256(pixels.encode() + voxels.astype(np.int64).tobytes()).hexdigest()[:16]
 
 
-def versions() -> dict[str, str]:
-    """Versions of what a map depends on."""
-    found = {}
-    for package in ("ies-helpers", "torch", "monai", "numpy", "nibabel"):
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = "unknown"
-    return found
-
-
-SUFFIX = {"flair": "FLAIR", "t1": "T1w"}
-"""Modality -> BIDS suffix."""
-
-INDEX = ["subject", "network", "lesion", "group", "method", "aggregate", "draws", "seed", "modality", "path"]
-"""Columns of `maps.tsv`."""
-
-IGNORED = "maps.tsv\n**/lesions.tsv\nfigures\n**/.running\n**/cohort.*\n**/perilesional*\nevaluation\n"
-"""What a BIDS validator need not know."""
-
-MAPS = "*_desc-*L[0-9]*_*.json"
-"""The sidecars of maps, in a subject's folder."""
+# Maps written, and whether they are there.
 
 
 def save_map(
     folder: Path, subject: Subject, saliency: Saliency, record: MapRecord, notes: Mapping[str, Any] | None = None
 ) -> list[Path]:
-    """Write a saliency map, one NIfTI and one sidecar for each modality, whole or not at all.
+    """Write a saliency map, one NIfTI and one sidecar for each channel, whole or not at all.
 
     Args:
         folder: the derivative's root; see `open_derivative`.
-        subject: gives affine and header.
-        saliency: `(C, I, J, K)`, one channel a modality, or `(1, I, J, K)` for a map of all at once.
+        subject: gives channels, affine and header.
+        saliency: `(C, I, J, K)`, one map a channel, or `(1, I, J, K)` for a map of all at once.
         record: goes into the sidecar.
         notes: more for the sidecar, such as the command line.
 
@@ -125,24 +194,31 @@ def save_map(
         The paths of the images.
 
     Raises:
-        ValueError: for a map on another grid, or with NaN.
+        ValueError: for a map on another grid, of another number of channels, or with NaN.
     """
     if tuple(saliency.shape[1:]) != subject.shape or not bool(torch.isfinite(saliency).all()):
         raise ValueError(
             f"A map must be finite and on the subject's grid {subject.shape}, got {tuple(saliency.shape)} with "
             f"{int((~torch.isfinite(saliency)).sum())} values that are not finite."
         )
-    modalities = subject.channels if len(saliency) == len(subject.channels) else ("all",)
-    paths = []
-    for modality, values in zip(modalities, saliency, strict=True):
-        path = map_path(folder, record, modality)
+    at_once = len(saliency) == 1 and (len(subject.channels) > 1 or record.layer is not None)
+    modalities = (ALL,) if at_once else subject.channels
+    if len(saliency) != len(modalities):
+        raise ValueError(
+            f"A map must have one channel for each of {', '.join(subject.channels)}, or one for all, got "
+            f"{len(saliency)}; give the subject with the network's channels."
+        )
+    if strange := [channel(name).suffix for name in subject.channels if name not in CHANNELS]:
+        _ignore(Path(folder), [f"**/*_{suffix}.*" for suffix in strange])
+    paths = _paths(folder, subject, record, modalities)
+    for path, modality, values in zip(paths, modalities, saliency, strict=True):
         save_image(path, values.numpy().astype(np.float32), subject)
-        largest = float(values.abs().max())
         details = asdict(record) | {
             "Description": f"{record.method} saliency map of lesion {record.lesion}",
             "SkullStripped": False,  # nothing was set to zero outside the brain
             "modality": modality,
-            "status": "empty" if largest == 0 else "ok",
+            "channels": subject.channels,
+            "status": "ok" if bool(values.any()) else "empty",
             "minimum": float(values.min()),
             "maximum": float(values.max()),
             "path": str(path.relative_to(folder)),
@@ -151,18 +227,23 @@ def save_map(
             **(notes or {}),
         }
         write_text(sidecar(path), json.dumps(details, indent=2) + "\n")
-        paths.append(path)
     return paths
+
+
+def _paths(folder: Path, subject: Subject, record: MapRecord, modalities: Sequence[str]) -> list[Path]:
+    """The images of a map, one a modality; one of all channels at once has the first channel's suffix."""
+    names = [subject.channels[0] if modality == ALL else modality for modality in modalities]
+    return [map_path(folder, record.subject, record.description, name) for name in names]
 
 
 def finished(folder: Path, subject: Subject, record: MapRecord) -> bool:
     """Whether the map of `record` is there, whole.
 
     Raises:
-        ValueError: if another map has its name: made with other settings, which are told, or another affine.
+        ValueError: if another map has its name, made with other settings or on another grid.
     """
-    for modalities in (subject.channels, ("all",)):
-        paths = [map_path(folder, record, modality) for modality in modalities]
+    for modalities in (subject.channels, (ALL,)):
+        paths = _paths(folder, subject, record, modalities)
         if all(path.is_file() and sidecar(path).is_file() for path in paths):
             saved = [json.loads(sidecar(path).read_text()) for path in paths]
             if [s["modality"] for s in saved] == list(modalities):
@@ -172,13 +253,14 @@ def finished(folder: Path, subject: Subject, record: MapRecord) -> bool:
 
 def _same(path: Path, saved: dict[str, Any], record: MapRecord, subject: Subject) -> bool:
     wanted = asdict(record)
-    if record.tolerance is not None:  # the draws told how many they are
+    if record.tolerance is not None:  # the draws decided how many they are
         wanted["draws"] = saved.get("draws")
     other = {k: saved.get(k) for k in wanted if saved.get(k) != wanted[k]}
     if other:
-        told = ", ".join(f"{k} {v} instead of {wanted[k]}" for k, v in other.items())
+        differ = ", ".join(f"{k} {v} instead of {wanted[k]}" for k, v in other.items())
         raise ValueError(
-            f"A folder holds one map of a name; {path.name} in {path.parent} was made with {told}. Take another --out."
+            f"A folder holds one map of a name; {path.name} in {path.parent} was made with {differ}. Take another "
+            "--out."
         )
     _check_place(read_image(path, "map's"), subject)
     return True
@@ -189,27 +271,14 @@ def _check_place(image: Any, subject: Subject) -> None:
     apart = np.abs(image.affine - subject.affine).max()
     if image.shape != subject.shape or not apart <= SAME_PLACE_MM:
         shapes = f"its shape is {image.shape}, not {subject.shape}"
-        told = shapes if image.shape != subject.shape else f"their affines differ by up to {apart:.3g}"
+        why = shapes if image.shape != subject.shape else f"their affines differ by up to {apart:.3g}"
         raise ValueError(
             f"A folder holds one set of lesions a subject, {image.get_filename()} lies elsewhere than {subject.name} "
-            f"does now: {told}. Take another --out."
+            f"does now: {why}. Take another --out."
         )
 
 
-def map_path(folder: Path, record: MapRecord, modality: str) -> Path:
-    """Where the map of one modality lies: `sub-<S>/anat/sub-<S>_desc-<method><aggregate>L<number>_<suffix>.nii.gz`."""
-    suffix = SUFFIX.get(modality, "FLAIR")
-    return subject_folder(folder, record.subject) / f"sub-{record.subject}_desc-{record.description}_{suffix}.nii.gz"
-
-
-def subject_folder(folder: Path, name: str) -> Path:
-    """`<folder>/sub-<name>/anat`."""
-    return Path(folder) / f"sub-{name}" / "anat"
-
-
-def groups_path(folder: Path, name: str, group: str) -> Path:
-    """Where the numbered lesions of one group lie: `sub-<S>_desc-<group>_dseg.nii.gz`."""
-    return subject_folder(folder, name) / f"sub-{name}_desc-{group.lower()}_dseg.nii.gz"
+# Lesions: those of a prediction, and those that no prediction of ours numbered (masks drawn by hand, controls).
 
 
 def save_lesions(folder: Path, subject: Subject, probability: torch.Tensor, labels: dict[str, torch.Tensor]) -> None:
@@ -254,57 +323,6 @@ def read_numbers(path: Path, subject: Subject) -> np.ndarray:
     return read_values(image, "lesions'").astype(np.int16)
 
 
-def sidecar(path: Path) -> Path:
-    """The JSON beside a `.nii.gz`."""
-    return path.with_name(path.name.removesuffix(".nii.gz") + ".json")
-
-
-def open_derivative(folder: Path) -> Path:
-    """Make `folder` a BIDS derivative that can be written to, before any long work starts.
-
-    What a killed run left half-written is removed.
-
-    Raises:
-        OSError: if it cannot be written.
-    """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryFile(dir=folder) as probe:
-        probe.write(bytes(2**16))
-        probe.flush()
-    remove_leftovers(folder)
-    made_by = [{"Name": "ies-helpers", "Version": versions()["ies-helpers"]}]
-    description = {"Name": "Instance-level saliency maps", "BIDSVersion": "1.10.0", "DatasetType": "derivative"}
-    description |= {"GeneratedBy": made_by}
-    text = json.dumps(description, indent=2) + "\n"
-    for name, content in {"dataset_description.json": text, ".bidsignore": IGNORED}.items():
-        if not (folder / name).is_file() or (folder / name).read_text() != content:
-            write_text(folder / name, content)
-    return folder
-
-
-def write_index(folder: Path) -> pd.DataFrame:
-    """Write `maps.tsv`, one row a map, from the sidecars of all finished maps."""
-    rows = [json.loads(p.read_text()) for p in sorted(folder.glob(f"sub-*/anat/{MAPS}"))]
-    table = pd.DataFrame([{c: row.get(c) for c in INDEX} for row in rows], columns=INDEX)
-    table = table.astype({"lesion": "Int64", "draws": "Int64", "seed": "Int64"})
-    write_table(folder / "maps.tsv", table)
-    return table
-
-
-def write_table(path: Path, table: pd.DataFrame) -> None:
-    """Write a table; see `as_tsv`."""
-    write_text(path, as_tsv(table))
-
-
-def as_tsv(table: pd.DataFrame) -> str:
-    """A table as TSV, `n/a` where there is no value (BIDS)."""
-    return table.to_csv(sep="\t", index=False, na_rep="n/a", float_format="%.6g")
-
-
-# Lesions put into a folder of maps that no prediction of ours numbered: masks drawn by hand, controls.
-
-
 def add_lesions(folder: Path, subject: Subject, lesions: Iterable[tuple[int, str, Voxels]]) -> None:
     """Write lesions, each a number, a group and voxels, beside those that the folder holds; all of them, or none.
 
@@ -331,7 +349,81 @@ def add_lesions(folder: Path, subject: Subject, lesions: Iterable[tuple[int, str
         save_image(path, held[path], subject)
 
 
-# Maps read back: what a folder of `ies explain` holds, whose lesions they are of, and who was looked at.
+# The index of all maps.
+
+INDEX = ["subject", "network", "lesion", "group", "method", "aggregate", "draws", "seed", "modality", "path"]
+"""Columns of `maps.tsv`."""
+
+WHOLE = ("lesion", "draws", "seed")
+"""Those of them that are whole numbers."""
+
+
+def write_index(folder: Path, changed: str | None = None) -> pd.DataFrame:
+    """Write `maps.tsv`, one row a map, from the sidecars of all finished maps.
+
+    Args:
+        folder: the derivative's root.
+        changed: the one subject whose sidecars are read anew, so that a cohort's index costs what it must. Rows of the
+            others are taken from the index that is there if their folder is older than it and holds the very maps
+            that it lists; where not, after a deletion or a killed run, they are read anew as well. None reads all.
+
+    Returns:
+        The index.
+    """
+    with tempfile.TemporaryFile(dir=folder) as probe:  # the file system's clock, before anything is looked at
+        begun = os.fstat(probe.fileno()).st_mtime_ns
+    kept, written = _read_index(folder) if changed is not None else ({}, 0)
+    lines = ["\t".join(INDEX) + "\n"]
+    for subject in sorted(fnmatch.filter(os.listdir(folder), "sub-*")):
+        anat = f"{folder}/{subject}/anat"  # text: of many folders, paths take most of the time
+        if not os.path.isdir(anat):
+            continue
+        stamp, names = os.stat(anat).st_mtime_ns, sorted(fnmatch.filter(os.listdir(anat), MAPS))
+        here = kept.get(subject, [])
+        listed = [line.rpartition("/")[2] for line in here] == [f"{name[:-5]}.nii.gz\n" for name in names]
+        known = listed and stamp < written and subject != f"sub-{changed}"
+        lines += here if known else _index_rows([Path(anat, name) for name in names])
+    with replacing(folder / "maps.tsv") as part:
+        part.write_text("".join(lines))
+        os.utime(part, ns=(begun, begun))  # what changes from now on is newer
+    kinds = dict.fromkeys(INDEX, "object") | dict.fromkeys(WHOLE, "Int64")
+    text = io.StringIO("".join(lines))
+    return pd.read_csv(text, sep="\t", dtype=kinds, na_values="n/a", keep_default_na=False)  # pyright: ignore
+
+
+def _read_index(folder: Path) -> tuple[dict[str, list[str]], int]:
+    """The lines of `maps.tsv` by subject, and when it was begun; nothing if it is not there or no such table."""
+    path, rows = folder / "maps.tsv", {}
+    try:
+        written = path.stat().st_mtime_ns
+        first, *lines = path.read_text().splitlines(keepends=True)
+    except (OSError, ValueError):  # also an empty one, and what is no text
+        return {}, 0
+    if first.rstrip("\n").split("\t") != INDEX:
+        return {}, 0
+    for line in lines:
+        rows.setdefault(line.rpartition("\t")[2].partition("/")[0], []).append(line)
+    return rows, written
+
+
+def _index_rows(sidecars: Iterable[Path]) -> list[str]:
+    """Lines of `maps.tsv`."""
+    rows = [json.loads(path.read_text()) for path in sidecars]
+    table = pd.DataFrame([{c: row.get(c) for c in INDEX} for row in rows], columns=INDEX)
+    return as_tsv(table.astype(dict.fromkeys(WHOLE, "Int64"))).splitlines(keepends=True)[1:]
+
+
+def write_table(path: Path, table: pd.DataFrame) -> None:
+    """Write a table; see `as_tsv`."""
+    write_text(path, as_tsv(table))
+
+
+def as_tsv(table: pd.DataFrame) -> str:
+    """A table as TSV, `n/a` where there is no value (BIDS)."""
+    return table.to_csv(sep="\t", index=False, na_rep="n/a", float_format="%.6g")
+
+
+# Maps read back: what the folder holds, whose lesions they are of, and who was looked at.
 
 NEEDED = ("subject", "network", "digest", "lesion", "group", "voxels", "method", "through", "unit", "modality")
 """What a sidecar must say."""
@@ -343,8 +435,8 @@ class SavedMap:
 
     Attributes:
         folder: that `ies explain` wrote.
-        record: its sidecar, of the first modality.
-        images: its NIfTI files, one a modality.
+        record: its sidecar, of the first channel.
+        images: its NIfTI files, one a channel.
         modalities: what they are gradients with respect to, or `all`.
     """
 
@@ -356,7 +448,12 @@ class SavedMap:
     @property
     def stem(self) -> str:
         """What its files' names share: `sub-demo_desc-smoothgradmaxL003`."""
-        return self.images[0].name.removesuffix(f"_{SUFFIX['flair']}.nii.gz")
+        return f"{self.images[0].name.partition('_')[0]}_desc-{_description(self.images[0].name)}"
+
+    @property
+    def channels(self) -> tuple[str, ...]:
+        """Those of the image that it explains, in their order."""
+        return channels_of(self.record)
 
     @property
     def title(self) -> str:
@@ -378,7 +475,8 @@ class SavedMap:
             )
         files, labels = [read_image(path, "map's") for path in self.images], read_image(where, "lesions'")
         for path, other in zip((*self.images[1:], where), (*files[1:], labels), strict=True):
-            _check_grid(files[0], other, path.name, self.images[0].name)
+            what = f"Map and lesions, {self.images[0].name} and {path.name},"
+            check_same_grid(what, files[0], other, "explain the subject anew in another folder")
         return files, labels
 
     def load(self) -> tuple[Saliency, LabelMap, Affine]:
@@ -389,8 +487,8 @@ class SavedMap:
         """
         files, labels = self.open()
         values = [read_values(file, "map's").astype(np.float32) for file in files]
-        for path, channel in zip(self.images, values, strict=True):
-            if not np.isfinite(channel).all():
+        for path, one in zip(self.images, values, strict=True):
+            if not np.isfinite(one).all():
                 raise ValueError(f"A map must be finite, {path.name} is not; delete it and explain the lesion again.")
         mask = read_values(labels, "lesions'") == self.record["lesion"]
         if int(mask.sum()) != self.record["voxels"]:
@@ -422,7 +520,7 @@ def read_maps(folders: Path | Iterable[Path], subject: str = "*") -> list[SavedM
 
 
 def _read(folder: Path, path: Path) -> SavedMap | None:
-    """The map whose first sidecar `path` is; None for the sidecars of its other modalities, and while some lack."""
+    """The map whose first sidecar `path` is; None for the sidecars of its other channels, and while some lack."""
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
@@ -430,25 +528,23 @@ def _read(folder: Path, path: Path) -> SavedMap | None:
     lacking = [key for key in NEEDED if not isinstance(record, dict) or record.get(key) is None]
     if lacking:
         raise ValueError(f"A sidecar must say how its map was made, {path} has no {', '.join(lacking)}.")
-    if record["modality"] not in ("flair", "all"):
+    modalities = (ALL,) if record["modality"] == ALL else channels_of(record)
+    if record["modality"] != modalities[0]:
         return None
-    modalities = tuple(SUFFIX) if record["modality"] == "flair" else ("all",)
-    first = path.name.removesuffix(f"_{SUFFIX['flair']}.json")
-    images = tuple(path.with_name(f"{first}_{SUFFIX.get(m, SUFFIX['flair'])}.nii.gz") for m in modalities)
+    name, description = path.parents[1].name.removeprefix("sub-"), _description(path.name)
+    others = tuple(map_path(folder, name, description, modality) for modality in modalities[1:])
+    images = (path.with_name(f"{path.stem}.nii.gz"), *others)
     return SavedMap(folder, record, images, modalities) if all(sidecar(i).is_file() for i in images) else None
 
 
-def _check_grid(first: Any, other: Any, name: str, reference: str) -> None:
-    if first.shape != other.shape:
-        raise ValueError(
-            f"Map and lesions must lie on one grid, {reference} has {first.shape} and {name} {other.shape}; explain "
-            "the subject anew in another folder."
-        )
-    if not np.abs(np.asarray(first.affine) - np.asarray(other.affine)).max() <= SAME_PLACE_MM:
-        raise ValueError(
-            f"Map and lesions must lie on one grid, {reference} and {name} have different affines; explain the subject "
-            "anew in another folder."
-        )
+def channels_of(record: Mapping[str, Any]) -> tuple[str, ...]:
+    """The channels of the image that a map explains, in their order; sidecars of old, which do not say, had two."""
+    return tuple(record.get("channels", SHIPPED))
+
+
+def _description(name: str) -> str:
+    """`smoothgradmaxL003` of a map's file."""
+    return name.partition("_desc-")[2].rpartition("_")[0]
 
 
 class Scans:
@@ -476,4 +572,4 @@ class Scans:
                 f"The maps of {name} have the grid {tuple(shape)}, its scan is now {self._subject.shape}; "
                 "explain it anew in another folder."
             )
-        return self._subject
+        return self._subject.with_channels(saved.channels)

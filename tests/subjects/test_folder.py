@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import pandas as pd
 import pytest
 import torch
 
-from ies_helpers import load_subject, save_map
+from ies_helpers import Subject, load_subject, save_map
 from ies_helpers.subjects import files
 from ies_helpers.subjects import folder as saving
 from ies_helpers.subjects.files import LEFTOVER, remove_leftovers, replacing, write_text
@@ -24,9 +25,12 @@ from ies_helpers.subjects.folder import (
     add_lesions,
     finished,
     open_derivative,
+    read_maps,
     save_lesions,
     write_index,
 )
+from ies_helpers.subjects.subject import CHANNELS, Channel
+from tests.bench.index import write_sidecars
 from tests.patients import AFFINE, files_below, subject_in_memory, write_patient
 
 RECORD = MapRecord("toy", "net", "abc", 3, "TP", 40, "smoothgrad", "whole", "logit", "max", 50, 0, 0.05, 0.4)
@@ -152,14 +156,84 @@ def test_the_index_has_one_row_a_map_and_nothing_else(tmp_path: Path) -> None:
     assert (tmp_path / "maps.tsv").read_text().splitlines()[2].split("\t")[5:8] == ["max", "50", "0"]
 
 
-def test_the_validator_of_bids_accepts_the_folder(tmp_path: Path) -> None:
-    subject = load_subject(write_patient(tmp_path / "in", side=24, spots={"TP": (12, 12, 12)}))
+def test_the_index_of_a_changed_subject_is_that_of_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a cohort grows; then after a deletion, a map made anew, and an index that is damaged or another's."""
+    reads: list[str] = []
+    read = Path.read_text
+    monkeypatch.setattr(Path, "read_text", lambda path, **how: reads.append(path.name) or read(path, **how))
+
+    def indexed(changed: str) -> int:
+        reads.clear()
+        table = write_index(tmp_path, changed)
+        count, text = sum(name.endswith(".json") for name in reads), (tmp_path / "maps.tsv").read_bytes()
+        assert table.equals(write_index(tmp_path))
+        assert (tmp_path / "maps.tsv").read_bytes() == text
+        time.sleep(0.02)  # a file system's clock ticks
+        return count
+
+    subjects = ("b", "a", "c")
+    for name in subjects:
+        write_sidecars(tmp_path, name, 4)
+        assert indexed(name) == 4
+    (tmp_path / "sub-b/anat/sub-b_desc-smoothgradmaxL001_FLAIR.json").unlink()
+    assert indexed("c") == 3 + 4
+    anew = tmp_path / "sub-a/anat/sub-a_desc-smoothgradmaxL002_T1w.json"
+    write_text(anew, anew.read_text().replace('"TP"', '"FN"'))
+    assert indexed("c") == 4 + 4
+    for damage in ("", "subject\tpath\n", (tmp_path / "maps.tsv").read_text().replace("L001", "L009")):
+        (tmp_path / "maps.tsv").write_text(damage)
+        assert indexed("c") == 3 + 4 + 4
+
+
+def test_a_map_of_any_channels_comes_back_bit_by_bit(tmp_path: Path) -> None:
+    """One, two or three, known to BIDS or not, with entities of their own; all at once has the first suffix."""
+    row = Channel("gd", "T1 Gd", "T1w", "gd", entities="ce-gadolinium")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(CHANNELS, "gd", row)
+        for name, channels in {"one": ("flair",), "three": ("t2", "flair", "dir"), "gd": ("t1", "gd")}.items():
+            shape = (8, 9, 7)
+            image = torch.from_numpy(np.random.default_rng(0).normal(size=(len(channels), *shape)).astype(np.float32))
+            subject, folder = Subject(name, image, AFFINE, channels), tmp_path / name
+            label = torch.zeros(shape, dtype=torch.int32)
+            label[0, 0, :4] = 3
+            save_lesions(folder, subject, torch.rand(shape), {"TP": label})
+            gradients = replace(RECORD, subject=name, voxels=4)
+            cam = replace(CAM, subject=name, voxels=4)
+            save_map(folder, subject, image * 2, gradients)
+            save_map(folder, subject, image[:1] * 3, cam)
+            assert finished(folder, subject, gradients)
+            assert finished(folder, subject, cam)
+            at_once, each = sorted(read_maps(folder), key=lambda saved: len(saved.stem))
+            assert at_once.modalities == ("all",)
+            assert each.modalities == each.channels == at_once.channels == channels
+            assert torch.equal(each.load()[0], image * 2)
+            assert torch.equal(at_once.load()[0], image[:1] * 3)
+            assert each.stem == f"sub-{name}_desc-smoothgradmaxL003"
+    names = [path.name for path in (tmp_path / "gd").rglob("*smoothgrad*.nii.gz")]
+    assert sorted(names) == [
+        "sub-gd_ce-gadolinium_desc-smoothgradmaxL003_T1w.nii.gz",
+        "sub-gd_desc-smoothgradmaxL003_T1w.nii.gz",
+    ]
+    assert (tmp_path / "three/sub-three/anat/sub-three_desc-gradcamppL003_T2w.nii.gz").is_file()
+
+
+def test_a_map_of_other_channels_than_the_subject_has_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="each of flair, t1, or one for all, got 3"):
+        save_map(tmp_path, subject_in_memory(), drawn(subject_in_memory(), 3), RECORD)
+    assert files_below(tmp_path) == []
+
+
+@pytest.mark.parametrize("channels", [("flair", "t1"), ("flair",), ("flair", "t1", "t2"), ("dir",)])
+def test_the_validator_of_bids_accepts_the_folder(tmp_path: Path, channels: tuple[str, ...]) -> None:
+    scan = load_subject(write_patient(tmp_path / "in", side=24, spots={"TP": (12, 12, 12)}))
+    subject = replace(scan, image=scan.image[:1].expand(len(channels), -1, -1, -1), channels=channels)
     out = open_derivative(tmp_path / "out")
     label = torch.zeros(subject.shape, dtype=torch.int32)
     save_lesions(out, subject, torch.rand(subject.shape), {"TP": label, "FP": label, "FN": label})
-    save_map(out, subject, drawn(subject), replace(RECORD, subject="p1"))
+    save_map(out, subject, drawn(subject, len(channels)), replace(RECORD, subject="p1"))
     save_map(out, subject, drawn(subject, 1), replace(CAM, subject="p1"))
     write_index(out)
+    open_derivative(out)  # keeps what is ignored for this folder
     for made in ("sub-p1/lesions.tsv", "figures/map.png", "sub-p1/.running/sum.npz"):
         write_text(out / made, "")
     validator = Path(sys.executable).with_name("bids-validator-deno")
