@@ -155,7 +155,7 @@ class Config:
         text: of the file.
     """
 
-    sources: tuple[dict[str, str], ...]
+    sources: tuple[dict[str, Any], ...]
     out: Path
     threads: int
     network: dict[str, Any]
@@ -258,11 +258,11 @@ def _weights(name: str, home: Path) -> str:
     return str(home / name) if (home / name).is_file() else name
 
 
-def _sources(entries: list[Any], home: Path, targets: str, where: str) -> Iterator[dict[str, str]]:
+def _sources(entries: list[Any], home: Path, targets: str, where: str) -> Iterator[dict[str, Any]]:
     """The arguments of `load_subject` for every subject that the entries stand for, none twice."""
     if not entries:
         raise ValueError(f'{where} must name its subjects, as subjects = ["demo", "bids"].')
-    seen: list[dict[str, str]] = []
+    seen: list[dict[str, Any]] = []
     for source in (s for entry in entries for s in _expanded(entry, home, where)):
         if source in seen:
             raise ValueError(f"{where} names a subject twice: {', '.join(source.values())}; take one of them out.")
@@ -270,7 +270,7 @@ def _sources(entries: list[Any], home: Path, targets: str, where: str) -> Iterat
         yield _with_target(source, home, targets) if targets and "target" not in source else source
 
 
-def _expanded(entry: Any, home: Path, where: str) -> Iterator[dict[str, str]]:
+def _expanded(entry: Any, home: Path, where: str) -> Iterator[dict[str, Any]]:
     """What one entry stands for: files by name, one subject, or all that match a pattern or lie in a BIDS folder."""
     if isinstance(entry, dict) and set(entry) - {"target"} and all(isinstance(file, str) for file in entry.values()):
         yield {name: str((home / file).resolve()) for name, file in entry.items()}
@@ -299,7 +299,7 @@ def _visits(folder: Path) -> list[Path]:
     return [folder]
 
 
-def _with_target(source: dict[str, str], home: Path, targets: str) -> dict[str, str]:
+def _with_target(source: dict[str, Any], home: Path, targets: str) -> dict[str, Any]:
     """A subject of folders as its files, with the one mask that the pattern finds for its name."""
     try:
         found = find_subject(**source)
@@ -336,7 +336,7 @@ class Task:
     """
 
     config: Config
-    source: dict[str, str]
+    source: dict[str, Any]
     found: Found
     digest: str
 
