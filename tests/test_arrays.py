@@ -1,4 +1,4 @@
-"""Seeds: the same sentence wherever one is given that is none."""
+"""Boxes against masks of the same voxels, lesions of any kind, and the checks that every floor needs."""
 
 from collections.abc import Callable
 
@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from ies_helpers import deletion, road, smoothgrad
-from ies_helpers.arrays import check_seed
+from ies_helpers.arrays import Box, as_mask, as_voxels, check_choice, check_finite, check_same_grid, check_seed
 from ies_helpers.measures.removal import sensitivity, sensitivity_n
 from ies_helpers.segmentation.lesions import Lesions, true_negatives
 from ies_helpers.subjects.editing import healthy_places
@@ -45,3 +45,71 @@ def test_a_seed_that_no_table_holds_is_refused() -> None:
     check_seed(2**63 - 1)
     with pytest.raises(ValueError, match=r"^seed must be below 2\^63, got 9223372036854775808; take a smaller one"):
         check_seed(2**63)
+
+
+SHAPE = (7, 9, 5)
+
+
+def masked(box: Box) -> np.ndarray:
+    """The voxels of a box inside `SHAPE`, one by one."""
+    inside = [all(s.start <= n < s.stop for s, n in zip(box, at, strict=True)) for at in np.ndindex(SHAPE)]
+    return np.reshape(inside, SHAPE)
+
+
+def test_boxes_are_what_masks_of_their_voxels_are(rng: np.random.Generator) -> None:
+    for _ in range(60):
+        corners = [np.sort(np.stack([rng.integers(0, n + 1, 2) for n in SHAPE], axis=1), axis=0) for _ in range(2)]
+        one, other = (Box.of(start, stop) for start, stop in corners)
+        a, b = masked(one), masked(other)
+        assert (one.size, (one & other).size) == (a.sum(), (a & b).sum())
+        assert np.array_equal(masked(one & other), a & b)
+        if not (a.any() and b.any()):
+            continue
+        assert Box.around(a) == Box.around(np.argwhere(a)) == one
+        assert one | other == Box.around(a | b)
+        assert masked(one.grow(2, SHAPE))[tuple(np.argwhere(a).T)].all()
+        distance = np.abs(np.argwhere(~np.zeros(SHAPE, bool))[:, None] - np.argwhere(a)).max(axis=2).min(axis=1)
+        assert np.array_equal(masked(one.grow(2, SHAPE)).ravel(), distance <= 2)
+        volume, outer = rng.normal(size=SHAPE), one | other
+        assert np.array_equal(volume[outer][one.local(outer)], volume[one])
+        assert volume[one].shape == one.shape
+    assert Box.of((3, 0, 0), (1, 2, 2)).shape == (0, 2, 2)
+    assert Box.whole(SHAPE).shape == SHAPE
+
+
+def test_a_lesion_of_any_kind_is_the_same_voxels(rng: np.random.Generator) -> None:
+    mask = rng.random(SHAPE) < 0.2
+    voxels = np.argwhere(mask)
+    for same in (mask, torch.from_numpy(mask), voxels, torch.from_numpy(voxels), lesion_of(mask)):
+        assert np.array_equal(as_voxels(same, SHAPE), voxels)
+        assert np.array_equal(as_mask(same, SHAPE), mask)
+
+
+@pytest.mark.parametrize(
+    ("given", "met"),
+    [
+        (np.zeros(SHAPE, dtype=bool), "got none"),
+        (np.ones((2, 2, 2), dtype=bool), r"got bool of shape \(2, 2, 2\)"),
+        (np.array([[1.0, 2, 3]]), "got float64"),
+        (np.array([[1, 2, 5]]), r"from \[1 2 5\]"),
+        (np.array([[-1, 2, 3]]), r"from \[-1  2  3\]"),
+        (np.array([[1, 2, 3], [1, 2, 3]]), "got duplicates"),
+    ],
+)
+def test_what_is_no_lesion_is_refused(given: np.ndarray, met: str) -> None:
+    with pytest.raises(ValueError, match=met):
+        as_voxels(given, SHAPE)
+
+
+def test_a_check_says_what_it_met() -> None:
+    other = subject_in_memory((24, 28, 21))
+    with pytest.raises(ValueError, match=r"got \(24, 28, 20\) and \(24, 28, 21\); do that\."):
+        check_same_grid("Two", SUBJECT, other, "do that")
+    moved = subject_in_memory(affine=SUBJECT.affine + 0.002)
+    with pytest.raises(ValueError, match=r"differ by up to 0\.002; do that\."):
+        check_same_grid("Two", SUBJECT, moved, "do that")
+    check_same_grid("Two", SUBJECT, subject_in_memory(affine=SUBJECT.affine + 0.0009), "do that")
+    with pytest.raises(ValueError, match="2 values"):
+        check_finite(np.array([1.0, np.nan, np.inf]), "It", "mend it")
+    with pytest.raises(ValueError, match="one of a, b, got 'c'"):
+        check_choice("it", "c", ("a", "b"))
