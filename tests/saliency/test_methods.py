@@ -2,7 +2,6 @@
 
 import inspect
 import json
-from collections.abc import Iterator
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, get_args
@@ -176,12 +175,11 @@ def test_a_view_is_the_network_seen_as_the_recipe_says() -> None:
 
 
 @pytest.fixture
-def counted(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def counted(monkeypatch: pytest.MonkeyPatch) -> None:
     """A gradient and an edited image take a second each."""
     gradients = lambda *_, draws, aggregate, **__: (float(draws), aggregate)  # noqa: E731
     monkeypatch.setattr("ies_helpers.saliency.estimate.estimate_seconds", gradients)
     monkeypatch.setattr("ies_helpers.saliency.estimate.estimate_scores", lambda scores, images: float(sum(images)))
-    return
 
 
 @pytest.mark.usefixtures("counted")
