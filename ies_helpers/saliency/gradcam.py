@@ -1,7 +1,7 @@
 """Instance Grad-CAM++ and Grad-CAM: which parts of one layer made the network call one lesion a lesion."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -11,9 +11,9 @@ from torch import nn
 
 from ies_helpers.arrays import Box, LesionLike, Saliency, Volume, Voxels, as_voxels
 from ies_helpers.saliency.views import Boxed, Part, View, crop_part, cut, union, window_part
-from ies_helpers.segmentation.field import receptive_field
 from ies_helpers.segmentation.inference import check_finite, check_image
-from ies_helpers.segmentation.network import Network, as_network, at_rest
+from ies_helpers.segmentation.network import Copies, Network, as_network, at_rest
+from ies_helpers.segmentation.trust import image_field
 
 
 def gradcam_pp(
@@ -72,7 +72,31 @@ def boxed_cam(
     network = as_network(network)
     module = find_layer(network, layer or network.layer)
     shape = tuple(image.shape[1:])
-    part, padded = _part(network, image.shape[0], shape, as_voxels(lesion, shape), pooled)
+    if network.grid is not None:
+        return _placed_cam(network, module, image, as_voxels(lesion, shape), pooled)
+    part, padded = _part(network, image, shape, as_voxels(lesion, shape), pooled)
+    return _cam_of(network, module, image, part, padded, pooled)
+
+
+def _placed_cam(network: Network, module: nn.Module, image: Volume, voxels: Voxels, pooled: bool) -> Boxed:
+    """The same on the network's own grid, for the scan voxels' logits, and brought to the scan as logits are."""
+    grid, inner = network.grid, replace(network, grid=None)
+    _, places, weights = grid.spread(voxels)
+    total = torch.zeros(grid.shape, dtype=torch.float64)
+    total.index_put_(tuple(torch.as_tensor(places).T), torch.as_tensor(weights), accumulate=True)
+    part = window_part(inner, grid.shape, np.unique(places, axis=0))
+    views = [replace(view, weight=view.share_of(total)) for view in part.views]
+    cam = _cam_of(inner, module, grid.push(image)[0], replace(part, views=views), grid.shape, pooled)
+    whole = cam.values.new_zeros(1, *grid.shape)
+    whole[:, *cam.box] = cam.values
+    return Boxed(grid.restore(whole), grid.box)
+
+
+def _cam_of(
+    network: Network, module: nn.Module, image: Volume, part: Part, padded: tuple[int, ...], pooled: bool
+) -> Boxed:
+    """The map of a part's views, added up."""
+    shape = tuple(image.shape[1:])
     with at_rest(network):
         seen = [_run_view(network, module, image, view, part.voxels) for view in part.views]
     # Weights (F, i, j, k) and activations of each view -> its map (i, j, k) at the layer's resolution.
@@ -105,12 +129,12 @@ def _upsample(cam: torch.Tensor, box: Box, shape: Sequence[int], through: str) -
 
 
 def _part(
-    network: Network, channels: int, shape: tuple[int, ...], voxels: Voxels, pooled: bool
+    network: Network, image: Volume, shape: tuple[int, ...], voxels: Voxels, pooled: bool
 ) -> tuple[Part, tuple[int, ...]]:
     """The lesion's views, and the shape of the volume that they lie in, padding included."""
     if network.through == "windows":
         return window_part(network, shape, voxels), shape
-    field = receptive_field(network, channels)
+    field = image_field(network, image, voxels)
     if pooled:
         return Part.through([View(Box.whole(field.padded(shape)))], voxels, shape), field.padded(shape)
     return crop_part(field, shape, voxels), field.padded(shape)
@@ -139,10 +163,11 @@ def _run_view(network: Network, module: nn.Module, image: Volume, view: View, vo
         kept.append(leaf)
         return leaf.clone()
 
+    module, flip = _of_pass(network, module, view.number)
     handle = module.register_forward_hook(keep)
     try:
         with torch.enable_grad():
-            logits = network.lesion_logit(cut(image, view.box, network))[0]
+            logits = network.lesion_logit(cut(image, view.box, network), view.number)[0]
     finally:
         handle.remove()
     if len(kept) != 1 or not logits.requires_grad:
@@ -152,7 +177,17 @@ def _run_view(network: Network, module: nn.Module, image: Volume, view: View, vo
     index = view.local(voxels[view.holds(voxels)])
     score = (logits[index] * view.cotangent(logits, index)).sum()
     (g,) = torch.autograd.grad(score, kept[0])
-    return Seen(view, kept[0].detach()[0].double(), g[0].double())
+    # A mirrored copy's layer is turned back, so that all passes lie in the image's own axes.
+    return Seen(view, kept[0].detach().flip(flip)[0].double(), g.flip(flip)[0].double())
+
+
+def _of_pass(network: Network, module: nn.Module, number: int | None) -> tuple[nn.Module, tuple[int, ...]]:
+    """The same layer in the member that makes a pass, and the axes that the pass mirrors."""
+    if number is None or not isinstance(network.module, Copies):
+        return module, ()
+    member, flip = network.module.passes[number]
+    names = {found: name for name, found in network.module.members[0].named_modules()}
+    return network.module.members[member].get_submodule(names[module]), flip
 
 
 def pp_weights(seen: list[Seen]) -> list[torch.Tensor]:

@@ -1,11 +1,14 @@
 """The engine's one interface: the voxels of a lesion -> their aggregated gradient, in bounded memory."""
 
-from typing import Literal, get_args
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any, Literal, get_args
 
+import numpy as np
 import torch
 from torch import nn
 
-from ies_helpers.arrays import LesionLike, Saliency, Volume, as_voxels, check_choice
+from ies_helpers.arrays import Box, LesionLike, Saliency, Volume, as_voxels, check_choice
 from ies_helpers.saliency.cone import Cone, cone_of, trusted
 from ies_helpers.saliency.frozen import Frozen, frozen
 from ies_helpers.saliency.views import (
@@ -21,15 +24,18 @@ from ies_helpers.saliency.views import (
     does_not_fit,
     extremes,
     forward,
+    group_voxels,
     out_of_memory,
     shared_parts,
     union,
     window_part,
     window_parts,
+    window_views,
 )
 from ies_helpers.segmentation.field import ReceptiveField, receptive_field
 from ies_helpers.segmentation.inference import check_finite, check_image
 from ies_helpers.segmentation.network import Network, as_network, at_rest
+from ies_helpers.segmentation.trust import check_answers, image_field
 
 Aggregate = Literal["mean", "sum", "max"]
 
@@ -93,6 +99,11 @@ class LesionGradient:
         way: how it is computed: `cone`, `crop`, `windows` or `whole`, all exact.
     """
 
+    def __new__(cls, network: Network | nn.Module, *_: Any, **__: Any) -> "LesionGradient":
+        """A network that `prepare` placed on a grid of its own is looked at through that grid."""
+        placed = isinstance(network, Network) and network.grid is not None
+        return object.__new__(PlacedGradient if placed and cls is LesionGradient else cls)
+
     def __init__(
         self,
         network: Network | nn.Module,
@@ -130,7 +141,10 @@ class LesionGradient:
         self.frozen: Frozen | None = frozen(self.network, self.shape[0]) if statistics == "frozen" else None
         self.cone: Cone | None = None
         self._trusted: bool | None = None
+        check_answers(self.network, image)
         self._found: ReceptiveField | None = None
+        if self.frozen is None and self.network.through == "whole":
+            self._found = image_field(self.network, image, self.voxels)
         self.way: Way = self._choose(way)
         self.parts = self._split()
         self.box = union(part.box for part in self.parts)
@@ -262,3 +276,105 @@ class LesionGradient:
 
     def _zeros(self, sides: tuple[int, ...]) -> torch.Tensor:
         return torch.zeros(self.shape[0], *sides, device=self.network.device, dtype=self.network.dtype)
+
+
+class PlacedGradient(LesionGradient):
+    """The same through a network's own grid: images and maps on the scan's, forward passes on the network's.
+
+    A scan voxel's logit is a weighted sum of logits on the network's grid (one, where nothing is resampled). `mean` and
+    `sum` are one weighted sum of all of them; for `max` each scan voxel has one backward pass of its own, whose
+    gradient goes back to the scan before the maximum is taken.
+    """
+
+    def __init__(
+        self, network: Network, image: Volume, lesion: LesionLike, aggregate: Aggregate, **options: Any
+    ) -> None:
+        """As `LesionGradient`."""
+        check_image(image)
+        self.grid, self.network, self.aggregate = network.grid, network, aggregate
+        self.shape, self.box = tuple(image.shape), network.grid.box
+        self.voxels = as_voxels(lesion, self.shape[1:])
+        rows, places, weights = self.grid.spread(self.voxels)
+        # Each scan voxel's places and weights on the network's grid, and the weight of each place in the sum of all.
+        support = np.unique(places, axis=0)
+        total = torch.zeros(self.grid.shape, dtype=torch.float64)
+        total.index_put_(tuple(torch.as_tensor(places).T), torch.as_tensor(weights), accumulate=True)
+        self._rows = [(places[rows == n], weights[rows == n]) for n in range(len(self.voxels))]
+        alone = aggregate == "max" and not self.grid.resamples
+        inner = replace(network, grid=None)
+        placed, _ = self.grid.push(image)
+        self.inner = LesionGradient(inner, placed, support, "max" if alone else "sum", **options)
+        self._alone = alone
+        if not alone:
+            self.inner.parts = [
+                replace(part, views=[replace(v, weight=v.share_of(total)) for v in part.views])
+                for part in self.inner.parts
+            ]
+
+    @property
+    def parts(self) -> list[Part]:
+        """Those on the network's grid."""
+        return self.inner.parts
+
+    @property
+    def way(self) -> Way:
+        """Always through windows."""
+        return self.inner.way
+
+    @property
+    def need(self) -> int:
+        """As `LesionGradient.need`."""
+        return self.inner.need
+
+    def __call__(self, image: Volume) -> torch.Tensor:
+        """The aggregated gradient on `box`, `(C, i, j, k)`."""
+        placed, passes = self.grid.push(image)
+        if self.aggregate == "max" and not self._alone:
+            g = self._largest_of_rows(placed, passes)
+        else:
+            g = self._pull(self.inner(placed), self.inner.box, passes)
+        return g / len(self.voxels) if self.aggregate == "mean" else g
+
+    def _largest_of_rows(self, placed: torch.Tensor, passes: torch.Tensor | None) -> torch.Tensor:
+        """One gradient a scan voxel, its places' logits weighted, taken to the scan before the maximum."""
+        largest = Largest(self._zeros, self.box)
+        with at_rest(self.network), torch.enable_grad():
+            for part, rows in self._parts_of_rows():
+                for g in self._each_row(placed, part, rows):
+                    one = self._pull(g, part.box, passes)
+                    largest.take(self.box, one, one)
+        return largest.map()
+
+    def _parts_of_rows(self) -> Iterator[tuple[Part, list[int]]]:
+        """Scan voxels by the windows that hold any of their places."""
+        views = window_views(self.inner.network, self.grid.shape, np.concatenate([p for p, _ in self._rows]))
+        held = np.array([[view.holds(places).any() for view in views] for places, _ in self._rows])
+        for row, some in group_voxels(np.arange(len(held))[:, None], held):
+            chosen = [view for view, holds in zip(views, row, strict=True) if holds]
+            yield Part.through(chosen, some, self.grid.shape), [int(n) for n in some[:, 0]]
+
+    def _each_row(self, placed: torch.Tensor, part: Part, rows: list[int]) -> Iterator[torch.Tensor]:
+        """`(C, i, j, k)` on the part's box for each scan voxel; each view's graph serves a chunk of them."""
+        chunk = max(1, BUDGET // (self.shape[0] * part.box.size * self.network.dtype.itemsize))
+        for start in range(0, len(rows), chunk):
+            some = rows[start : start + chunk]
+            added = torch.stack([self._zeros(part.box.shape)] * len(some))
+            for view in part.views:
+                x, logits = forward(self.inner.network, placed, view)
+                for total, row in zip(added, some, strict=True):
+                    places, weights = self._rows[row]
+                    here = view.holds(places)
+                    if here.any():
+                        index = view.local(places[here])
+                        score = (
+                            logits[index] * view.cotangent(logits, index) * torch.as_tensor(weights[here]).to(logits)
+                        )
+                        (g,) = torch.autograd.grad(score.sum(), x, retain_graph=True)
+                        Boxed(total, part.box).add(g[0], view.box)
+            yield from added
+
+    def _pull(self, g: torch.Tensor, box: Box, passes: torch.Tensor | None) -> torch.Tensor:
+        """A gradient on a box of the network's grid -> on the scan's box."""
+        whole = g.new_zeros(len(g), *self.grid.shape)
+        whole[:, *box] = g
+        return self.grid.pull(whole, passes)[:, *self.box]

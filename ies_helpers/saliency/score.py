@@ -7,8 +7,10 @@ lesion voxel. Edits are made on that box, and nothing else goes through the netw
 
 import itertools
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple
+from dataclasses import replace
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -17,6 +19,7 @@ from ies_helpers.saliency.views import BUDGET, Part, View, cut, out_of_memory, s
 from ies_helpers.segmentation.field import receptive_field
 from ies_helpers.segmentation.inference import check_finite, check_image
 from ies_helpers.segmentation.network import Network, Through, as_network, at_rest
+from ies_helpers.segmentation.trust import image_field
 
 AFFORDABLE = 2**23
 """Voxels of the largest crop: a larger lesion is scored crop by crop."""
@@ -31,6 +34,11 @@ class LesionScore:
         box: where the image can change the score, inside the volume. No voxel beyond it can.
         image: `(C, i, j, k)`, the unedited image on `box`. Edit clones of it.
     """
+
+    def __new__(cls, network: Network | nn.Module, *_: Any, **__: Any) -> "LesionScore":
+        """A network that `prepare` placed on a grid of its own is asked through that grid."""
+        placed = isinstance(network, Network) and network.grid is not None
+        return object.__new__(PlacedScore if placed and cls is LesionScore else cls)
 
     def __init__(
         self,
@@ -166,7 +174,7 @@ class _Pass(NamedTuple):
 
     def shares(self, network: Network, x: torch.Tensor) -> torch.Tensor:
         """`(B, K, v)` float64: what this view adds to the blended logits of each input `(B, C, i, j, k)`."""
-        y = network.logits(x)[(..., *self.local)]
+        y = network.logits(x, self.view.number)[(..., *self.local)]
         return y.double().cpu() * self.view.weights_at(self.local)
 
 
@@ -181,4 +189,39 @@ def _parts(network: Network, image: Volume, voxels: Voxels) -> list[Part]:
     shape = tuple(image.shape[1:])
     if network.through == "windows":
         return [window_part(network, shape, voxels)]
-    return shared_parts(receptive_field(network, len(image)), shape, voxels, AFFORDABLE)
+    return shared_parts(image_field(network, image, voxels), shape, voxels, AFFORDABLE)
+
+
+class PlacedScore(LesionScore):
+    """The same through a network's own grid: images on the scan's grid, forward passes on the network's."""
+
+    def __init__(self, network: Network, image: Volume, lesion: LesionLike, *, through: Through | None = None) -> None:
+        """As `LesionScore`."""
+        check_image(image)
+        self.network, self.grid, self._whole = network, network.grid, image
+        self.voxels = as_voxels(lesion, tuple(image.shape[1:]))
+        self.box = self.grid.box
+        self.image = self.crop(image)
+        rows, places, self._weights = self.grid.spread(self.voxels)
+        # Scan voxel n is the weighted sum over the support's columns that `_columns` names, where `_rows` is n.
+        support, which = np.unique(places, axis=0, return_inverse=True)
+        self._rows, self._columns = torch.as_tensor(rows), torch.as_tensor(which.ravel())
+        inner = replace(network, grid=None)
+        self.inner = LesionScore(inner, self.grid.push(image)[0], support, through=through)
+
+    @property
+    def looked_at(self) -> int:
+        """As `LesionScore.looked_at`."""
+        return self.inner.looked_at
+
+    def logits(self, edited: Iterable[torch.Tensor]) -> torch.Tensor:
+        """As `LesionScore.logits`."""
+        found = self.inner.logits(self.inner.crop(self._place(image)) for image in self._checked(edited))
+        weighted = found[..., self._columns] * torch.as_tensor(self._weights)
+        return found.new_zeros(*found.shape[:2], len(self.voxels)).index_add_(2, self._rows, weighted)
+
+    def _place(self, image: torch.Tensor) -> torch.Tensor:
+        """An edited image on the scan's box -> what the network gets."""
+        whole = self._whole.clone()
+        whole[:, *self.box] = image
+        return self.grid.push(whole)[0]

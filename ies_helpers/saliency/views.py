@@ -29,11 +29,13 @@ class View:
         box: where it looks.
         weight: `(i, j, k)` on the box, importance over total importance; None is 1 everywhere.
         within: the window it is a part of, where that window's statistics are held (`frozen`).
+        number: of the pass, where a network averages several (`Network.passes`).
     """
 
     box: Box
     weight: torch.Tensor | None = None
     within: Box | None = None
+    number: int | None = None
 
     def holds(self, voxels: Voxels) -> np.ndarray:
         """`(V,)` bool: which voxels lie in the box."""
@@ -46,6 +48,10 @@ class View:
     def weights_at(self, index: tuple[torch.Tensor, ...]) -> torch.Tensor:
         """`(V,)` float64 weights of the logits at local `index`."""
         return torch.ones(len(index[0]), dtype=torch.float64) if self.weight is None else self.weight[index]
+
+    def share_of(self, total: torch.Tensor) -> torch.Tensor:
+        """`(i, j, k)` weights on the box, times those of a volume `total` `(I, J, K)`."""
+        return total[self.box] if self.weight is None else self.weight * total[self.box]
 
     def cotangent(self, logits: torch.Tensor, index: tuple[torch.Tensor, ...]) -> torch.Tensor:
         """`(V,)` weights, beside the logits, that are NaN where a logit is not finite.
@@ -97,7 +103,7 @@ def forward(network: Network, image: Volume, view: View) -> tuple[torch.Tensor, 
     """A view's input `(1, C, i, j, k)`, ready to be differentiated, and its lesion logits `(i, j, k)`."""
     x = cut(image, view.box, network).requires_grad_()
     with torch.enable_grad():
-        return x, network.lesion_logit(x)[0]
+        return x, network.lesion_logit(x, view.number)[0]
 
 
 def upload(values: torch.Tensor, device: torch.device) -> torch.Tensor:
@@ -178,7 +184,10 @@ def window_views(network: Network, shape: Sequence[int], voxels: Voxels) -> list
     check_window(network, tuple(shape))
     views = [View(box) for box in window_boxes(network, tuple(shape))]
     total, weight = total_importance(network, tuple(shape)), importance(network)
-    return [View(view.box, weight / total[view.box]) for view in views if view.holds(voxels).any()]
+    held = [view.box for view in views if view.holds(voxels).any()]
+    numbers = range(network.passes)
+    shares = [weight / total[box] / len(numbers) for box in held]
+    return [View(box, share, number=n) for box, share in zip(held, shares, strict=True) for n in numbers]
 
 
 def window_part(network: Network, shape: Sequence[int], voxels: Voxels) -> Part:

@@ -3,6 +3,7 @@
 import functools
 import itertools
 import math
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -67,8 +68,9 @@ def _importance(sides: tuple[int, ...], weighting: str, placing: str) -> torch.T
     weight = np.zeros(sides)
     weight[tuple(w // 2 for w in sides)] = 1
     weight = ndimage.gaussian_filter(weight, [SIGMA * w for w in sides], mode="constant")
-    weight *= 10 / weight.max()
-    return torch.from_numpy(np.where(weight == 0, weight[weight > 0].min(), weight))
+    weight = (weight / (weight.max() / 10)).astype(np.float16)  # as nnU-Net keeps it: corners share these last bits
+    weight[weight == 0] = weight[weight > 0].min()
+    return torch.from_numpy(weight.astype(np.float64))
 
 
 @functools.lru_cache(maxsize=2)
@@ -93,7 +95,8 @@ def predict(network: Network | nn.Module, image: Volume, *, progress: bool = Fal
         `(I, J, K)` float32, on the CPU.
     """
     network = as_network(network)
-    return network.probability(predict_logits(network, image, progress=progress))
+    probability = network.probability(predict_logits(network, image, progress=progress))
+    return probability if network.grid is None else probability.nan_to_num(0.0)  # nnU-Net: background beyond its box
 
 
 def predict_logits(network: Network | nn.Module, image: Volume, *, progress: bool = False) -> torch.Tensor:
@@ -108,6 +111,9 @@ def predict_logits(network: Network | nn.Module, image: Volume, *, progress: boo
     """
     network = as_network(network)
     check_image(image)
+    if network.grid is not None:
+        placed, _ = network.grid.push(image)
+        return network.grid.fill(predict_logits(replace(network, grid=None), placed, progress=progress))
     check_window(network, tuple(image.shape[1:]))
     with torch.no_grad(), at_rest(network):
         whole = network.sides is None

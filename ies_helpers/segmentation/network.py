@@ -4,10 +4,11 @@
 what may be remembered about a module.
 """
 
+import functools
 import hashlib
 import re
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from numbers import Integral
@@ -17,6 +18,7 @@ import torch
 from torch import nn
 
 from ies_helpers.arrays import check_choice
+from ies_helpers.subjects.subject import Subject
 
 Through = Literal["whole", "windows"]
 
@@ -26,6 +28,32 @@ Placing = Literal["monai", "nnunet"]
 
 Head = Literal["softmax", "sigmoid"]
 """How logits become probabilities: one class a voxel, or one question a channel (regions, single-channel heads)."""
+
+
+class Copies(nn.Module):
+    """Several networks, and mirrored copies of them, whose logits are averaged: an nnU-Net's folds and mirrors.
+
+    Attributes:
+        members: modules as `Network.module`.
+        passes: for each pass the number of its member, and the axes of `(B, C, I, J, K)` along which it sees the image
+            mirrored, and its logits are turned back.
+    """
+
+    def __init__(self, members: Sequence[nn.Module], flips: Sequence[tuple[int, ...]] = ((),)) -> None:
+        super().__init__()
+        self.members = nn.ModuleList(members)
+        self.passes = [(n, tuple(flip)) for n in range(len(members)) for flip in flips]
+        self.order = self.passes  # part of the digest: with other mirrors it is another function
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """The mean of all passes; a gradient through it keeps every graph, so maps are taken pass by pass."""
+        return sum(self.run(x, n) for n in range(len(self.passes))) / len(self.passes)  # pyright: ignore
+
+    def run(self, x: torch.Tensor, number: int) -> torch.Tensor:
+        """One pass, its output turned back."""
+        member, flip = self.passes[number]
+        y = self.members[member](x.flip(flip) if flip else x)
+        return y.flip(flip) if flip else y
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,6 +80,8 @@ class Network:
         stride: total stride along each axis; sides must be a multiple of it. None: found by a probe.
         channels: the names of the channels it takes, in its order; None takes an image as it comes.
         lesion_class: the channel of its output that means lesion.
+        plans: how an nnU-Net sees a scan on a grid of its own; `prepare` then brings the scan there.
+        grid: where `prepare` placed one scan; images are then normalised as `plans` says.
         head: `softmax` over all classes, or `sigmoid` of each channel by itself.
 
     Raises:
@@ -71,6 +101,8 @@ class Network:
     channels: tuple[str, ...] | None = None
     lesion_class: int = 1
     head: Head = "softmax"
+    plans: Any = None
+    grid: Any = None
 
     def __post_init__(self) -> None:
         allowed = {"through": Through, "weighting": Weighting, "placing": Placing, "head": Head}
@@ -98,13 +130,23 @@ class Network:
         side = self.window
         return side if side is None or isinstance(side, tuple) else (side, side, side)
 
-    def logits(self, x: torch.Tensor) -> torch.Tensor:
+    @property
+    def passes(self) -> int:
+        """How many forward passes are averaged: one, or those of `Copies`."""
+        return len(self.module.passes) if isinstance(self.module, Copies) else 1
+
+    def logits(self, x: torch.Tensor, number: int | None = None) -> torch.Tensor:
         """`(B, C, I, J, K)` -> logits of all classes `(B, K, I, J, K)`, K at least 2, whatever the module puts out.
+
+        With a `number`, those of one of the averaged `passes` alone.
 
         Raises:
             ValueError: for an output that is no such tensor, or a lesion class that it does not have.
         """
-        y = logits_of(self.module, x, self.name)
+        module = self.module
+        if number is not None and isinstance(module, Copies):
+            module = functools.partial(module.run, number=number)
+        y = logits_of(module, x, self.name)
         if self.lesion_class >= y.shape[1]:
             raise ValueError(
                 f"lesion_class must be below the {y.shape[1]} classes that {self.name} puts out, got "
@@ -112,9 +154,9 @@ class Network:
             )
         return y
 
-    def lesion_logit(self, x: torch.Tensor) -> torch.Tensor:
-        """`(B, C, I, J, K)` -> the logit of the lesion class, `(B, I, J, K)`: what every map explains."""
-        return self.logits(x)[:, self.lesion_class]
+    def lesion_logit(self, x: torch.Tensor, number: int | None = None) -> torch.Tensor:
+        """`(B, C, I, J, K)` -> the logit of the lesion class, `(B, I, J, K)`: what every map explains; see `logits`."""
+        return self.logits(x, number)[:, self.lesion_class]
 
     def probability(self, logits: torch.Tensor, dim: int = 0) -> torch.Tensor:
         """Blended logits with all classes along `dim` -> the probability of the lesion class, without that axis."""
@@ -155,6 +197,29 @@ def as_network(network: Network | nn.Module) -> Network:
     raise TypeError(f"A network must be a Network or a torch.nn.Module, got {type(network).__name__}.")
 
 
+def prepare(network: Network | nn.Module, subject: Subject) -> tuple[Network, Subject]:
+    """A network and a subject that fit each other: what every command does first.
+
+    The subject gets the channels that the network takes, in its order. A network with `plans` brings its own
+    normalisation and grid: the subject's image is then the scan so normalised, on the scan's own grid, and the network
+    knows where its grid lies.
+
+    Raises:
+        ValueError: if a channel lacks, or a network with plans meets an image without its raw values.
+    """
+    network = as_network(network)
+    subject = subject.with_channels(network.channels)
+    if network.plans is None or network.grid is not None:
+        return network, subject
+    if subject.raw is None:
+        raise ValueError(
+            f"{network.name} normalises by itself, from raw values; {subject.name} was made in memory and has none. "
+            "Load it from its files."
+        )
+    grid, image = network.plans.place(subject.raw, subject.affine)
+    return replace(network, grid=grid), replace(subject, image=image)
+
+
 def one_class(network: Network | nn.Module, number: int) -> Network:
     """The same network with class `number` for the lesion, so that every method here explains that class.
 
@@ -168,7 +233,7 @@ def one_class(network: Network | nn.Module, number: int) -> Network:
 # What a module puts out, of whatever kind, as logits `(B, K, I, J, K)` of K classes.
 
 
-def logits_of(module: nn.Module, x: torch.Tensor, name: str) -> torch.Tensor:
+def logits_of(module: Callable[[torch.Tensor], Any], x: torch.Tensor, name: str) -> torch.Tensor:
     """`(B, C, I, J, K)` -> logits of all classes of a module, at least 2.
 
     A list, or `(B, n, K, I, J, K)`, gives its first entry; one channel z becomes the two classes (0, z). The module

@@ -127,7 +127,12 @@ def add_lesion(subject: Subject, place: Any, size: float, contrast: float) -> Su
     pattern, mask = lesion_pattern(subject, place, size)
     target = None if subject.target is None else subject.target | mask
     return replace(
-        subject, name=f"{subject.name}plus", image=subject.image + contrast * pattern, target=target, source={}
+        subject,
+        name=f"{subject.name}plus",
+        image=subject.image + contrast * pattern,
+        target=target,
+        source={},
+        raw=None,
     )
 
 
@@ -242,7 +247,7 @@ def remove_lesion(subject: Subject, lesion: LesionLike, *, seed: int = 0) -> Sub
         (around.image + share * (level + texture - around.image)).astype(np.float32)
     )
     target = None if subject.target is None else subject.target & ~torch.from_numpy(mask)
-    return replace(subject, name=f"{subject.name}minus", image=image, target=target, source={})
+    return replace(subject, name=f"{subject.name}minus", image=image, target=target, source={}, raw=None)
 
 
 def lesion_contrast(subject: Subject, lesion: LesionLike) -> dict[str, float]:

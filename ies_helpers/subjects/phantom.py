@@ -237,10 +237,11 @@ def phantom(seed: int, *, lesions: int | None = None) -> Subject:
     """
     flair, t1, target = phantom_scan(seed, lesions=lesions)
     header = nibabel.Nifti1Image(flair, AFFINE).header
-    image = normalise(np.stack([flair, t1]))
+    raw = torch.from_numpy(np.stack([flair, t1]).astype(np.float32))
+    image = normalise(raw)
     source = {"subject": f"phantom:{seed}"} if lesions is None else {}
     mask = torch.from_numpy(target)
-    return Subject(f"phantom{seed}", image, AFFINE.copy(), target=mask, header=header, source=source)
+    return Subject(f"phantom{seed}", image, AFFINE.copy(), target=mask, header=header, source=source, raw=raw)
 
 
 def phantom_scan(seed: int, *, lesions: int | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -307,7 +307,8 @@ def _read(found: Found) -> Subject:
     names, first = tuple(opened), next(iter(opened.values()))
     truth = None if found.target is None else _read_target(found.target, first, channel(names[0]).label)
     affine = np.asarray(first.affine, dtype=np.float64)
-    subject = Subject(found.name, normalise(np.stack(raw), names), affine, names, truth, first.header)
+    values = torch.from_numpy(np.stack(raw).astype(np.float32))
+    subject = Subject(found.name, normalise(values, names), affine, names, truth, first.header, raw=values)
     for remark in (*left_out, *remarks(subject)):
         warnings.warn(remark, stacklevel=4)
     return subject

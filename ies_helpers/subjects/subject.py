@@ -95,6 +95,8 @@ class Subject:
         target: `(I, J, K)` bool, the lesions an expert (or the phantom) drew; None when unknown.
         header: the NIfTI header of the first channel, whose space every map is written in.
         source: the arguments of `load_subject` that load it again.
+        raw: `(C, I, J, K)` float32, the values of the files, for networks that normalise by themselves; None for an
+            image that was made or edited in memory.
     """
 
     name: str
@@ -104,6 +106,7 @@ class Subject:
     target: LabelMap | None = None
     header: nibabel.Nifti1Header | None = None
     source: dict[str, Any] = field(default_factory=dict)
+    raw: Volume | None = None
 
     def __post_init__(self) -> None:
         if len(set(self.channels)) != len(self.channels):
@@ -158,7 +161,8 @@ class Subject:
         if order != sorted(order):
             own, new = ", ".join(self.channels), ", ".join(wanted)
             warnings.warn(f"The channels of {self.name} are {own}; they are taken in the order {new}.", stacklevel=2)
-        return replace(self, image=self.image[order], channels=tuple(wanted))
+        raw = None if self.raw is None else self.raw[order]
+        return replace(self, image=self.image[order], channels=tuple(wanted), raw=raw)
 
     def __repr__(self) -> str:
         size = " x ".join(map(str, self.shape))

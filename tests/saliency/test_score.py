@@ -138,7 +138,7 @@ def test_a_gpu_takes_as_many_images_as_memory_holds_and_fewer_where_it_holds_les
     monkeypatch.setattr(LesionScore, "_at_once", lambda _: 5)
     forward, sizes = Network.logits, []
 
-    def scarce(network: Network, x: torch.Tensor) -> torch.Tensor:
+    def scarce(network: Network, x: torch.Tensor, number: int | None = None) -> torch.Tensor:
         sizes.append(len(x))
         if len(x) > 1:
             raise torch.cuda.OutOfMemoryError("no memory left")
