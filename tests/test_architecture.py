@@ -1,4 +1,4 @@
-"""The house stands: floors, rooms, docstrings, public names, and what lies at the top of it all."""
+"""The house stands: floors, rooms and their tests, docstrings, public names, and what lies at the top of it all."""
 
 import ast
 import graphlib
@@ -57,6 +57,14 @@ MODULES = {name_of(path): ast.parse(path.read_text(encoding="utf-8")) for path i
 PARTS = sorted(set(MODULES) - {"ies_helpers"})
 ROOMS = [m for m in PARTS if not (PACKAGE / m.removeprefix("ies_helpers.")).is_dir()]
 each_module = pytest.mark.parametrize("module", sorted(MODULES))
+
+TESTS = ROOT / "tests"
+CROSSING = {
+    *("architecture", "imports", "project", "notebooks", "book", "colab", "workshop"),  # what stands around the package
+    *("channels", "finished", "faults", "faults_random", "hypothesis", "bench"),  # whole commands, in all weathers
+    *("segmentation/published", "saliency/devices", "figures/legibility"),  # one promise of several rooms
+}
+"""Test files that belong to no one module, by floor and name."""
 
 
 def floor(module: str) -> int:
@@ -121,6 +129,14 @@ def test_no_chapter_reaches_for_private_names(chapter: Path) -> None:
 def test_the_rooms_can_be_drawn_from_memory() -> None:
     """Each is one idea, however long; another one is added here with its reason."""
     assert len(ROOMS) <= MOST_ROOMS
+
+
+def test_every_module_has_its_test_file_and_every_test_file_its_module() -> None:
+    files = {str(p.relative_to(TESTS).with_name(p.stem.removeprefix("test_"))) for p in TESTS.rglob("test_*.py")}
+    tested = {name for name in files if not name.startswith(("browser/", "bench/"))} - CROSSING
+    rooms = {m.removeprefix("ies_helpers.").replace(".", "/") for m in ROOMS} - {"__main__"}  # tested as cli
+    assert sorted(rooms - tested) == [], "a module without its test file"
+    assert sorted(tested - rooms) == [], "a test file without its module"
 
 
 @each_module
