@@ -13,23 +13,12 @@ import torch
 from nibabel.affines import voxel_sizes
 from scipy import ndimage
 
-Volume: TypeAlias = torch.Tensor
-"""`(C, I, J, K)` float32 image, each channel normalised as the network wants it."""
-
-LabelMap: TypeAlias = torch.Tensor
-"""`(I, J, K)` integer or boolean map: 0 is background."""
-
-Probability: TypeAlias = torch.Tensor
-"""`(I, J, K)` float32 probability of the lesion class, 0 to 1."""
-
-Saliency: TypeAlias = torch.Tensor
-"""`(C, I, J, K)` float32 signed map, in logits per unit of z-scored intensity."""
-
-Voxels: TypeAlias = np.ndarray
-"""`(V, 3)` integer indices of voxels."""
-
-Affine: TypeAlias = np.ndarray
-"""`(4, 4)` float64 matrix that takes voxel indices to world millimetres."""
+Volume: TypeAlias = torch.Tensor  # (C, I, J, K) float32 image, each channel normalised as the network wants it
+LabelMap: TypeAlias = torch.Tensor  # (I, J, K) integer or boolean map: 0 is background
+Probability: TypeAlias = torch.Tensor  # (I, J, K) float32 probability of the lesion class, 0 to 1
+Saliency: TypeAlias = torch.Tensor  # (C, I, J, K) float32 signed map, in logits per unit of z-scored intensity
+Voxels: TypeAlias = np.ndarray  # (V, 3) integer indices of voxels
+Affine: TypeAlias = np.ndarray  # (4, 4) float64 matrix that takes voxel indices to world mm
 
 
 @runtime_checkable
@@ -56,17 +45,11 @@ class HasGrid(Protocol):
         ...
 
 
-LesionLike: TypeAlias = HasVoxels | LabelMap | Voxels
-"""Whatever says where a lesion is: a `Lesion`, a boolean mask `(I, J, K)`, or integer voxels `(V, 3)`."""
+LesionLike: TypeAlias = HasVoxels | LabelMap | Voxels  # a `Lesion`, a boolean mask (I, J, K) or voxels (V, 3)
 
-CONNECTIVITY = ndimage.generate_binary_structure(3, 2)
-"""The structuring element of the paper: a voxel touches the 18 that share a face or an edge with it."""
-
-SAME_PLACE_MM = 1e-3
-"""Largest difference at which two affines count as the same."""
-
-SEED_LIMIT = 2**63
-"""Seeds are below it, so that a table's column of whole numbers holds them."""
+CONNECTIVITY = ndimage.generate_binary_structure(3, 2)  # of the paper: 18 voxels that share a face or an edge
+SAME_PLACE_MM = 1e-3  # largest difference at which two affines count as the same
+SEED_LIMIT = 2**63  # seeds are below it, so that a table's column of whole numbers holds them
 
 
 class Box(tuple[slice, slice, slice]):
@@ -133,11 +116,7 @@ class Box(tuple[slice, slice, slice]):
 
 
 def as_voxels(lesion: LesionLike, shape: Sequence[int]) -> Voxels:
-    """The voxels `(V, 3)` int64 of whatever says where a lesion is, in a volume of `shape` `(I, J, K)`.
-
-    Raises:
-        ValueError: for anything else, an empty lesion, a voxel twice, or voxels outside `shape`.
-    """
+    """The voxels `(V, 3)` int64 of whatever says where a lesion is, in a volume of `shape` `(I, J, K)`."""
     given = lesion.voxels if isinstance(lesion, HasVoxels) else lesion
     array = np.asarray(given.cpu() if isinstance(given, torch.Tensor) else given)
     if array.dtype == bool and array.shape == tuple(shape):
@@ -169,16 +148,7 @@ def as_mask(lesion: LesionLike, shape: Sequence[int]) -> np.ndarray:
 
 
 def check_same_grid(what: str, one: HasGrid, other: HasGrid, remedy: str) -> None:
-    """Refuse two images that do not share their shape and, within 0.001, their affine.
-
-    Args:
-        what: the two, as the sentence shall begin: `FLAIR and T1`.
-        one, other: subjects, NIfTI images, or whatever else lies on a grid.
-        remedy: how to go on.
-
-    Raises:
-        ValueError: the rule, the difference and the remedy.
-    """
+    """Refuse two images (`what`: `FLAIR and T1`) that do not share their shape and, within 0.001, their affine."""
     if tuple(one.shape) != tuple(other.shape):
         raise ValueError(f"{what} must lie on one grid, got {tuple(one.shape)} and {tuple(other.shape)}; {remedy}.")
     apart = float(np.abs(np.asarray(one.affine) - np.asarray(other.affine)).max())

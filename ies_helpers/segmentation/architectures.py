@@ -36,11 +36,7 @@ MERGINGS = {
 
 
 def merging_module(merging: str) -> type[nn.Module]:
-    """The patch merging of one of `MERGINGS`, as `SwinUNETR(downsample=...)` takes it.
-
-    Raises:
-        ValueError: for any other name.
-    """
+    """The patch merging of one of `MERGINGS`, as `SwinUNETR(downsample=...)` takes it."""
     check_choice("merging", merging, tuple(MERGINGS))
     offsets = [tuple(map(int, offset)) for offset in MERGINGS[merging].split()]
 
@@ -227,9 +223,6 @@ def build(
             less memory, more time, the same gradient.
         in_channels, out_channels: channels of the image, and classes.
         options: of an architecture that has others.
-
-    Raises:
-        ValueError: for any other architecture or merging, or an option that the architecture does not take.
     """
     check_choice("architecture", architecture, tuple(ARCHITECTURES))
     row = ARCHITECTURES[architecture]
@@ -324,11 +317,8 @@ def first_names(names: list[str], count: int = 4) -> str:
     return ", ".join(one_line(name, 80) for name in names[:count]) + (", ..." if len(names) > count else "")
 
 
-PUBLISHED = "published:unet"
-"""The one checkpoint of the paper that has a public address."""
-
-MOST_CHANNELS = 1024
-"""Channels, or classes, that a file may ask for."""
+PUBLISHED = "published:unet"  # the one checkpoint of the paper that has a public address
+MOST_CHANNELS = 1024  # channels, or classes, that a file may ask for
 
 
 def load_network(
@@ -356,13 +346,6 @@ def load_network(
             channels are FLAIR and T1, as published, and any other number takes an image as it comes.
         device: `auto` takes a GPU if there is one; `cpu`, `cuda`.
         options: of an architecture that has others.
-
-    Raises:
-        ValueError: an unknown name, architecture or device, another architecture than a name says, a threshold outside
-            (0, 1), a Swin UNETR of unknown merging, weights that do not fit or are not finite (differences are counted,
-            the first of each kind named, all of them in the exception's notes), or a file that is no plain set of
-            tensors.
-        FileNotFoundError: there is no such file.
     """
     if threshold is not None and not 0 < threshold < 1:
         raise ValueError(f"A threshold must lie between 0 and 1, got {threshold}.")

@@ -23,8 +23,7 @@ from ies_helpers.subjects.tissue import inner_white_matter
 
 GROUPS = ("TP", "FP", "FN", "TN", "unknown")
 
-MIN_VOXELS = 6
-"""A lesion has more than 5 voxels, as published."""
+MIN_VOXELS = 6  # a lesion has more than 5 voxels, as published
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,10 +96,6 @@ class Lesions:
         """The lesions that `wanted` names.
 
         `all`, a group such as `FP`, numbers such as `3,7`, sizes in voxels as `size:90-120`, or both as `TP:90-120`.
-
-        Raises:
-            ValueError: for anything else, or where it names none.
-            KeyError: for a number that does not exist.
         """
         check_choice(wanted)
         if wanted == "all":
@@ -184,11 +179,6 @@ def find_lesions(
         target: `(I, J, K)` bool or 0/1; None leaves the group `unknown`. Or, with a network, the subject.
         threshold: the published U-Net's is 0.3, the others' 0.4; None: the network's own.
         affine: gives volumes and centres their mm; without it they are NaN.
-
-    Raises:
-        TypeError: for a network without a subject, or a subject without a network.
-        ValueError: for what is no probability, a target on another grid, a threshold outside (0, 1), or a subject that
-            lacks a channel of the network.
     """
     if isinstance(probability, Network | nn.Module) or isinstance(target, Subject):
         return _lesions_of_subject(probability, target, threshold, affine)
@@ -259,8 +249,7 @@ def lesion_of(number: int, group: str, voxels: Voxels, score: np.ndarray, affine
 # The paper compares peaks of saliency in TP, FP, FN and TN but leaves open what a TN is. Ours: the voxels of a lesion,
 # shifted to a place drawn at random among all where they fit into normal-looking white matter, clear of every lesion.
 
-CLEARANCE = 3
-"""Dilations that keep a control away from every lesion."""
+CLEARANCE = 3  # dilations that keep a control away from every lesion
 
 
 def true_negatives(subject: Subject, lesions: Lesions, like: Sequence[Lesion], *, seed: int = 0) -> list[Lesion]:
@@ -275,9 +264,6 @@ def true_negatives(subject: Subject, lesions: Lesions, like: Sequence[Lesion], *
     Returns:
         Lesions of group `TN`, numbered after the last of `lesions`. Controls may overlap each other. Their
         probabilities are NaN: predict, or explain them.
-
-    Raises:
-        ValueError: for an empty `like`, or where none of its shapes fits.
     """
     if not like:
         raise ValueError("like must name a lesion whose shape a control takes, got none.")
@@ -326,11 +312,6 @@ def segment_into_folder(subject: Subject, network: Network, out: Path, *, progre
         subject, network: what to segment, and with what; the network's threshold says what a lesion is.
         out: a folder, made a BIDS derivative.
         progress: show a bar over windows.
-
-    Raises:
-        ValueError: for a subject that lacks a channel, an image smaller than a window, or a folder that holds maps of
-            other lesions of this subject.
-        OSError: if `out` cannot be written, before the prediction starts.
     """
     image = subject.with_channels(network.channels).image
     check_window(network, subject.shape)

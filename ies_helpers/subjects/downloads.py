@@ -16,6 +16,7 @@ import tomllib
 import warnings
 import zipfile
 import zlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from difflib import get_close_matches
 from fnmatch import fnmatch
@@ -32,35 +33,17 @@ from ies_helpers.subjects.files import data_folder, one_line, remove_leftovers, 
 
 # One expected file out of a foreign archive.
 
-LARGEST = 2**30
-"""Bytes that a member may unpack to: no network here comes near, a decompression bomb goes far beyond."""
+LARGEST = 2**30  # bytes that a member may unpack to: no network here comes near, a decompression bomb goes far beyond
 
-BROKEN = (
-    tarfile.TarError,
-    zipfile.BadZipFile,
-    gzip.BadGzipFile,
-    lzma.LZMAError,
-    zlib.error,
-    EOFError,
-    RuntimeError,
-)
+BROKEN = (tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile, lzma.LZMAError, zlib.error, EOFError, RuntimeError)
 """What the standard library raises for a damaged archive (RuntimeError: an encrypted zip)."""
 
 
 def extract_member(archive: Path, pattern: str, destination: Path) -> Path:
-    """Copy the one file of `archive` whose name matches `pattern` to `destination`.
+    """Copy the one file of `archive` (tar or zip) whose name matches `pattern`, such as `*.pth`, to `destination`.
 
-    Nothing is written under a name that the archive chose. A `destination` that already holds the content is
-    left alone, so that a read-only folder with the file in it serves too.
-
-    Args:
-        archive: `.tar`, `.tar.gz`, `.tar.xz` or `.zip`.
-        pattern: shell pattern for the file's base name, such as `*.pth`.
-        destination: the local file, replaced in one step.
-
-    Raises:
-        ValueError: an absolute or `..` name, a link or a device anywhere in the archive, a damaged archive,
-            or any number of matching files other than one. Nothing is written.
+    Nothing is written under a name that the archive chose, and nothing where its content lies already, so that a
+    read-only folder with the file in it serves too.
     """
     try:
         content = _read_zip(archive, pattern) if archive.suffix == ".zip" else _read_tar(archive, pattern)
@@ -75,8 +58,8 @@ def extract_member(archive: Path, pattern: str, destination: Path) -> Path:
 
 def _read_tar(archive: Path, pattern: str) -> bytes:
     with tarfile.open(archive) as container:
-        files = [info for info in container if _accepted(archive, info.name, info.isfile(), info.isdir())]
-        stream = container.extractfile(_only(archive, pattern, {info.name: info.size for info in files}))
+        members = [(m.name, m.size, m.isfile(), m.isdir()) for m in container]
+        stream = container.extractfile(_choose_member(archive, pattern, members))
         assert stream is not None, "a regular file has content"
         assert container.fileobj is not None, "the archive is open"
         content = stream.read()
@@ -87,37 +70,33 @@ def _read_tar(archive: Path, pattern: str) -> bytes:
 
 def _read_zip(archive: Path, pattern: str) -> bytes:
     with zipfile.ZipFile(archive) as container:
-        files = [info for info in container.infolist() if _accepted(archive, info.filename, *_zip_kind(info))]
-        return container.read(_only(archive, pattern, {info.filename: info.file_size for info in files}))
+        kinds = [(m, stat.S_IFMT(m.external_attr >> 16)) for m in container.infolist()]  # 0 when made outside Unix
+        members = [(m.filename, m.file_size, kind in (0, stat.S_IFREG), m.is_dir()) for m, kind in kinds]
+        return container.read(_choose_member(archive, pattern, members))
 
 
-def _zip_kind(info: zipfile.ZipInfo) -> tuple[bool, bool]:
-    """Is it a regular file, is it a folder. A zip made outside Unix states no kind, which is then 0."""
-    kind = stat.S_IFMT(info.external_attr >> 16)
-    return kind in (0, stat.S_IFREG) and not info.is_dir(), info.is_dir()
-
-
-def _accepted(archive: Path, name: str, is_file: bool, is_folder: bool) -> bool:
-    """True for a file to consider, False for a folder; anything else condemns the whole archive."""
-    path = PureWindowsPath(name)  # splits at both slashes and knows drive letters
-    if path.anchor or ".." in path.parts:
-        raise ValueError(f"an archive may hold relative names only, {archive} holds {name!r}: avoid it")
-    if not (is_file or is_folder):
-        raise ValueError(f"an archive may hold files only, {name!r} in {archive} is a link or device")
-    return is_file
-
-
-def _only(archive: Path, pattern: str, sizes: dict[str, int]) -> str:
-    """The one name that matches `pattern`; hidden files (macOS leaves `._name`) do not count."""
+def _choose_member(archive: Path, pattern: str, members: Iterable[tuple[str, int, bool, bool]]) -> str:
+    """The one name that matches, of members (name, size, file?, folder?); any that may do harm condemns them all."""
+    sizes = {}
+    for name, size, is_file, is_folder in members:
+        path = PureWindowsPath(name)  # splits at both slashes and knows drive letters
+        if path.anchor or ".." in path.parts:
+            raise ValueError(f"an archive may hold relative names only, {archive} holds {name!r}: avoid it")
+        if not (is_file or is_folder):
+            raise ValueError(f"an archive may hold files only, {name!r} in {archive} is a link or device")
+        if not is_folder:
+            sizes[name] = size
     bases = {name: PureWindowsPath(name).name for name in sizes}
     found = [name for name, base in bases.items() if fnmatch(base, pattern) and not base.startswith(".")]
-    if len(found) != 1:
+    if len(found) != 1:  # hidden files (macOS leaves `._name`) do not count
         held = f"{len(found)} ({', '.join(sorted(sizes)[:5])})"
         raise ValueError(f"{archive} must hold one file {pattern}, it holds {held}: unpack it and give the file")
     if sizes[found[0]] > LARGEST:
         raise ValueError(f"{found[0]} in {archive} may unpack to {LARGEST} bytes, not {sizes[found[0]]}")
     return found[0]
 
+
+# One row of the registry.
 
 TIMEOUT = 20.0  # seconds without a byte
 ROUNDS = 2  # times the list of addresses is gone through
@@ -153,11 +132,6 @@ class RemoteFile:
         bases = [f"{mirror}/{self.group}"] if mirror else []
         return [f"{base}/{quote(self.path)}" for base in (*bases, *self.bases)]
 
-    @property
-    def origin(self) -> str:
-        """The address of its authors' repository."""
-        return f"{self.bases[0]}/{quote(self.path)}"
-
 
 def cache_folder() -> Path:
     """Where downloads are kept: `IES_CACHE`, else the operating system's cache folder for `ies-helpers`."""
@@ -165,19 +139,11 @@ def cache_folder() -> Path:
 
 
 def fetch(name: str) -> dict[str, Path]:
-    """The files of one registry row, downloaded where the cache lacks them, each verified.
+    """The files of one registry row by kind, downloaded where the cache lacks them, each verified.
 
     Args:
-        name: as listed by `available`, such as `openms:patient26`, `published:unet` or `agg2exp`.
-
-    Returns:
-        Kind to local path: `flair`, `t1`, `target` of a patient, `checkpoint` of a network (taken out of its
-        archive), `table` of a table.
-
-    Raises:
-        ValueError: the name is unknown, or what the addresses gave is not the file (size, hash, archive).
-        FileNotFoundError: the file is not in the cache and no address gave it; says how to place it by hand.
-        OSError: the cache cannot be written.
+        name: as listed by `available`, such as `openms:patient26`, `published:unet` or `agg2exp`. Kinds are `flair`,
+            `t1` and `target` of a patient, `checkpoint` of a network (taken out of its archive), `table` of a table.
     """
     rows = _registry()
     if name not in rows:
@@ -187,11 +153,7 @@ def fetch(name: str) -> dict[str, Path]:
 
 
 def available() -> list[dict[str, Any]]:
-    """One row for each name: `name, what, bytes, licence, cached`.
-
-    `bytes` is None where the size of a file is not known. `cached` looks at presence and size alone; the hash
-    is checked by `fetch`.
-    """
+    """One row for each name; `bytes` is None where not known, `cached` looks at presence and size, not at the hash."""
     return [
         {
             "name": name,
@@ -214,8 +176,7 @@ def mismatch(path: Path, file: RemoteFile) -> str | None:
             same = hashlib.file_digest(stream, "sha256").hexdigest() == file.sha256
             return None if same else "another SHA-256"
         blob = hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False)  # how git names a file's content
-        same = hashlib.file_digest(stream, lambda: blob).hexdigest() == file.git
-        return None if same else "another git blob hash"
+        return None if hashlib.file_digest(stream, lambda: blob).hexdigest() == file.git else "another git blob hash"
 
 
 def _registry() -> dict[str, tuple[dict[str, Any], list[RemoteFile]]]:
@@ -252,7 +213,7 @@ def _place(file: RemoteFile) -> Path:
         why = error.strerror or error
         raise OSError(
             f"{file.name} ({file.kind}) cannot be written in {file.local.parent} ({why}): "
-            f"set IES_CACHE to a folder of yours, or have {file.origin} placed at {file.local}"
+            f"set IES_CACHE to a folder of yours, or have {file.bases[0]}/{quote(file.path)} placed at {file.local}"
         ) from error
 
 
@@ -268,11 +229,9 @@ def _download(file: RemoteFile, part: Path) -> None:
             except ConnectionError as failure:
                 failures[address] = str(failure)
                 continue
-            wrong = mismatch(part, file)
-            if wrong is None:
+            if (wrong := mismatch(part, file)) is None:
                 return
-            failures[address] = f"gave {wrong}"
-            error = ValueError
+            failures[address], error = f"gave {wrong}", ValueError
     told = "; ".join(f"{address} {failure}" for address, failure in failures.items())
     raise error(
         f"{file.name} ({file.kind}) could not be fetched ({told}): place the file by hand at {file.local}, "

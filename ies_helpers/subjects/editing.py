@@ -18,17 +18,10 @@ from ies_helpers.subjects.tissue import brain_mask, robust_deviation, white_matt
 
 # The white matter around a lesion: where it is, and what the lesion's place would look like without the lesion.
 
-REACH_MM = 8.0
-"""How far around a lesion white matter is its surround."""
-
-HALO_MM = 2.0
-"""How far beyond its border a lesion may still be seen."""
-
-GRAIN_MM = 4.0
-"""Width of the gaussian whose average tells level from texture."""
-
-FEWEST = 30
-"""Voxels of white matter without which there is no saying what surrounds a lesion."""
+REACH_MM = 8.0  # how far around a lesion white matter is its surround
+HALO_MM = 2.0  # how far beyond its border a lesion may still be seen
+GRAIN_MM = 4.0  # width of the gaussian whose average tells level from texture
+FEWEST = 30  # voxels of white matter without which there is no saying what surrounds a lesion
 
 
 class Surround:
@@ -98,8 +91,7 @@ def _width(alike: float) -> float:
     return float(np.interp(alike, found, widths))
 
 
-EDGE_MM = 0.5
-"""Width of a lesion's soft edge, as in the phantom's."""
+EDGE_MM = 0.5  # width of a lesion's soft edge, as in the phantom's
 
 
 def add_lesion(subject: Subject, place: Any, size: float, contrast: float) -> Subject:
@@ -117,10 +109,6 @@ def add_lesion(subject: Subject, place: Any, size: float, contrast: float) -> Su
 
     Returns:
         The subject, `plus` behind its name, with its new image, and the lesion's voxels in its target if it has one.
-
-    Raises:
-        ValueError: for a place outside the brain, a size or contrast that cannot be one, or a lesion that would touch
-            one of the target.
     """
     if not np.isfinite(contrast):
         raise ValueError(f"A contrast must be a finite number of z-scored units, got {contrast}; real lesions have 1.")
@@ -188,9 +176,6 @@ def healthy_places(subject: Subject, size: float, count: int, *, seed: int = 0) 
 
     The surround of a place must be white matter for the most part (80 %, gaussian weights 2 mm wider than the ball),
     and the ball 2 mm away from the target. The places may lie close to each other.
-
-    Raises:
-        ValueError: if there are fewer, or fewer than one is asked for.
     """
     if count < 1:
         raise ValueError(f"count must be 1 or more places, got {count}; say how many you need.")
@@ -223,9 +208,6 @@ def remove_lesion(subject: Subject, lesion: LesionLike, *, seed: int = 0) -> Sub
 
     Returns:
         The subject, `minus` behind its name, with its new image, and without the lesion in its target.
-
-    Raises:
-        ValueError: for a lesion that is none, or has too little white matter around.
     """
     mask = as_mask(lesion, subject.shape)
     truth = np.zeros_like(mask) if subject.target is None else subject.target.numpy()
@@ -254,9 +236,6 @@ def lesion_contrast(subject: Subject, lesion: LesionLike) -> dict[str, float]:
     """How far each modality's mean in a lesion lies from the median of the white matter around it, z-scored units.
 
     NaN for a lesion with fewer than 30 voxels of white matter within 8 mm.
-
-    Raises:
-        ValueError: for a lesion that is none.
     """
     around = Surround(subject, as_mask(lesion, subject.shape))
     middle = [np.median(channel[around.white]) if around.known else np.nan for channel in around.image]

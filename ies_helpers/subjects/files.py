@@ -10,19 +10,14 @@ from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 
-LEFTOVER = ".part-"
-"""How the name of every temporary folder begins; its writer's process and machine follow."""
-
-
-DAY = 86400.0
-"""Seconds after which the temporary folder of another machine counts as abandoned."""
+LEFTOVER = ".part-"  # how the name of every temporary folder begins; its writer's process and machine follow
+DAY = 86400.0  # seconds after which the temporary folder of another machine counts as abandoned
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A private path near `path`, renamed to `path` if the block ends well and removed if it does not.
+    """A private path near `path`, renamed to `path`, in one step, if the block ends well and removed if it does not.
 
-    The rename is atomic, so a reader finds the old file or the new one; of two writers the last one wins.
     Folders that `path` needs are made at the end, so that a failure leaves no trace.
     """
     near = next(folder for folder in path.absolute().parents if folder.is_dir())
@@ -46,15 +41,9 @@ def write_text(path: Path, text: str) -> None:
 
 
 def remove_leftovers(folder: Path, deep: bool = True) -> None:
-    """Remove what a killed writer left anywhere below `folder`; a writer still at work keeps its own.
-
-    Args:
-        folder: where to look.
-        deep: False looks right in `folder` alone.
-    """
+    """Remove what a killed writer left below `folder`, right in it unless `deep`; one still at work keeps its own."""
     folders = islice(os.walk(folder), None if deep else 1)  # heeds no folder that vanishes
-    found = [Path(root) / name for root, names, _ in folders for name in names]
-    for left in found:
+    for left in [Path(root, name) for root, names, _ in folders for name in names]:
         if left.name.startswith(LEFTOVER) and _abandoned(left):
             shutil.rmtree(left, ignore_errors=True)
 
@@ -75,11 +64,7 @@ def _abandoned(left: Path) -> bool:
 
 
 def data_folder() -> Path:
-    """The folder `data`: inside the package when installed from a wheel, else at the top of the checkout.
-
-    Raises:
-        FileNotFoundError: neither is there, so the installation is incomplete.
-    """
+    """The folder `data`: inside the package when installed from a wheel, else at the top of the checkout."""
     package = Path(__file__).resolve().parents[1]
     for folder in (package / "data", package.parent / "data"):
         if (folder / "registry.toml").is_file():

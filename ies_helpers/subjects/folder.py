@@ -38,20 +38,14 @@ from ies_helpers.subjects.subject import CHANNELS, SHIPPED, Subject, channel
 IGNORED = "maps.tsv\n**/lesions.tsv\nfigures\n**/.running\n**/cohort.*\n**/perilesional*\nevaluation\n"
 """What a BIDS validator need not know: the index, and what `ies` puts beside the maps of one folder."""
 
-ALL = "all"
-"""The modality of a map of all channels at once."""
-
-MAPS = "*_desc-*L[0-9]*_*.json"
-"""The sidecars of maps, in a subject's folder."""
+ALL = "all"  # the modality of a map of all channels at once
+MAPS = "*_desc-*L[0-9]*_*.json"  # the sidecars of maps, in a subject's folder
 
 
 def open_derivative(folder: Path) -> Path:
     """Make `folder` a BIDS derivative that can be written to, before any long work starts.
 
     What a killed run left half-written is removed.
-
-    Raises:
-        OSError: if it cannot be written.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -192,9 +186,6 @@ def save_map(
 
     Returns:
         The paths of the images.
-
-    Raises:
-        ValueError: for a map on another grid, of another number of channels, or with NaN.
     """
     if tuple(saliency.shape[1:]) != subject.shape or not bool(torch.isfinite(saliency).all()):
         raise ValueError(
@@ -237,11 +228,7 @@ def _paths(folder: Path, subject: Subject, record: MapRecord, modalities: Sequen
 
 
 def finished(folder: Path, subject: Subject, record: MapRecord) -> bool:
-    """Whether the map of `record` is there, whole.
-
-    Raises:
-        ValueError: if another map has its name, made with other settings or on another grid.
-    """
+    """Whether the map of `record` is there, whole."""
     for modalities in (subject.channels, (ALL,)):
         paths = _paths(folder, subject, record, modalities)
         if all(path.is_file() and sidecar(path).is_file() for path in paths):
@@ -285,9 +272,6 @@ def save_lesions(folder: Path, subject: Subject, probability: torch.Tensor, labe
     """Write the probability map `(I, J, K)`, and for each group in `labels` a map of its lesions' numbers.
 
     Controls (TN) that `explain` wrote stay: no prediction numbers them.
-
-    Raises:
-        ValueError: if the folder holds maps of this subject's lesions numbered otherwise, or lying elsewhere.
     """
     anat = subject_folder(folder, subject.name)
     wanted = {groups_path(folder, subject.name, g): n.numpy().astype(np.int16) for g, n in labels.items()}
@@ -313,22 +297,14 @@ def numbered(folder: Path, name: str) -> list[Path]:
 
 
 def read_numbers(path: Path, subject: Subject) -> np.ndarray:
-    """`(I, J, K)` numbers of lesions that an earlier run wrote.
-
-    Raises:
-        ValueError: for a damaged file, or a subject that lies elsewhere now.
-    """
+    """`(I, J, K)` numbers of lesions that an earlier run wrote."""
     image = read_image(path, "lesions'")
     _check_place(image, subject)
     return read_values(image, "lesions'").astype(np.int16)
 
 
 def add_lesions(folder: Path, subject: Subject, lesions: Iterable[tuple[int, str, Voxels]]) -> None:
-    """Write lesions, each a number, a group and voxels, beside those that the folder holds; all of them, or none.
-
-    Raises:
-        ValueError: if the folder has another lesion under a number, or in the place of one, or lesions elsewhere.
-    """
+    """Write lesions, each a number, a group and voxels, beside those that the folder holds; all of them, or none."""
     held = {path: read_numbers(path, subject) for path in numbered(folder, subject.name)}
     changed = set()
     for number, group, voxels in lesions:
@@ -354,8 +330,7 @@ def add_lesions(folder: Path, subject: Subject, lesions: Iterable[tuple[int, str
 INDEX = ["subject", "network", "lesion", "group", "method", "aggregate", "draws", "seed", "modality", "path"]
 """Columns of `maps.tsv`."""
 
-WHOLE = ("lesion", "draws", "seed")
-"""Those of them that are whole numbers."""
+WHOLE = ("lesion", "draws", "seed")  # those of them that are whole numbers
 
 
 def write_index(folder: Path, changed: str | None = None) -> pd.DataFrame:
@@ -461,12 +436,7 @@ class SavedMap:
         return "{subject}, lesion {lesion} ({group}, {voxels} voxels)".format_map(self.record)
 
     def open(self) -> tuple[list[Any], Any]:
-        """Its images and the lesions of its group, their values not yet read.
-
-        Raises:
-            FileNotFoundError: a file is gone.
-            ValueError: for no NIfTI image, or map and lesions on different grids.
-        """
+        """Its images and the lesions of its group, their values not yet read."""
         where = groups_path(self.folder, self.record["subject"], self.record["group"])
         if not where.is_file():
             raise FileNotFoundError(
@@ -480,11 +450,7 @@ class SavedMap:
         return files, labels
 
     def load(self) -> tuple[Saliency, LabelMap, Affine]:
-        """The map `(C, I, J, K)`, where its lesion is `(I, J, K)`, and their affine.
-
-        Raises:
-            ValueError: for a damaged file, values that are not finite, or lesions numbered otherwise; see `open`.
-        """
+        """The map `(C, I, J, K)`, where its lesion is `(I, J, K)`, and their affine."""
         files, labels = self.open()
         values = [read_values(file, "map's").astype(np.float32) for file in files]
         for path, one in zip(self.images, values, strict=True):
@@ -501,12 +467,7 @@ class SavedMap:
 
 
 def read_maps(folders: Path | Iterable[Path], subject: str = "*") -> list[SavedMap]:
-    """The finished maps of folders, of one subject or all, by subject and lesion; one being written is left out.
-
-    Raises:
-        FileNotFoundError: if a folder holds no maps, or a file of theirs is gone.
-        ValueError: for a sidecar that cannot be read, no NIfTI image, or map and lesions on different grids.
-    """
+    """The finished maps of folders, of one subject or all, by subject and lesion; one being written is left out."""
     given = [Path(folders)] if isinstance(folders, str | os.PathLike) else [Path(f) for f in folders]
     maps = []
     for folder in {path.resolve(): path for path in given}.values():
@@ -555,12 +516,7 @@ class Scans:
         self._subject: Subject | None = None
 
     def __call__(self, saved: SavedMap) -> Subject:
-        """The subject of a map.
-
-        Raises:
-            ValueError: if it cannot be loaded again, or has another grid now.
-            FileNotFoundError: if it has moved.
-        """
+        """The subject of a map."""
         name, source = saved.record["subject"], saved.record.get("source")
         if not source:
             raise ValueError(f"{name} was made in memory and cannot be loaded again; draw its maps with plot_saliency.")

@@ -19,35 +19,22 @@ from ies_helpers.arrays import spacing_of
 from ies_helpers.subjects.files import replacing
 from ies_helpers.subjects.subject import Subject
 
-DEFLATE = 1032
-"""How many bytes one byte of a `.gz` can become at most."""
-
-VOXEL_MM = (1e-3, 1e3)
-"""Sides of a voxel that are believed, in mm."""
-
-SQUARABLE = 1e15
-"""Values above it, or a range below its inverse, have no standard deviation in float32."""
-
-RESOLVED = 1e-3
-"""A range that is a smaller share of the largest value is too coarse in float32."""
+DEFLATE = 1032  # how many bytes one byte of a `.gz` can become at most
+VOXEL_MM = (1e-3, 1e3)  # sides of a voxel that are believed, in mm
+SQUARABLE = 1e15  # values above it, or a range below its inverse, have no standard deviation in float32
+RESOLVED = 1e-3  # a range that is a smaller share of the largest value is too coarse in float32
 
 UNREADABLE = (ImageFileError, HeaderDataError, EOFError, OSError, zlib.error, ValueError, MemoryError, OverflowError)
 """What nibabel raises for a file that is damaged, or is none of its own."""
 
 
 def read_image(path: Path, what: str) -> nibabel.Nifti1Image:
-    """A 3D NIfTI image, its values not yet read; `what` it is, as errors shall name it.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is no NIfTI image, has other than three axes, or a header that cannot be true.
-    """
+    """A 3D NIfTI image, its values not yet read; `what` it is, as errors shall name it."""
     if not path.is_file():
         raise FileNotFoundError(f"The {what} image must be a file, there is none at {path}.")
     if is_dicom(path):
-        raise ValueError(
-            f"The {what} image must be a NIfTI file, {path} is DICOM; {conversion(path.absolute().parent)}."
-        )
+        remedy = conversion(path.absolute().parent)
+        raise ValueError(f"The {what} image must be a NIfTI file, {path} is DICOM; {remedy}.")
     try:
         image = _open_nifti(path)
     except UNREADABLE as error:
@@ -94,11 +81,7 @@ def _check_header(image: nibabel.Nifti1Image, path: Path, what: str) -> None:
 
 
 def read_values(image: nibabel.Nifti1Image, what: str) -> np.ndarray:
-    """The values of an image from `read_image`, read to the file's end and its check sum.
-
-    Raises:
-        ValueError: the file is truncated or damaged.
-    """
+    """The values of an image from `read_image`, read to the file's end and its check sum."""
     path = Path(image.get_filename() or "")
     try:
         values = np.asanyarray(image.dataobj)
@@ -115,11 +98,7 @@ def read_values(image: nibabel.Nifti1Image, what: str) -> np.ndarray:
 
 
 def read_scan(image: nibabel.Nifti1Image, what: str) -> np.ndarray:
-    """`(I, J, K)` float32 values of an image from `read_image`, fit to be z-scored.
-
-    Raises:
-        ValueError: for a damaged file, values that are not finite, or vary too little or too much.
-    """
+    """`(I, J, K)` float32 values of an image from `read_image`, fit to be z-scored."""
     path = Path(image.get_filename() or "")
     with np.errstate(over="ignore", invalid="ignore"):  # what float32 cannot hold is refused below
         values = read_values(image, what).astype(np.float32)

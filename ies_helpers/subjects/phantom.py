@@ -23,14 +23,12 @@ from ies_helpers.subjects.subject import Subject, normalise
 # the ventricles, dirty white matter, cortical spots, punctate dots, septum and fornix, the choroid plexus and
 # bright leftovers of the skull strip. They are what makes a network's false positives believable.
 
-GRID = (182, 218, 182)
-"""Voxels of the MNI152 grid, 1 mm."""
+GRID = (182, 218, 182)  # voxels of the MNI152 grid, 1 mm
 
 AFFINE: Affine = np.array([[-1.0, 0, 0, 90], [0, 1, 0, -126], [0, 0, 1, -72], [0, 0, 0, 1]])
 """Voxel indices of that grid to world mm."""
 
-BOX = Box.of((19, 20, 10), (163, 196, 154))
-"""The part of the grid that holds the brain, and all that is computed."""
+BOX = Box.of((19, 20, 10), (163, 196, 154))  # the part of the grid that holds the brain, and all that is computed
 
 SHAPE = (144, 176, 144)
 TISSUES = ("white", "cortex", "deep", "csf")
@@ -231,9 +229,6 @@ def phantom(seed: int, *, lesions: int | None = None) -> Subject:
         seed: a whole number, 0 or more; the same seed gives the same patient.
         lesions: focal lesions to draw (neighbours may merge, and most patients have a periventricular plaque
             besides); None draws their number too, 0 gives a healthy brain.
-
-    Raises:
-        TypeError, ValueError: if `seed` or `lesions` is not a whole number, 0 or more.
     """
     flair, t1, target = phantom_scan(seed, lesions=lesions)
     header = nibabel.Nifti1Image(flair, AFFINE).header

@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import nibabel
 import numpy as np
@@ -89,41 +90,20 @@ def load_subject(
 
     Returns:
         The subject on the scan's own grid, each channel z-scored over its non-zero voxels.
-
-    Raises:
-        ValueError: files that do not fit together or cannot be read as what they should be, a channel named twice.
-        FileNotFoundError: a missing file or channel.
     """
-    files = _files_by_name(subject, images, target, flair=flair, t1=t1, **channels)
-    if files:
-        found = _found_by_name(files, target)
-        named = {**files, "target": found.target} if found.target else files
-        return replace(_read(found), source={key: str(Path(path).absolute()) for key, path in named.items()})
+    if found := _find_by_name(subject, images, target, flair, t1, **channels):
+        files = {**found.images, **({"target": found.target} if found.target else {})}
+        return replace(_read(found), source={key: str(path.absolute()) for key, path in files.items()})
     word = str(subject or "demo")
     source = source_of(word)
     where = str(Path(word).absolute()) if source is FOLDER else word
     return replace(source.load(word), source={"subject": where})
 
 
-def find_subject(
-    subject: str | Path | None = None,
-    *,
-    images: Mapping[str, str | Path] | None = None,
-    flair: File = None,
-    t1: File = None,
-    target: File = None,
-    **channels: File,
-) -> Found:
-    """What `load_subject` would load, without reading an image, making or downloading anything.
-
-    Raises:
-        ValueError, FileNotFoundError: as `load_subject`, as far as names tell.
-    """
-    files = _files_by_name(subject, images, target, flair=flair, t1=t1, **channels)
-    if files:
-        return _found_by_name(files, target)
+def find_subject(subject: str | Path | None = None, **named: Any) -> Found:
+    """What `load_subject` would load, without reading an image, making or downloading anything."""
     word = str(subject or "demo")
-    return source_of(word).find(word)
+    return _find_by_name(subject, **named) or source_of(word).find(word)
 
 
 def prepare_subject(subject: str) -> None:
@@ -137,11 +117,7 @@ def is_word(entry: str) -> bool:
 
 
 def source_of(word: str) -> Source:
-    """The row of `SOURCES` that a word belongs to; a folder only if it is nothing else.
-
-    Raises:
-        FileNotFoundError: if it belongs to none.
-    """
+    """The row of `SOURCES` that a word belongs to; a folder only if it is nothing else."""
     rows = sorted(SOURCES.values(), key=lambda row: row is FOLDER)
     if (row := next((row for row in rows if row.claims(word)), None)) is not None:
         return row
@@ -152,44 +128,43 @@ def source_of(word: str) -> Source:
 # Files by name: any channels.
 
 
-def _files_by_name(subject: object, images: Mapping[str, File] | None, target: File, **channels: File) -> dict:
-    """Channel -> file of all that were named; none where a word is given, or nothing."""
-    pairs = [*channels.items(), *(images or {}).items()]
+def _find_by_name(
+    subject: object = None,
+    images: Mapping[str, File] | None = None,
+    target: File = None,
+    flair: File = None,
+    t1: File = None,
+    **channels: File,
+) -> Found | None:
+    """The patient of all files that were named; None where a word is given, or nothing."""
+    pairs = [("flair", flair), ("t1", t1), *channels.items(), *(images or {}).items()]
     given = [(name.lower() if name.lower() in CHANNELS else name, Path(path)) for name, path in pairs if path]
-    if twice := sorted({name for name, _ in given if [n for n, _ in given].count(name) > 1}):
+    files = dict(given)
+    if len(files) < len(given):
+        twice = sorted({name for name, _ in given if [n for n, _ in given].count(name) > 1})
         raise ValueError(f"A channel must be named once, got {', '.join(twice)} twice; leave one out.")
-    if (given and subject) or (target and not given):
-        names = [*(["subject"] if subject else []), *dict(given), *(["target"] if target else [])]
+    if (files and subject) or (target and not files):
+        names = ", ".join([*(["subject"] if subject else []), *files, *(["target"] if target else [])])
         raise ValueError(
             "A subject is one name, or the files of its channels (and target) by name, as flair=..., t1=...; got "
-            f"{', '.join(names)}."
+            f"{names}."
         )
-    return dict(given)
-
-
-def _found_by_name(files: Mapping[str, Path], target: File) -> Found:
-    first = next(iter(files))
-    return Found(name_of_file(files[first], first), dict(files), Path(target) if target else None)
+    name = name_of_file(given[0][1], given[0][0]) if given else ""
+    return Found(name, files, Path(target) if target else None) if given else None
 
 
 def name_of_file(path: Path, name: str = "flair") -> str:
     """`p1` for `p1_FLAIR.nii.gz` of the channel `name`; where nothing is left, the folder's name."""
     rest = re.sub(channel(name).pattern, "", path.name.split(".nii")[0])
-    return _bids_name(path.name) or _plain_name(
-        Path(rest) if re.search("[A-Za-z0-9]", rest) else path.absolute().parent
-    )
+    named = Path(rest) if re.search("[A-Za-z0-9]", rest) else path.absolute().parent
+    return _bids_name(path.name) or _plain_name(named)
 
 
 # A folder: which of its files are the channels of a patient and the lesion mask, and what the patient is called.
 
-TARGET = r"(?i:mask|lesion|gold|consensus|ground.?truth|target|dseg)"
-"""What the file name of a lesion mask must contain."""
-
+TARGET = r"(?i:mask|lesion|gold|consensus|ground.?truth|target|dseg)"  # in the file name of every lesion mask
 BRAIN_MASK = r"(?i:brain.?mask)"
-
-SESSION = r"(?i)(ses|session|tp|time|timepoint|visit|v)?[-_]?\d+"
-"""Folder names that say which visit, not who: `ses-01`, `tp2`, `20190304`."""
-
+SESSION = r"(?i)(ses|session|tp|time|timepoint|visit|v)?[-_]?\d+"  # which visit, not who: `ses-01`, `tp2`, `20190304`
 BIDS = r"sub-([A-Za-z0-9]+)(?:_(ses-[A-Za-z0-9]+))?"
 
 
@@ -197,19 +172,13 @@ def find_files(folder: Path) -> Found:
     """At most one file of each of `CHANNELS` and one mask anywhere below a folder, maps of ours left aside.
 
     The paper's channels must be unambiguous; one that is not theirs is left out where two files could be it.
-
-    Raises:
-        FileNotFoundError: for no folder, or one without a channel.
-        ValueError: for two files that could be the same image.
     """
-    made = [
-        p.parent for p in folder.rglob("dataset_description.json") if "ies-helpers" in p.read_text(errors="replace")
-    ]
+    descriptions = folder.rglob("dataset_description.json")
+    made = [path.parent for path in descriptions if "ies-helpers" in path.read_text(errors="replace")]
     images = [p for p in sorted(folder.rglob("*")) if re.search(r"^[^.].*\.nii(\.gz)?$", p.name)]
     found: dict[str, list[Path]] = {kind: [] for kind in (*CHANNELS, "target")}
     for path in images:
-        kind = kind_of(path.name)
-        if kind and not any(path.is_relative_to(ours) for ours in made):
+        if (kind := kind_of(path.name)) and not any(path.is_relative_to(ours) for ours in made):
             found[kind].append(path)
     known = [kind for kind in SHIPPED if found[kind]]
     twice = {kind: f"{folder} holds {len(p)} ({p[0].name}, {p[1].name}, ...)" for kind, p in found.items() if p[1:]}
@@ -222,18 +191,14 @@ def find_files(folder: Path) -> Found:
     taken = {kind: found[kind][0] for kind in CHANNELS if found[kind] and kind not in twice}
     if not taken:
         raise FileNotFoundError(_what_lacks(folder, images))
-    first = next(iter(taken.values()))
-    return Found(
-        _bids_name(first.name) or _plain_name(folder.resolve()),
-        taken,
-        next(iter(found["target"]), None),
-        optional=tuple(kind for kind in taken if known and kind not in known),
-        remarks=tuple(f"{channel(kind).label} is left out: {held}." for kind, held in twice.items()),
-    )
+    name = _bids_name(next(iter(taken.values())).name) or _plain_name(folder.resolve())
+    optional = tuple(kind for kind in taken if known and kind not in known)
+    left_out = tuple(f"{channel(kind).label} is left out: {held}." for kind, held in twice.items())
+    return Found(name, taken, next(iter(found["target"]), None), optional, left_out)
 
 
 def _what_lacks(folder: Path, images: list[Path]) -> str:
-    dicom = next((p for p in sorted(folder.rglob("*")) if p.is_file() and is_dicom(p)), None) if not images else None
+    dicom = next((p for p in sorted(folder.rglob("*")) if not images and p.is_file() and is_dicom(p)), None)
     if dicom:
         return f"A subject needs its images as NIfTI, {dicom} is DICOM; {conversion(folder)}."
     return (
@@ -278,17 +243,10 @@ def _plain_name(path: Path) -> str:
 
 # What was found, read and judged.
 
-SPACING_TOLERANCE = 0.15
-"""Difference from 1 mm, in mm, from which on a warning says so."""
-
-LARGEST_BRAIN = 2.2
-"""Litres with ventricles and sulci; a head has twice as much."""
-
-SQUARE_TOLERANCE = 0.01
-"""Largest cosine of the angle between two voxel axes that count as square; rounding in a header leaves 0.0001."""
-
-ORIENTATIONS = ("LAS", "RAS")
-"""Where the voxel axes of the scans that the shipped networks were trained on run to; left and right were swapped."""
+SPACING_TOLERANCE = 0.15  # mm off 1 mm, from which on a warning says so
+LARGEST_BRAIN = 2.2  # litres with ventricles and sulci; a head has twice as much
+SQUARE_TOLERANCE = 0.01  # cosine of the angle between voxel axes that count as square; rounding leaves 0.0001
+ORIENTATIONS = ("LAS", "RAS")  # of the scans that the shipped networks were trained on; left and right were swapped
 
 
 def _read(found: Found) -> Subject:
@@ -296,14 +254,18 @@ def _read(found: Found) -> Subject:
     opened: dict[str, nibabel.Nifti1Image] = {}
     raw, left_out = [], list(found.remarks)
     for name, path in found.images.items():
+        label = channel(name).label
         try:
-            image = _opened(name, path, opened)
-            raw.append(read_scan(image, channel(name).label))
+            image = read_image(path, label)
+            for first, other in list(opened.items())[:1]:
+                what = f"{channel(first).label} and {label}"
+                check_same_grid(what, other, image, "resample one onto the other first")
+            raw.append(read_scan(image, label))
             opened[name] = image
         except ValueError as error:
             if name not in found.optional:
                 raise
-            left_out.append(f"{channel(name).label} of {found.name} is left out. {error}")
+            left_out.append(f"{label} of {found.name} is left out. {error}")
     names, first = tuple(opened), next(iter(opened.values()))
     truth = None if found.target is None else _read_target(found.target, first, channel(names[0]).label)
     affine = np.asarray(first.affine, dtype=np.float64)
@@ -312,15 +274,6 @@ def _read(found: Found) -> Subject:
     for remark in (*left_out, *remarks(subject)):
         warnings.warn(remark, stacklevel=4)
     return subject
-
-
-def _opened(name: str, path: Path, others: Mapping[str, nibabel.Nifti1Image]) -> nibabel.Nifti1Image:
-    """The image of a channel, on the grid of the first of the `others`."""
-    image = read_image(path, channel(name).label)
-    for first, other in list(others.items())[:1]:
-        what = f"{channel(first).label} and {channel(name).label}"
-        check_same_grid(what, other, image, "resample one onto the other first")
-    return image
 
 
 def _read_target(path: Path, reference: nibabel.Nifti1Image, first: str) -> LabelMap:
@@ -369,11 +322,6 @@ def remarks(subject: Subject) -> list[str]:
 # The rows.
 
 
-def _find_demo(word: str) -> Found:
-    files = {kind: data_folder() / "demo" / f"sub-demo_{channel(kind).suffix}.nii.gz" for kind in SHIPPED}
-    return Found("demo", files, data_folder() / "demo" / "sub-demo_label-lesion_mask.nii.gz")
-
-
 def _seed_of(word: str) -> int:
     seed = word.partition(":")[2]
     if not seed.isdecimal():
@@ -386,28 +334,29 @@ def _load_downloaded(word: str) -> Subject:
     return _read(Found(word.partition(":")[2], {kind: files[kind] for kind in SHIPPED}, files["target"]))
 
 
+def _load_demo(word: str) -> Subject:
+    folder = data_folder() / "demo"
+    files = {kind: folder / f"sub-demo_{channel(kind).suffix}.nii.gz" for kind in SHIPPED}
+    return _read(Found("demo", files, folder / "sub-demo_label-lesion_mask.nii.gz"))
+
+
 FOLDER = Source(
-    words="a folder with one file a channel",
+    "a folder with one file a channel",
     claims=lambda word: Path(word).is_dir(),
     find=lambda word: find_files(Path(word)),
     load=lambda word: _read(find_files(Path(word))),
 )
 
-SOURCES = {
-    "demo": Source(
-        words="demo",
-        claims=lambda word: word == "demo",
-        find=lambda word: Found("demo"),
-        load=lambda word: _read(_find_demo(word)),
-    ),
+SOURCES = {  # every way to say who is meant by a word; files by name are the other; a folder is what no other claims
+    "demo": Source("demo", claims=lambda word: word == "demo", find=lambda word: Found("demo"), load=_load_demo),
     "phantom": Source(
-        words="phantom:SEED",
+        "phantom:SEED",
         claims=lambda word: word.partition(":")[0] == "phantom",
         find=lambda word: Found(f"phantom{_seed_of(word)}"),
         load=lambda word: phantom(_seed_of(word)),
     ),
     "openms": Source(
-        words="openms:patientNN",
+        "openms:patientNN",
         claims=lambda word: word.startswith("openms:") and word != "openms:",
         find=lambda word: Found(word.partition(":")[2]),
         load=_load_downloaded,
@@ -415,4 +364,3 @@ SOURCES = {
     ),
     "folder": FOLDER,
 }
-"""Every way to say who is meant by a word; files by name are the other way. A folder is what no other row claims."""

@@ -23,8 +23,7 @@ class Channel:
         suffix: of its files in BIDS; letters and digits.
         pattern: regular expression that a file name must contain to be this modality.
         entities: what stands before the suffix in BIDS, such as `ce-gadolinium`; empty for most.
-        bright: whether white-matter lesions are brighter (+1) or darker (-1) than what surrounds them, and how
-            strongly beside FLAIR: the share of a synthetic lesion's contrast that the channel gets.
+        bright: share of a lesion's contrast in FLAIR that the channel has, below 0 where lesions are dark.
         noise_reference: whether its range gives the noise of SmoothGrad, as FLAIR's does as published.
         normalise: raw `(I, J, K)` values -> the values that networks take.
     """
@@ -40,19 +39,21 @@ class Channel:
 
 
 def z_score(raw: torch.Tensor) -> torch.Tensor:
-    """Z-score `(I, J, K)` over its own non-zero voxels; zeros stay zero.
-
-    This is MONAI's `NormalizeIntensity(nonzero=True)`, as published.
-    """
+    """Z-score `(I, J, K)` over its own non-zero voxels, as published (MONAI `NormalizeIntensity`); zeros stay zero."""
     from monai.transforms.intensity.array import NormalizeIntensity  # takes seconds
 
-    normalised = torch.as_tensor(NormalizeIntensity(nonzero=True)(raw), dtype=torch.float32)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # the order in which torch adds up, and with it the last bit, depends on their number
+    try:
+        normalised = torch.as_tensor(NormalizeIntensity(nonzero=True)(raw), dtype=torch.float32)
+    finally:
+        torch.set_num_threads(threads)
     return normalised.as_subclass(torch.Tensor)  # MONAI wraps what it returns
 
 
 _T1 = r"(?<![A-CE-Z])T1(?!\d)|(?<![A-Za-z])t1(?!\d)|(?i:mprage|mp2rage)"
 
-CHANNELS = {
+CHANNELS = {  # every modality that the house knows; a new one is a row here and one test
     row.name: row
     for row in (
         Channel("flair", "FLAIR", "FLAIR", r"(?i:flair)", bright=1.0, noise_reference=True),
@@ -61,10 +62,8 @@ CHANNELS = {
         Channel("pd", "PD", "PDw", r"(?<![A-Za-z])(?i:pd)w?(?![a-z])", bright=0.5),
     )
 }
-"""Every modality that the house knows. A new one is a row here and one test; `channel` makes a row for other names."""
 
-SHIPPED = ("flair", "t1")
-"""The channels that the paper's networks and the shipped ones take, in their order."""
+SHIPPED = ("flair", "t1")  # the channels that the paper's networks and the shipped ones take, in their order
 
 
 def channel(name: str) -> Channel:
@@ -89,14 +88,12 @@ class Subject:
 
     Attributes:
         name: letters and digits, as in a BIDS `sub-<name>`.
-        image: `(C, I, J, K)` float32, normalised, one channel for each of `channels`.
-        affine: `(4, 4)`, voxel indices to world mm.
+        image: `(C, I, J, K)`, normalised, one channel for each of `channels`.
         channels: what each channel of `image` is, such as `("flair", "t1")`.
         target: `(I, J, K)` bool, the lesions an expert (or the phantom) drew; None when unknown.
         header: the NIfTI header of the first channel, whose space every map is written in.
         source: the arguments of `load_subject` that load it again.
-        raw: `(C, I, J, K)` float32, the values of the files, for networks that normalise by themselves; None for an
-            image that was made or edited in memory.
+        raw: the values of the files, for networks that normalise by themselves; None for an image edited in memory.
     """
 
     name: str
@@ -112,15 +109,12 @@ class Subject:
         if len(set(self.channels)) != len(self.channels):
             raise ValueError(f"A channel must have a name of its own, got {', '.join(self.channels)}; leave one out.")
         if len(self.channels) != len(self.image):
-            raise ValueError(
-                f"An image must have one channel for each name, got {len(self.image)} for {', '.join(self.channels)}."
-            )
+            names = ", ".join(self.channels)
+            raise ValueError(f"An image must have one channel for each name, got {len(self.image)} for {names}.")
         files = [f"{row.entities}_{row.suffix}".lower() for row in map(channel, self.channels)]
         if len(set(files)) != len(files) or "all" in self.channels:  # `all` is a map of all channels at once
-            raise ValueError(
-                f"A channel must have a file name of its own, other than all, got {', '.join(self.channels)}; name it "
-                "otherwise."
-            )
+            names = ", ".join(self.channels)
+            raise ValueError(f"A channel must have a file name of its own, not all, got {names}; name it otherwise.")
 
     @property
     def modalities(self) -> tuple[str, ...]:
@@ -139,17 +133,7 @@ class Subject:
         return spacing_of(self.affine)
 
     def with_channels(self, wanted: Sequence[str] | None, by: str = "The network") -> "Subject":
-        """The subject with the channels that a network wants, in its order, by name; None or the same: itself.
-
-        Channels beyond those are left aside; another order is said in a warning.
-
-        Args:
-            wanted: names of channels.
-            by: what wants them, as an error shall name it.
-
-        Raises:
-            ValueError: if it lacks one.
-        """
+        """The subject with the channels that `by` wants, by name, in its order (a new one is warned of)."""
         if wanted is None or tuple(wanted) == self.channels:
             return self
         if lacking := [name for name in wanted if name not in self.channels]:

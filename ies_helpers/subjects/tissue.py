@@ -27,9 +27,6 @@ def white_matter(subject: Subject) -> np.ndarray:
     The 40 % of the brain that are brightest in T1, less what lies beyond 2.5 robust standard deviations of their
     median in FLAIR, less the target. Reliable enough to take a level from, but no segmentation of tissue: in two
     phantoms it held at least 96 % of the white matter, and 13 and 19 % of it was something else, cortex above all.
-
-    Raises:
-        ValueError: for a subject without FLAIR or T1.
     """
     flair, t1 = _flair_and_t1(subject)
     brain = brain_mask(subject.image)
@@ -47,9 +44,6 @@ def inner_white_matter(subject: Subject) -> np.ndarray:
     Stricter than `white_matter`, which holds some cortex: at least three voxels inside the brain, T1 above its median
     there, FLAIR from the 10th to the 80th centile of such voxels; small holes closed, and one voxel taken off the
     border. In a scan on the MNI152 grid it must also be white matter of the template (nilearn's map, above 0.5).
-
-    Raises:
-        ValueError: for a subject without FLAIR or T1.
     """
     flair, t1 = _flair_and_t1(subject)
     within = brain_mask(subject.with_channels(("flair",)).image, filled=True)

@@ -1,5 +1,7 @@
 """A subject and its channels: by name, in any order, each with a row of what is known of it."""
 
+from collections.abc import Iterator
+
 import numpy as np
 import pytest
 import torch
@@ -60,3 +62,23 @@ def test_each_channel_is_z_scored_over_its_own_voxels(names: tuple[str, ...]) ->
         inside = values != 0
         wanted = np.where(inside, (values - values[inside].mean()) / values[inside].std(), 0)
         np.testing.assert_allclose(got.numpy(), wanted, atol=1e-5)
+
+
+@pytest.fixture
+def threads() -> Iterator[None]:
+    """The number of torch's threads comes back after the test."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("threads")
+def test_z_scores_are_the_same_bits_for_any_number_of_threads() -> None:
+    rng = np.random.default_rng(0)
+    raw = rng.gamma(2.0, 50.0, (2, 96, 100, 96)) * (rng.random((96, 100, 96)) < 0.6)
+    found = []
+    for count in (1, 8):
+        torch.set_num_threads(count)
+        found.append(normalise(raw).numpy().tobytes())
+        assert torch.get_num_threads() == count
+    assert found[0] == found[1]
