@@ -7,7 +7,6 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.image import AxesImage
 from matplotlib.lines import Line2D
 
 from ies_helpers.arrays import LesionLike, Saliency
@@ -31,7 +30,6 @@ from ies_helpers.figures.slices import (
     slice_centre,
     split_outlined,
     symmetric,
-    turned_mask,
     whole_frame,
     zoom,
 )
@@ -60,15 +58,12 @@ def plot_saliency(
         saliency: `(C, I, J, K)`, or `(1, I, J, K)` for a map of all channels at once.
         lesion: what is explained.
         title: None names subject and lesion.
-        unit: for the colour bar.
+        unit: of the map.
         reach_mm: how far around the lesion to look.
-
-    Raises:
-        ValueError: for a map on another grid or with NaN.
     """
     check_map(saliency, subject)
     space = Canonical(subject)
-    mask = turned_mask(lesion, subject, space)
+    mask = space.turn_mask(lesion)
     maps = [space.turn(channel) for channel in saliency.numpy()]
     centre, frame = busiest(mask), cube_around(mask, reach_mm, space.spacing)
     scale = symmetric(_largest_shown(maps, centre, frame))
@@ -79,9 +74,8 @@ def plot_saliency(
             zoom(ax, plane, frame)
             ax.set_title(f"{label_of(subject.channels[row])}, {plane}", fontsize=11)
     add_colour_bar(figure, scale, axes.ravel().tolist(), unit, saliency)
-    what = (
-        f"lesion {lesion.number} ({lesion.group}, {len(lesion)} voxels)" if isinstance(lesion, Lesion) else "one lesion"
-    )
+    known = isinstance(lesion, Lesion)
+    what = f"lesion {lesion.number} ({lesion.group}, {len(lesion)} voxels)" if known else "one lesion"
     figure.suptitle(title or f"{subject.name}: {what}", fontsize=13)
     return figure
 
@@ -94,8 +88,7 @@ def plot_lesions(
     Args:
         subject: gives the images.
         lesions: what to outline.
-        at: a lesion or a voxel `(i, j, k)` that the planes cut. None takes planes that show every group, if three
-            can, and of these the ones that cut most lesions.
+        at: a lesion or a voxel `(i, j, k)` that the planes cut; None: planes that show all groups, and most lesions.
         title: None names the subject and counts the groups.
     """
     lesions = list(lesions)
@@ -104,9 +97,9 @@ def plot_lesions(
     for lesion in lesions:
         labels[tuple(lesion.voxels.T)] = lesion.number
     labels = space.turn(labels)
-    centre = slice_centre(subject, space, at) if at is not None or not lesions else _show_all_groups(labels, lesions)
+    centre = slice_centre(space, at) if at is not None or not lesions else _show_all_groups(labels, lesions)
     coloured, *_ = split_outlined(lesions)
-    outlines = [(turned_mask(mask, subject, space), colour) for colour, mask in coloured.items()]
+    outlines = [(space.turn_mask(mask), colour) for colour, mask in coloured.items()]
     frame, rows = whole_frame(space), len(subject.channels)
     figure, axes = plt.subplots(rows, 3, figsize=(10, 3.2 * rows + 0.4), squeeze=False, layout="constrained")
     for row, name in enumerate(subject.channels):
@@ -125,12 +118,7 @@ def plot_lesions(
 
 
 def _show_all_groups(labels: np.ndarray, lesions: Sequence[Lesion]) -> tuple[int, int, int]:
-    """Where planes show most: groups that no plane before has shown, then lesions, then voxels of them.
-
-    Args:
-        labels: `(I, J, K)`, the number of the lesion, in display order.
-        lesions: give their groups.
-    """
+    """Where planes show most: groups that no plane before has shown, then lesions, then voxels of them."""
     group_of = {lesion.number: lesion.group for lesion in lesions}
     where = np.argwhere(labels)
     numbers, which = np.unique(labels[labels > 0], return_inverse=True)
@@ -139,9 +127,7 @@ def _show_all_groups(labels: np.ndarray, lesions: Sequence[Lesion]) -> tuple[int
     for axis in PLANES.values():
         cut = np.zeros((len(numbers), labels.shape[axis]))  # voxels, (lesions, slices)
         np.add.at(cut, (which, where[:, axis]), 1)
-        new = np.zeros(labels.shape[axis])
-        for group in missing:
-            new += cut[groups == group].any(axis=0)
+        new = sum((cut[groups == group].any(axis=0).astype(int) for group in missing), np.zeros(labels.shape[axis]))
         centre[axis] = int(np.lexsort((cut.sum(axis=0), (cut > 0).sum(axis=0), new))[-1])
         missing -= set(groups[cut[:, centre[axis]] > 0])
     return centre[0], centre[1], centre[2]
@@ -185,18 +171,15 @@ def plot_maps(
         maps: row name -> `(C, I, J, K)`, or `(1, I, J, K)` for a map of all channels, drawn over the first.
         lesion: what is explained.
         plane: `axial`, `coronal` (as in the paper) or `sagittal`.
-        unit: of all maps, for the colour bars; draw maps of another unit apart.
+        unit: of all maps; draw maps of another unit apart.
         reach_mm: how far around the lesion to look.
-
-    Raises:
-        ValueError: for no map, one on another grid or with NaN, or another plane.
     """
     if not maps or plane not in PLANES:
         raise ValueError(f"plot_maps needs a map and a plane of {', '.join(PLANES)}, got {len(maps)} maps, {plane!r}.")
     for name, values in maps.items():
         check_map(values, subject, f" {name!r}")
     space = Canonical(subject)
-    mask = turned_mask(lesion, subject, space)
+    mask = space.turn_mask(lesion)
     centre, frame = busiest(mask), cube_around(mask, reach_mm, space.spacing)
     columns = 1 + max(len(values) for values in maps.values())
     side = min(2.9, 8.8 / columns)
@@ -227,9 +210,6 @@ GROUP_MAP_UNITS = {
     "sign": "share positive − share negative",
 }
 
-LARGEST_T = 10.0
-"""Where the colours of t end."""
-
 
 def plot_group_map(
     group: GroupMap,
@@ -250,10 +230,10 @@ def plot_group_map(
         group: of `group_map`; its axes run to right, anterior and superior.
         individuals: maps on the group's grid, the first eight are drawn.
         names: one an individual.
-        modality: channel to draw.
+        modality: which channel.
         at: voxel that the planes cut; None: the middle of the grid.
         background: `(I, J, K)` in grey below, on the group's grid.
-        title: above.
+        title: None counts the maps.
     """
     at = tuple(n // 2 for n in group.count.shape) if at is None else tuple(at)
     shown = list(individuals)[:8]
@@ -264,7 +244,7 @@ def plot_group_map(
         values = getattr(group, kind)[modality].numpy()
         cuts = [(f"{kind}, {plane}", plane, cut_plane(values, plane, at[axis])) for plane, axis in PLANES.items()]
         axes = [halves[0].add_subplot(3, 3, 3 * row + column) for column in (1, 2, 3)]
-        top = {"t": LARGEST_T, "sign": 1.0}.get(kind)
+        top = {"t": 10.0, "sign": 1.0}.get(kind)
         _draw_group_row(halves[0], axes, cuts, top, background, at, unit.replace(", ", ",\n").replace(" (", "\n("))
     if shown:
         called = names or [f"map {n + 1}" for n in range(len(shown))]
@@ -289,21 +269,12 @@ def _draw_group_row(
     if top is None:
         top = max((float(np.nanmax(np.abs(cut))) for *_, cut in cuts if np.isfinite(cut).any()), default=0.0)
     for ax, (title, plane, cut) in zip(axes, cuts, strict=True):
-        drawn = _draw_group_slice(ax, cut, top, background, plane, at[PLANES[plane]])
+        grey = np.full(cut.shape, 0.35)
+        if background is not None:  # kept dark, so that the map stands out
+            grey = np.clip(cut_plane(background, plane, at[PLANES[plane]]) / (1.7 * float(background.max())), 0, 1)
+        drawn = show_painted(ax, paint(grey, cut, symmetric(top)), 1.0, symmetric(top))
+        letter_sides(ax, plane)
         ax.set_title(title, fontsize=11)
-    bar = figure.colorbar(drawn, ax=axes, shrink=0.85, pad=0.02)
+    bar = figure.colorbar(drawn, ax=axes, shrink=0.85, pad=0.02)  # pyright: ignore[reportPossiblyUnbound]
     bar.ax.set_facecolor("0.4")
     bar.set_label(unit)
-
-
-def _draw_group_slice(
-    ax: Axes, cut: np.ndarray, top: float, background: np.ndarray | None, plane: str, index: int
-) -> AxesImage:
-    """A slice of a map over a background that is kept dark, or over plain grey."""
-    if background is None:
-        grey = np.full(cut.shape, 0.35)
-    else:
-        grey = np.clip(cut_plane(background, plane, index) / (1.7 * float(background.max())), 0, 1)
-    drawn = show_painted(ax, paint(grey, cut, symmetric(top)), 1.0, symmetric(top))
-    letter_sides(ax, plane)
-    return drawn

@@ -26,7 +26,7 @@ from ies_helpers.segmentation.lesions import Lesion
 from ies_helpers.subjects.subject import Subject
 from ies_helpers.subjects.subject import channel as channel_row
 
-OKABE_ITO = {
+OKABE_ITO = {  # told apart with every common colour blindness, in the order in which lines take them
     "blue": "#0072B2",
     "vermilion": "#D55E00",
     "green": "#009E73",
@@ -35,8 +35,6 @@ OKABE_ITO = {
     "sky blue": "#56B4E9",
     "yellow": "#F0E442",
 }
-"""Colours that are told apart with every common colour blindness (Okabe and Ito), in the order in which lines take
-them."""
 
 GROUP_COLOURS = {
     "TP": OKABE_ITO["sky blue"],
@@ -46,33 +44,15 @@ GROUP_COLOURS = {
     "unknown": OKABE_ITO["purple"],
 }
 
-SIGNED = LinearSegmentedColormap.from_list(
-    "signed",
-    [
-        (0.0, (0.05, 0.1, 0.6, 1.0)),
-        (0.3, (0.0, 0.4, 0.95, 0.9)),
-        (0.5, (0.4, 0.85, 1.0, 0.0)),
-        (0.5, (1.0, 0.85, 0.3, 0.0)),
-        (0.7, (1.0, 0.6, 0.0, 0.9)),
-        (1.0, (0.95, 0.2, 0.0, 1.0)),
-    ],
-)
-"""Blue below zero, orange to red above, see-through at zero: no white, which a lesion in FLAIR is itself.
+# Blue below zero, orange to red above, see-through at zero: no white, which a lesion in FLAIR is itself. Blue is darker
+# than orange and red at every strength, so that a copy in grey still tells the sign.
+_BELOW = [(0.0, (0.05, 0.1, 0.6, 1.0)), (0.3, (0.0, 0.4, 0.95, 0.9)), (0.5, (0.4, 0.85, 1.0, 0.0))]
+_ABOVE = [(0.5, (1.0, 0.85, 0.3, 0.0)), (0.7, (1.0, 0.6, 0.0, 0.9)), (1.0, (0.95, 0.2, 0.0, 1.0))]
+SIGNED = LinearSegmentedColormap.from_list("signed", _BELOW + _ABOVE)
 
-Blue is darker than orange and red at every strength, so that a copy in grey still tells the sign.
-"""
-
-PLANES = {"axial": 2, "coronal": 1, "sagittal": 0}
-"""Plane -> the axis it cuts, in right-anterior-superior order."""
-
-GREY_PERCENTILES = (1, 99.7)
-"""Of a scan's non-zero values: what is drawn black and white."""
-
-DARK_RIM = [withStroke(linewidth=2, foreground="black")]
-"""Makes bright text legible on any grey."""
-
-CLOSE_UP_MM = 15.0
-"""How far around a lesion a close-up shows."""
+PLANES = {"axial": 2, "coronal": 1, "sagittal": 0}  # the axis that each cuts, in right-anterior-superior order
+DARK_RIM = [withStroke(linewidth=2, foreground="black")]  # makes bright text legible on any grey
+CLOSE_UP_MM = 15.0  # how far around a lesion a close-up shows
 
 Outlined: TypeAlias = LesionLike | Iterable[Lesion] | Mapping[str, LesionLike]
 """What to outline: one lesion in white, several in the colours of their groups, or what a mapping colours itself."""
@@ -114,17 +94,10 @@ def channel_map(saliency: Saliency, index: int) -> np.ndarray:
 
 
 class Canonical:
-    """A subject's arrays with axes towards right, anterior and superior, as figures show them.
-
-    Attributes:
-        affine: of the turned grid.
-        spacing: `(3,)` mm along its axes.
-        image: the channels `(I, J, K)`, turned.
-        windows: for each channel the values that are drawn black and white.
-    """
+    """A subject's arrays with axes towards right, anterior and superior: each channel `(I, J, K)` in `image`."""
 
     def __init__(self, subject: Subject) -> None:
-        self._orientation = io_orientation(subject.affine)
+        self._orientation, self._shape = io_orientation(subject.affine), subject.shape
         self.affine = subject.affine @ inv_ornt_aff(self._orientation, subject.shape)
         self.spacing = np.array(spacing_of(self.affine))
         self.image = [self.turn(channel) for channel in subject.image.numpy()]
@@ -133,6 +106,12 @@ class Canonical:
     def turn(self, volume: np.ndarray) -> np.ndarray:
         """`(I, J, K)` in scan order -> in display order."""
         return apply_orientation(np.asarray(volume), self._orientation)
+
+    def turn_mask(self, lesion: LesionLike | Sequence[int]) -> np.ndarray:
+        """Where a lesion is, `(I, J, K)` bool in display order; three numbers are a voxel in scan order."""
+        if not isinstance(lesion, HasVoxels) and np.shape(lesion) == (3,):
+            lesion = np.asarray(lesion)[None]
+        return self.turn(as_mask(lesion, self._shape))  # pyright: ignore[reportArgumentType]
 
     def grey(self, channel: int, plane: str, index: int) -> np.ndarray:
         """A slice of the scan, `(rows, columns)` from 0 to 1."""
@@ -169,7 +148,7 @@ def look_through(volume: np.ndarray, plane: str) -> np.ndarray:
 
 def busiest(mask: np.ndarray) -> tuple[int, int, int]:
     """Along each axis, the slice that holds most of the mask."""
-    i, j, k = (int(mask.sum(axis=tuple(a for a in range(3) if a != axis)).argmax()) for axis in range(3))
+    i, j, k = (int(mask.sum(axis=others).argmax()) for others in ((1, 2), (0, 2), (0, 1)))
     return i, j, k
 
 
@@ -205,9 +184,9 @@ def framed(cut: np.ndarray, plane: str, frame: np.ndarray) -> np.ndarray:
 
 
 def grey_window(volume: np.ndarray) -> tuple[float, float]:
-    """The values that are drawn black and white."""
+    """The values that are drawn black and white: percentiles of what is not zero."""
     inside = volume[volume != 0]
-    low, high = np.percentile(inside, GREY_PERCENTILES) if inside.size else (0.0, 1.0)
+    low, high = np.percentile(inside, (1, 99.7)) if inside.size else (0.0, 1.0)
     return (float(low), float(high)) if high > low else (float(high) - 1, float(high))
 
 
@@ -231,15 +210,9 @@ def paint(
     opacity: float = 1.0,
     threshold: float = 0.0,
 ) -> np.ndarray:
-    """One slice as `(rows, columns, 3)` uint8: the scan in grey, and the map over it.
+    """One slice as `(rows, columns, 3)` uint8: the scan in `grey` from 0 to 1, and the `values` of a map over it.
 
-    Args:
-        grey: `(rows, columns)`, 0 to 1.
-        values: of the map, on the same slice; NaN is see-through.
-        scale: from values to 0 .. 1.
-        colours: from 0 .. 1 to red, green, blue and opacity.
-        opacity: times that of the colours.
-        threshold: values below this share of the scale's end are see-through.
+    NaN, and values below the share `threshold` of the scale's end, are see-through; `opacity` multiplies the colours'.
     """
     painted = grey[..., None]
     if values is not None and scale is not None:
@@ -266,9 +239,8 @@ def draw_outline(ax: Axes, cut: np.ndarray, colour: str, width: float = 1.2) -> 
     """The border of a mask's slice, halfway between voxels, closed where the volume ends; white has a black rim."""
     if cut.any():
         rows, columns = (np.arange(-1, n + 1) for n in cut.shape)
-        drawn = ax.contour(
-            columns, rows, np.pad(cut.astype(float), 1), levels=[0.5], colors=[colour], linewidths=[width]
-        )
+        style: dict = {"levels": [0.5], "colors": [colour], "linewidths": [width]}
+        drawn = ax.contour(columns, rows, np.pad(cut.astype(float), 1), **style)
         if colour == "white":  # else it would be lost on a lesion, which is white itself
             drawn.set_path_effects([withStroke(linewidth=width + 1.2, foreground="black")])
 
@@ -297,14 +269,12 @@ def draw_slice(
     values: np.ndarray | None = None,
     scale: Normalize | None = None,
     outlines: Iterable[tuple[np.ndarray, str]] = (),
-    *,
     colours: Colormap = SIGNED,
-    threshold: float = 0.0,
-    opacity: float = 1.0,
-) -> AxesImage:
+    **how: float,
+) -> None:
     """The plane through the voxel `at`, or the view through the whole head for None, with letters.
 
-    The map, `values`, and the masks of the outlines are `(I, J, K)` in display order.
+    The map, `values`, and the masks of the outlines are `(I, J, K)` in display order; `how` is of `paint`.
     """
     if at is None:
         cut, grey = partial(look_through, plane=plane), space.shadow(channel, plane)
@@ -312,12 +282,10 @@ def draw_slice(
         index = at[PLANES[plane]]
         cut, grey = partial(cut_plane, plane=plane, index=index), space.grey(channel, plane, index)
     over = None if values is None else cut(values)
-    painted = paint(grey, over, scale, colours=colours, threshold=threshold, opacity=opacity)
-    drawn = show_painted(ax, painted, space.aspect(plane), scale, colours)
+    show_painted(ax, paint(grey, over, scale, colours=colours, **how), space.aspect(plane), scale, colours)
     for mask, colour in outlines:
         draw_outline(ax, cut(mask), colour)
     letter_sides(ax, plane)
-    return drawn
 
 
 def add_colour_bar(
@@ -354,13 +322,6 @@ def split_outlined(lesion: Outlined | None) -> tuple[dict[str, LesionLike], Lesi
     return coloured, max(found, key=len, default=None), False
 
 
-def turned_mask(lesion: LesionLike | Sequence[int], subject: Subject, space: Canonical) -> np.ndarray:
-    """Where a lesion is, `(I, J, K)` bool in display order; three numbers are a voxel in scan order."""
-    if not isinstance(lesion, HasVoxels) and np.shape(lesion) == (3,):
-        lesion = np.asarray(lesion)[None]
-    return space.turn(as_mask(lesion, subject.shape))  # pyright: ignore[reportArgumentType]
-
-
 def plot_slice(
     subject: Subject,
     saliency: Saliency | None = None,
@@ -385,7 +346,7 @@ def plot_slice(
         subject: gives the scan.
         saliency: `(C, I, J, K)`, or `(1, I, J, K)` for a map of all channels; None draws the scan alone.
         lesion: what to outline: one lesion, in white; several, in the colours of their groups; or `{colour: lesion}`.
-        ax: where to draw; None makes a figure.
+        ax: None makes a figure.
         plane: `axial`, `coronal` or `sagittal`.
         channel: whose scan and map; None is the first.
         at: a lesion or a voxel `(i, j, k)` that the plane cuts. None is the lesion, the first of a mapping, the
@@ -402,9 +363,6 @@ def plot_slice(
 
     Returns:
         The axes; `ax.images[0]` has the colours of the map, for a colour bar of several axes.
-
-    Raises:
-        ValueError: for another plane or channel, or a map on another grid or with NaN.
     """
     check_choice("plane", plane, list(PLANES))
     index = channel_index(subject, channel)
@@ -413,8 +371,8 @@ def plot_slice(
     space = Canonical(subject)
     values = None if saliency is None else space.turn(channel_map(saliency, index))
     coloured, about, close = split_outlined(lesion)
-    outlines = [(turned_mask(one, subject, space), colour) for colour, one in coloured.items()]
-    centre = slice_centre(subject, space, about if at is None else at, values)
+    outlines = [(space.turn_mask(one), colour) for colour, one in coloured.items()]
+    centre = slice_centre(space, about if at is None else at, values)
     frame = whole_frame(space)
     if close and reach_mm is not None and outlines:
         frame = cube_around(outlines[0][0], reach_mm, space.spacing)
@@ -426,8 +384,8 @@ def plot_slice(
     norm = scale if isinstance(scale, Normalize) else None
     if ax is None:
         ax = plt.subplots(figsize=(5.4, 4.6), layout="constrained")[1]
-    how: dict = {"colours": table, "threshold": threshold, "opacity": opacity}
-    draw_slice(ax, space, plane, None if through else centre, index, values, norm, outlines, **how)
+    how = {"threshold": threshold, "opacity": opacity}
+    draw_slice(ax, space, plane, None if through else centre, index, values, norm, outlines, table, **how)
     zoom(ax, plane, frame)
     ax.set_title(f"{label_of(subject.channels[index])}, {plane}" if title is None else title)
     if values is not None and norm is not None and unit is not None:
@@ -436,12 +394,10 @@ def plot_slice(
 
 
 def slice_centre(
-    subject: Subject, space: Canonical, at: LesionLike | Sequence[int] | None, values: np.ndarray | None = None
+    space: Canonical, at: LesionLike | Sequence[int] | None, values: np.ndarray | None = None
 ) -> tuple[int, int, int]:
     """The voxel in display order that planes cut: through a lesion, else the peak of a map, else the middle."""
     if at is not None:
-        return busiest(turned_mask(at, subject, space))
-    if values is not None:
-        return peak_of(values)
+        return busiest(space.turn_mask(at))
     i, j, k = (n // 2 for n in space.image[0].shape)
-    return i, j, k
+    return (i, j, k) if values is None else peak_of(values)
