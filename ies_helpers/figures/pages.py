@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from html import escape
 from importlib.resources import files
 from io import BytesIO
+from itertools import zip_longest
 from pathlib import Path
 from string import Template
 from typing import TYPE_CHECKING, Any
@@ -21,13 +22,14 @@ import matplotlib.pyplot as plt
 import nibabel
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
-from matplotlib.image import AxesImage
 from nibabel.affines import apply_affine, from_matvec
 
 from ies_helpers.arrays import Box, LesionLike, Saliency, as_voxels
 from ies_helpers.figures.lesions import plot_saliency
 from ies_helpers.figures.slices import (
+    CLOSE_UP_MM,
     DARK_RIM,
     GROUP_COLOURS,
     SIGNED,
@@ -57,11 +59,8 @@ if TYPE_CHECKING:
 
 # One map: three linked planes of nilearn in one file, or a volume to turn and to cut (the `niivue` extra).
 
-PAGE_REACH_MM = 30.0
-"""How far around the lesion a page shows the image; keeps it under 3 MB."""
-
-FAINT_IN_3D = 0.2
-"""Of the largest absolute value: what is weaker is not drawn, or it would hide the rest."""
+FAINT = 0.2  # share of a map's peak below which 3D and tiles do not show it
+PAGE_REACH_MM = 30.0  # how far around the lesion a page shows the image; keeps it under 3 MB
 
 
 def saliency_html(
@@ -82,18 +81,13 @@ def saliency_html(
         modality: which channel; None is the first.
         threshold: values below this share of the largest are see-through.
         title: shown above.
-
-    Raises:
-        ValueError: for a modality that the subject does not have, or a map on another grid or with NaN.
     """
     from nilearn.plotting import view_img  # takes a second
 
     channel = channel_index(subject, modality, "modality")
     check_map(saliency, subject)
-    values = channel_map(saliency, channel)
-    voxels = as_voxels(lesion, subject.shape)
-    reach = np.ceil(PAGE_REACH_MM / np.asarray(subject.spacing)).astype(int)
-    box = Box.around(voxels).grow(reach, subject.shape)
+    values, voxels = channel_map(saliency, channel), as_voxels(lesion, subject.shape)
+    box = Box.around(voxels).grow(np.ceil(PAGE_REACH_MM / np.asarray(subject.spacing)).astype(int), subject.shape)
     affine = subject.affine @ from_matvec(np.eye(3), box.start)
     top = float(np.abs(values).max())
     return view_img(
@@ -119,30 +113,24 @@ def save_html(view: "StatMapView", path: Path) -> None:
     write_text(path, re.sub(r"""<link\b[^>]*\bhref=["']https?:[^>]*>""", "", view.html))
 
 
-def view_3d(
-    subject: Subject, saliency: Saliency, *, modality: str | None = None, threshold: float = FAINT_IN_3D
-) -> Any:
+def view_3d(subject: Subject, saliency: Saliency, *, modality: str | None = None, threshold: float = FAINT) -> Any:
     """An ipyniivue widget: the scan, and over it one channel's map, red where positive, blue where negative.
 
     Needs a running kernel, WebGL 2 in the browser, and `pip install 'ies-helpers[niivue]'`.
 
     Args:
         subject: gives the scan.
-        saliency: `(C, I, J, K)`, one map a channel, or `(1, I, J, K)` for a map of all channels.
-        modality: whose map and scan; None is the first channel.
-        threshold: share of the map's largest absolute value below which nothing is drawn.
-
-    Raises:
-        ModuleNotFoundError: ipyniivue is not installed.
-        ValueError: for a modality that the subject does not have, a threshold outside 0 to 1, or a map of zeros, on
-            another grid or with NaN.
+        saliency: `(C, I, J, K)`, or `(1, I, J, K)` for a map of all channels.
+        modality: which channel; None is the first.
+        threshold: share of the map's largest absolute value below which nothing is drawn, or it would hide the rest.
     """
     channel = channel_index(subject, modality, "modality")
     check_threshold(threshold)
     check_map(saliency, subject)
-    name, values = subject.channels[channel], channel_map(saliency, channel)
+    values = channel_map(saliency, channel)
     peak = float(np.abs(values).max())
     if peak == 0:
+        name = subject.channels[channel]
         raise ValueError(f"The map of {name} is zero everywhere, there is nothing to draw; choose another one.")
     try:
         from ipyniivue import NiiVue
@@ -164,19 +152,13 @@ def view_3d(
 
 
 def draw_folder(folder: Path) -> Iterator[Path]:
-    """Draw every map that `explain` left in `folder`: yields each PNG and HTML below `figures/` as it is written.
-
-    Raises:
-        FileNotFoundError: if the folder holds no maps, or a subject of theirs has moved.
-        ValueError: if a file is damaged, a subject cannot be loaded again, or is another one now.
-    """
+    """Draw every map that `explain` left in `folder`: yields each PNG and HTML below `figures/` as it is written."""
     scans = Scans()
     for saved in read_maps(folder):
         subject = scans(saved)
         saliency, mask, _ = saved.load()
         title, picture = title_of(saved), picture_path(saved)
-        figure = plot_saliency(subject, saliency, mask, title=title, unit=saved.record["unit"])
-        yield save_figure(figure, picture)
+        yield save_figure(plot_saliency(subject, saliency, mask, title=title, unit=saved.record["unit"]), picture)
         save_html(saliency_html(subject, saliency, mask, title=title), picture.with_suffix(".html"))
         yield picture.with_suffix(".html")
 
@@ -202,45 +184,24 @@ def save_figure(figure: Figure, path: Path) -> Path:
 
 # All maps together as tiles of a contact sheet, so that the odd one out is seen.
 
-FAINT_IN_TILE = 0.2
-"""Share of a map's peak below which a tile does not show it."""
-
-TILE_REACH_MM = 15.0
-"""How far around a lesion a tile shows."""
-
-TILES_ACROSS, TILES_DOWN = 6, 8
-"""Tiles of a page."""
-
-TILE_PIXELS = 240
-"""Across a tile as a picture of its own."""
+TILES_ACROSS, TILES_DOWN = 6, 8  # of a page
+TILE_PIXELS = 240  # across a tile as a picture of its own
 
 
 @dataclass(frozen=True, eq=False)
 class Tile:
-    """One axial slice of one map.
-
-    Attributes:
-        saved: the map.
-        network, method: as `names_of` calls them.
-        channel: as figures call it.
-        grey: slice of the first channel's image `(rows, columns)`, 0 to 1.
-        values: slice of the map of that channel (or of all), in its own unit.
-        mask: slice of the lesion.
-        peak: the value of largest magnitude in the whole map, with its sign.
-        frame: `(3, 2)` what to show, in voxels of the display order.
-        aspect: height over width of a pixel.
-    """
+    """One axial slice `(rows, columns)` of one map; network and method as `names_of` calls them."""
 
     saved: SavedMap
     network: str
     method: str
-    channel: str
-    grey: np.ndarray
-    values: np.ndarray
+    channel: str  # the first, as figures call it
+    grey: np.ndarray  # its image, 0 to 1
+    values: np.ndarray  # of the map of that channel (or of all), in its own unit
     mask: np.ndarray
-    peak: float
-    frame: np.ndarray
-    aspect: float
+    peak: float  # the value of largest magnitude in the whole map, with its sign
+    frame: np.ndarray  # (3, 2) what to show, in voxels of the display order
+    aspect: float  # height over width of a pixel
 
     @property
     def peak_in_words(self) -> str:
@@ -266,23 +227,16 @@ def make_tiles(maps: Sequence[SavedMap]) -> Iterator[Tile]:
         turned, mask = space.turn(saliency[0].numpy()), space.turn(lesion.numpy())
         index = busiest(mask)[2]
         cuts = (space.grey(0, "axial", index), cut_plane(turned, "axial", index), cut_plane(mask, "axial", index))
-        frame = cube_around(mask, TILE_REACH_MM, space.spacing)
+        frame = cube_around(mask, CLOSE_UP_MM, space.spacing)
         peak, label = float(turned[peak_of(turned)]), label_of(subject.channels[0])
         yield Tile(saved, network, method, label, *cuts, peak, frame, space.aspect("axial"))
 
 
-def draw_contact_sheets(tiles: Sequence[Tile], *, threshold: float = FAINT_IN_TILE) -> Iterator[Figure]:
+def draw_contact_sheets(tiles: Sequence[Tile], *, threshold: float = FAINT) -> Iterator[Figure]:
     """Pages of tiles, a lesion's maps side by side in the same order; where one is missing the place is empty.
 
     Each tile has its own colours, symmetric about zero up to its own peak, which stands in it: compare shapes
-    between tiles, and values by their numbers.
-
-    Args:
-        tiles: of `make_tiles`.
-        threshold: values below this share of a map's peak are not shown.
-
-    Raises:
-        ValueError: for no tile, or a threshold that is no share.
+    between tiles, and values by their numbers. Values below the share `threshold` of the peak are not shown.
     """
     check_threshold(threshold)
     if not tiles:
@@ -291,9 +245,9 @@ def draw_contact_sheets(tiles: Sequence[Tile], *, threshold: float = FAINT_IN_TI
     placed = {(tile.lesion, (tile.network, tile.method)): tile for tile in tiles}
     places = [placed.get((lesion, way)) for lesion in dict.fromkeys(tile.lesion for tile in tiles) for way in ways]
     across = len(ways) * max(1, TILES_ACROSS // len(ways))
+    several = len({tile.network for tile in tiles}) > 1
     for start in range(0, len(places), across * TILES_DOWN):
-        page = places[start : start + across * TILES_DOWN]
-        yield _draw_page(page, across, threshold, len({tile.network for tile in tiles}) > 1)
+        yield _draw_page(places[start : start + across * TILES_DOWN], across, threshold, several)
 
 
 def check_threshold(threshold: float) -> None:
@@ -302,7 +256,7 @@ def check_threshold(threshold: float) -> None:
         raise ValueError(f"threshold is a share of the peak from 0 to below 1, got {threshold}.")
 
 
-def tile_jpeg(tile: Tile, *, threshold: float = FAINT_IN_TILE) -> bytes:
+def tile_jpeg(tile: Tile, *, threshold: float = FAINT) -> bytes:
     """A tile as a JPEG of its own, without words."""
     figure = plt.figure(figsize=(2, 2), facecolor="black")
     _draw_tile(figure.add_axes((0, 0, 1, 1)), tile, threshold)
@@ -316,45 +270,40 @@ def _draw_page(places: Sequence[Tile | None], across: int, threshold: float, sev
     columns, rows = min(across, len(places)), -(-len(places) // across)
     size = (max(1.9 * columns, 5.5), 2.25 * rows + 1.2)
     figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained", facecolor="black")
-    drawn = None
-    for place, ax in enumerate(axes.ravel()):
-        tile = places[place] if place < len(places) else None
+    shown = [tile for tile in places if tile]
+    for ax, tile in zip_longest(axes.ravel(), places):
         if tile is None:
             ax.set_axis_off()
             continue
-        drawn = _draw_tile(ax, tile, threshold)
+        _draw_tile(ax, tile, threshold)
         record, way = tile.saved.record, f"{tile.network}, {tile.method}" if several else tile.method
         title = f"{record['subject']} L{record['lesion']} ({record['group']})\n{way}"
         ax.set_title(title, color=GROUP_COLOURS.get(record["group"], "white"), fontsize=8)
         style = {"color": "white", "fontsize": 8, "path_effects": DARK_RIM, "transform": ax.transAxes, "va": "top"}
         ax.text(0.03, 0.97, f"{tile.peak:+.3g}" if tile.peak else "zero everywhere", **style)
-    assert drawn is not None  # a page has a lesion, and a lesion a map
-    shown = [tile for tile in places if tile]
-    _add_bar_of_shares(figure, drawn, axes.ravel().tolist(), shown, threshold)
+    _add_bar_of_shares(figure, axes.ravel().tolist(), shown, threshold)
     channels = " or ".join(dict.fromkeys(tile.channel for tile in shown))
     figure.suptitle(f"Maps of {channels}, axial; the patient's left is left", color="white", fontsize=11)
     return figure
 
 
-def _draw_tile(ax: Axes, tile: Tile, threshold: float) -> AxesImage:
+def _draw_tile(ax: Axes, tile: Tile, threshold: float) -> None:
     """The image in grey, the map over it in shares of its peak, the lesion's outline."""
     shares, scale = tile.values / (abs(tile.peak) or 1.0), symmetric(1.0)
-    drawn = show_painted(ax, paint(tile.grey, shares, scale, threshold=threshold), tile.aspect, scale)
+    show_painted(ax, paint(tile.grey, shares, scale, threshold=threshold), tile.aspect, scale)
     draw_outline(ax, tile.mask, "white", 0.9)
     zoom(ax, "axial", tile.frame)
-    return drawn
 
 
-def _add_bar_of_shares(
-    figure: Figure, drawn: AxesImage, axes: list[Axes], tiles: Sequence[Tile], threshold: float
-) -> None:
+def _add_bar_of_shares(figure: Figure, axes: list[Axes], tiles: Sequence[Tile], threshold: float) -> None:
     """One bar for all tiles, in shares of each one's peak, and the unit of the numbers in them."""
     units: dict[str, list[str]] = {}
     for tile in tiles:
         units.setdefault(tile.saved.record["unit"], []).append(tile.saved.record["method"])
     lines = [f"{', '.join(dict.fromkeys(methods))} in {unit}" for unit, methods in units.items()]
     hidden = f"; below {threshold:.0%} not shown" if threshold else ""
-    bar = figure.colorbar(drawn, ax=axes, orientation="horizontal", fraction=0.02, pad=0.02, aspect=60)
+    scale = ScalarMappable(symmetric(1.0), SIGNED)
+    bar = figure.colorbar(scale, ax=axes, orientation="horizontal", fraction=0.02, pad=0.02, aspect=60)
     bar.ax.set_facecolor("0.4")
     shares = dict.fromkeys((-1.0, -threshold, 0.0, threshold, 1.0))
     bar.set_ticks(list(shares), labels=[f"{s:+.0%}" if s else "0" for s in shares])
@@ -364,39 +313,29 @@ def _add_bar_of_shares(
 
 # All maps together as a table on one page that can be narrowed, on a phone too.
 
-FILTERS = ("subject", "network", "method", "group")
-"""What the table can be narrowed by, where there is a choice."""
 
-
-def draw_overview(folders: Sequence[Path], *, threshold: float = FAINT_IN_TILE) -> Iterator[Path]:
+def draw_overview(folders: Sequence[Path], *, threshold: float = FAINT) -> Iterator[Path]:
     """Draw all maps of folders together: yields contact sheets and `index.html`, in `figures/` of the first folder.
 
-    Args:
-        folders: that `explain` wrote; the index links what `draw_folder` draws of each.
-        threshold: values below this share of a map's peak are not shown.
-
-    Raises:
-        FileNotFoundError: if a folder holds no maps, or a subject of theirs has moved.
-        ValueError: for a threshold that is no share, two maps of one lesion made alike, or files that are damaged.
+    The index links what `draw_folder` draws of each. Values below the share `threshold` of a map's peak are not shown.
     """
     check_threshold(threshold)
     tiles = list(make_tiles(read_maps(folders)))
     out = Path(folders[0]) / "figures"
     for stale in out.glob("sheet*.png"):
         stale.unlink()
-    sheets = []
-    for n, figure in enumerate(draw_contact_sheets(tiles, threshold=threshold), 1):
-        sheets.append(save_figure(figure, out / ("sheet.png" if n == 1 else f"sheet-{n}.png")))
+    pages = enumerate(draw_contact_sheets(tiles, threshold=threshold), 1)
+    sheets = [save_figure(page, out / ("sheet.png" if n == 1 else f"sheet-{n}.png")) for n, page in pages]
     yield from sheets
     write_text(out / "index.html", index_page(tiles, sheets, out, threshold=threshold))
     yield out / "index.html"
 
 
-def index_page(tiles: Sequence[Tile], sheets: Sequence[Path], out: Path, *, threshold: float = FAINT_IN_TILE) -> str:
+def index_page(tiles: Sequence[Tile], sheets: Sequence[Path], out: Path, *, threshold: float = FAINT) -> str:
     """The page: a row a map, its picture inside the page, links to its PNG and page relative to the folder `out`."""
     subjects = {tile.saved.record["subject"] for tile in tiles}
     whose = ", ".join(sorted(subjects)) if len(subjects) < 4 else f"{len(subjects)} subjects"
-    title = f"{len(tiles)} saliency maps of {whose}"
+    title = escape(f"{len(tiles)} saliency maps of {whose}")
     links = " ".join(f'<a href="{_link(sheet, out)}">{sheet.name}</a>' for sheet in sheets)
     channels = " or ".join(dict.fromkeys(tile.channel for tile in tiles))
     lead = (
@@ -405,19 +344,14 @@ def index_page(tiles: Sequence[Tile], sheets: Sequence[Path], out: Path, *, thre
         "voxel would raise the score of the lesion, or lower it). Colours reach to the peak of each map; "
         f"below {threshold:.0%} of it nothing is shown. All in one picture: {links}"
     )
-    parts = {
-        "title": escape(title),
-        "lead": lead,
-        "filters": "".join(_choice(name, [_columns(tile)[name] for tile in tiles]) for name in FILTERS),
-        "rows": "\n".join(_table_row(tile, out, threshold) for tile in tiles),
-        "pixels": TILE_PIXELS,
-    }
-    template = (files("ies_helpers.figures") / "index_page.html").read_text(encoding="utf-8")
-    return Template(template).substitute(parts)
+    filters = "".join(_choice(name, [_columns(tile)[name] for tile in tiles]) for name in _columns(tiles[0]))
+    rows = "\n".join(_table_row(tile, out, threshold) for tile in tiles)
+    template = Template((files("ies_helpers.figures") / "index_page.html").read_text(encoding="utf-8"))
+    return template.substitute(title=title, lead=lead, filters=filters, rows=rows, pixels=TILE_PIXELS)
 
 
 def _columns(tile: Tile) -> dict[str, str]:
-    """What a row can be chosen by."""
+    """What a row can be chosen by, where there is a choice."""
     record = tile.saved.record
     return {"subject": record["subject"], "network": tile.network, "method": tile.method, "group": record["group"]}
 
@@ -432,12 +366,11 @@ def _choice(name: str, values: Sequence[str]) -> str:
 
 
 def _table_row(tile: Tile, out: Path, threshold: float) -> str:
-    record, how = tile.saved.record, f"{tile.network}, {tile.method}"
+    record, how, png = tile.saved.record, f"{tile.network}, {tile.method}", picture_path(tile.saved)
     data = "".join(f' data-{key}="{escape(value)}"' for key, value in _columns(tile).items())
     alt = f"{tile.channel} through {tile.saved.title}, outlined, with its map by {how}: {tile.peak_in_words}"
     source = f"data:image/jpeg;base64,{b64encode(tile_jpeg(tile, threshold=threshold)).decode()}"
     size = f'width="{TILE_PIXELS}" height="{TILE_PIXELS}"'
-    png = picture_path(tile.saved)
     cells = [
         f'<img src="{source}" alt="{escape(alt)}" {size} loading="lazy">',
         escape(f"{record['subject']}, lesion {record['lesion']}, {record['voxels']} voxels"),
