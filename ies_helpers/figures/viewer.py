@@ -11,7 +11,7 @@ from functools import lru_cache
 from html import escape
 from io import BytesIO
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import ipywidgets as widgets
 import numpy as np
@@ -56,28 +56,17 @@ from ies_helpers.subjects.subject import Subject
 
 # The maps of one subject, by method and aggregation, from memory or from a folder.
 
-Key: TypeAlias = tuple[str, str]
-"""Method and aggregation, `""` where a method has none."""
-
+Key: TypeAlias = tuple[str, str]  # method and aggregation, "" where a method has none
 LesionOrLesions: TypeAlias = LesionLike | Iterable[Lesion]
-
-MAPS_IN_MEMORY = 4
-"""Maps of a folder that are held in memory; one of 182 x 218 x 182 voxels takes 58 MB."""
 
 
 @dataclass(frozen=True, eq=False)
 class SubjectMaps:
-    """One subject, its lesions, and their maps.
-
-    Attributes:
-        subject, lesions: who.
-        maps: method and aggregation -> number of a lesion -> `(C, I, J, K)`; not every lesion needs one.
-        units: method and aggregation -> unit.
-    """
+    """One subject, its lesions, and their maps."""
 
     subject: Subject
     lesions: Lesions
-    maps: Mapping[Key, Mapping[int, Saliency]]
+    maps: Mapping[Key, Mapping[int, Saliency]]  # by number of a lesion, of which not every one needs a map
     units: Mapping[Key, str]
 
     @property
@@ -91,7 +80,8 @@ class FolderMaps(Mapping[int, Saliency]):
 
     def __init__(self) -> None:
         self.saved: dict[int, SavedMap] = {}
-        self._read = lru_cache(MAPS_IN_MEMORY)(lambda number: self.saved[number].load()[0])
+        # four are held in memory; one of 182 x 218 x 182 voxels takes 58 MB
+        self._read = lru_cache(4)(lambda number: self.saved[number].load()[0])
 
     def __getitem__(self, number: int) -> Saliency:
         return self._read(number)
@@ -105,9 +95,7 @@ class FolderMaps(Mapping[int, Saliency]):
 
 def gather_maps(subject: Subject, maps: Any, lesions: LesionOrLesions) -> SubjectMaps:
     """The maps that a notebook has at hand, in whichever of the forms that `view` takes."""
-    numbered = _as_lesions(lesions, subject)
-    if maps is None:
-        maps = {}
+    numbered, maps = _as_lesions(lesions, subject), {} if maps is None else maps
     by_number = isinstance(maps, Mapping) and all(isinstance(key, int | np.integer) for key in maps)
     named = maps if isinstance(maps, Mapping) and not by_number else {"": maps}
     sorted_out: dict[Key, dict[int, Saliency]] = {}
@@ -125,16 +113,7 @@ def gather_maps(subject: Subject, maps: Any, lesions: LesionOrLesions) -> Subjec
 
 
 def read_subject_maps(folder: Path, name: str | None = None) -> SubjectMaps:
-    """The maps of one subject in a folder that `ies explain` wrote.
-
-    Args:
-        folder: the derivative's root.
-        name: of the subject; None takes the only one.
-
-    Raises:
-        FileNotFoundError: if the folder holds no maps, or the subject has moved.
-        ValueError: for a name that is not there, none where there are several, or a subject that is another one now.
-    """
+    """The maps of one subject in a folder that `ies explain` wrote; None takes the only subject."""
     found = read_maps(folder)
     names = sorted({saved.record["subject"] for saved in found})
     if name not in names and (name is not None or len(names) != 1):
@@ -167,8 +146,7 @@ def _saved_lesions(folder: Path, subject: Subject) -> Lesions:
         score = read_values(read_image(probability, "probability's"), "probability's").astype(np.float32)
     found = []
     for group in GROUPS:
-        path = groups_path(folder, subject.name, group)
-        if not path.is_file():
+        if not (path := groups_path(folder, subject.name, group)).is_file():
             continue
         labels = read_values(read_image(path, "lesions'"), "lesions'")
         for number in np.unique(labels[labels > 0]):
@@ -178,44 +156,33 @@ def _saved_lesions(folder: Path, subject: Subject) -> Lesions:
 
 # Three planes through one voxel, drawn fast: what does not move is drawn once and kept.
 
+# Inches: a panel's side, the space between two, above for titles, to the right for the colour bar.
 PANEL, GAP, HEAD, BAR = 3.1, 0.06, 0.32, 1.05
-"""Inches: a panel's side, the space between two, above for titles, to the right for the colour bar."""
 
-PIXELS_PER_INCH = 100
-
-VIEWER_REACH_MM = 20.0
-"""How far around the lesion a close-up shows."""
+VIEWER_REACH_MM = 20.0  # how far around the lesion a close-up shows
 
 Place = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
 class ViewState:
-    """What of a map is shown, and how.
+    """What of a map is shown, and how."""
 
-    Attributes:
-        at: the voxel where the planes meet, in display order: towards right, anterior, superior.
-        channel: whose scan and map.
-        threshold: values below this share of the map's largest are see-through.
-        opacity: 0 to 1.
-        close: show `VIEWER_REACH_MM` around the lesion instead of the whole image.
-    """
-
-    at: Place
+    at: Place  # the voxel where the planes meet, in display order: towards right, anterior, superior
     channel: int = 0
-    threshold: float = 0.05
+    threshold: float = 0.05  # values below this share of the map's largest are see-through
     opacity: float = 0.9
-    close: bool = False
+    close: bool = False  # the surroundings of the lesion instead of the whole image
 
 
-@dataclass(frozen=True, eq=False)
-class Panel:
+class Panel(NamedTuple):
     """The parts of one plane that change."""
 
     axes: Axes
     picture: AxesImage
     borders: LineCollection
-    lines: tuple[Line2D, Line2D]
+    down: Line2D
+    along: Line2D
 
 
 class ThreePlanes:
@@ -230,8 +197,7 @@ class ThreePlanes:
         self.labels = self.space.turn(lesions.label_map(subject.shape).numpy())
         self._colours = {lesion.number: to_rgba(GROUP_COLOURS[lesion.group]) for lesion in lesions}
         self.maps: list[np.ndarray] = []
-        self.unit = ""
-        self.top, self._number = 0.0, 0
+        self.unit, self.top, self._number = "", 0.0, 0
         head = np.any(self.space.image, axis=0)
         self._whole = self._close = cube_around(head if head.any() else ~head, 3.0, self.space.spacing)
         self._kept: tuple[object, object] = (None, None)
@@ -245,9 +211,9 @@ class ThreePlanes:
         self.maps = [] if saliency is None else [self.space.turn(channel) for channel in saliency.numpy()]
         low, high = (0.0, 0.0) if saliency is None else (float(saliency.min()), float(saliency.max()))
         self.top = max(-low, high)
-        self._scale.set_clim(-(self.top or 1.0), self.top or 1.0)
-        bottom, top = self._scale.get_clim()
-        self._bar.ax.set_ylim(0 if low >= 0 and high > 0 else bottom, top)
+        end = self.top or 1.0
+        self._scale.set_clim(-end, end)
+        self._bar.ax.set_ylim(0 if low >= 0 and high > 0 else -end, end)
         none = "no map of this lesion" if saliency is None else f"{unit} (the map is zero everywhere)"
         self._bar.set_label(unit if self.top else none, fontsize=11)
         self._kept = (None, None)
@@ -279,9 +245,9 @@ class ThreePlanes:
             panel.borders.set_segments(list(segments))
             panel.borders.set_color(["white" if c else self._colours[n] for c, n in zip(chosen, numbers, strict=True)])
             panel.borders.set_linewidth([1.6 if c else 1.0 for c in chosen])
-            panel.lines[0].set_xdata([across, across])
-            panel.lines[1].set_ydata([up, up])
-            for artist in (panel.picture, panel.borders, *panel.lines, *panel.axes.texts):
+            panel.down.set_xdata([across, across])
+            panel.along.set_ydata([up, up])
+            for artist in (panel.picture, panel.borders, panel.down, panel.along, *panel.axes.texts):
                 panel.axes.draw_artist(artist)
         return np.asarray(self.canvas.buffer_rgba())[..., :3].copy()
 
@@ -294,9 +260,7 @@ class ThreePlanes:
     def voxel_at(self, x: float, y: float, at: Place) -> tuple[int, Place] | None:
         """What lies under a point of the picture: the axis its plane cuts, and the voxel; None beside the image.
 
-        Args:
-            x, y: from the picture's upper left corner, as shares of its width and height.
-            at: where the planes meet.
+        `x` and `y` run from the upper left corner, in shares of width and height; the planes meet `at` a voxel.
         """
         width, height = self.canvas.get_width_height()
         for plane, panel in self.panels.items():
@@ -315,7 +279,7 @@ class ThreePlanes:
 
     def _build(self) -> None:
         width, height = 3 * (PANEL + GAP) + BAR, PANEL + HEAD
-        self.figure = Figure(figsize=(width, height), dpi=PIXELS_PER_INCH)
+        self.figure = Figure(figsize=(width, height), dpi=100)
         self.canvas = FigureCanvasAgg(self.figure)
         self.panels: dict[str, Panel] = {}
         for n, plane in enumerate(PLANES):
@@ -326,7 +290,7 @@ class ThreePlanes:
             edges = LineCollection([], animated=True)
             ax.add_collection(edges, autolim=False)
             style: Any = {"color": OKABE_ITO["yellow"], "lw": 0.8, "alpha": 0.7, "animated": True}
-            self.panels[plane] = Panel(ax, picture, edges, (ax.axvline(0, **style), ax.axhline(0, **style)))
+            self.panels[plane] = Panel(ax, picture, edges, ax.axvline(0, **style), ax.axhline(0, **style))
             letter_sides(ax, plane)
             for text in ax.texts:
                 text.set_animated(True)
@@ -361,43 +325,37 @@ def label_borders(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 # The viewer's widgets: what can be chosen, the picture, and how clicks on it reach Python.
-#
 # Nothing but ipywidgets is needed: what the mouse does is written into a hidden text field, which ipywidgets sends to
 # the kernel like any other. Every control has a name and can be reached and moved with the keyboard alone.
 
+# What happened where, into the hidden field; the time makes each message a new one.
 SEND = (
     "const b=this.getBoundingClientRect(),f=this.closest('.ies-viewer').querySelector('.ies-pointer input');"
     "f.value=[kind,(event.clientX-b.left)/b.width,(event.clientY-b.top)/b.height,steps,Date.now()].join(' ');"
     "f.dispatchEvent(new Event('input',{bubbles:true}));"
 )
-"""What happened where, into the hidden field; the time makes each message a new one."""
-
 CLICK = f"this.focus({{preventScroll:true}});const kind='click',steps=0;{SEND}"
+# Only once the picture was clicked, so that a page can be scrolled past it; turns within 40 ms are one message.
 WHEEL = (
     "if(document.activeElement!==this)return;event.preventDefault();"
     "this.turned=(this.turned||0)-Math.sign(event.deltaY);"
     "if(!this.waiting)this.waiting=setTimeout(()=>{"
     f"const kind='wheel',steps=this.turned;this.turned=this.waiting=0;{SEND}}},40)"
 )
-"""Only once the picture was clicked, so that a page can be scrolled past it; turns within 40 ms are one message."""
-
+# Else JupyterLab takes the plain keys from a list: arrows move between cells, letters add and delete them.
 KEYS = (
     "const v=this.closest('.ies-viewer');"
     "if(v)v.onkeydown=e=>{if(!(e.ctrlKey||e.metaKey||e.altKey||e.shiftKey))e.stopPropagation()}"
 )
-"""Else JupyterLab takes the plain keys from a list: arrows move between cells, letters add and delete them."""
-
+# Lies over the picture and takes the mouse; hides the static picture that follows a viewer that is alive.
 GLASS = """<style onload="{keys}">.ies-{id}.ies-static {{ display: none }} .ies-stage {{ position: relative }}
 .ies-stage .widget-html, .ies-stage .widget-html-content {{ position: static }}
 .ies-glass {{ position: absolute; inset: 0; cursor: crosshair }}</style>
 <div class="ies-glass" tabindex="0" role="img" onclick="{click}" onwheel="{wheel}" aria-label="Three planes through one
 voxel; click to move there or to choose a lesion, then turn the wheel to change the slice."></div>"""
-"""Lies over the picture and takes the mouse; hides the static picture that follows a viewer that is alive."""
-
+# What is seen where no kernel runs.
 STATIC = """<figure class="ies-{id} ies-static" style="margin: 0"><img src="data:image/png;base64,{png}" alt="{alt}"
 style="max-width: 100%"><figcaption>{caption}</figcaption></figure>"""
-"""What is seen where no kernel runs."""
-
 CONTROL_SIZE = {"style": {"description_width": "5.5em"}, "layout": {"width": "22em"}}
 
 
@@ -426,14 +384,10 @@ def make_controls(content: SubjectMaps, shape: tuple[int, ...]) -> dict[str, Any
 
 def arrange(controls: dict[str, Any], picture: Any, caption: Any, pointer: Any) -> Any:
     """Controls in three columns above the picture, what is told below it, one box around all."""
-    columns = [
-        ("group", "lesion"),
-        ("method", "aggregate", "modality", "threshold", "opacity"),
-        (*PLANES, "closeup", "peak"),
-    ]
-    above = widgets.HBox(
-        [widgets.VBox([controls[name] for name in column]) for column in columns], layout={"flex_flow": "row wrap"}
-    )
+    middle = ("method", "aggregate", "modality", "threshold", "opacity")
+    columns = [("group", "lesion"), middle, (*PLANES, "closeup", "peak")]
+    boxes = [widgets.VBox([controls[name] for name in column]) for column in columns]
+    above = widgets.HBox(boxes, layout={"flex_flow": "row wrap"})
     glass = widgets.HTML()
     stage = widgets.Box([picture, glass], layout={"max_width": "1100px", "overflow": "hidden"})
     whole = widgets.VBox([above, stage, caption, pointer])
@@ -446,23 +400,15 @@ def arrange(controls: dict[str, Any], picture: Any, caption: Any, pointer: Any) 
 def lesion_rows(content: SubjectMaps, group: str) -> list[tuple[str, int]]:
     """Lesions of a group, or of `all`, as a table's rows; those that have no map say so."""
     rows = []
-    for lesion in content.lesions:
-        if group in ("all", lesion.group):
-            size = f"{len(lesion)} voxels · p {lesion.mean_probability:.2f}"
-            lacking = "" if lesion.number in content.mapped else " · no map"
-            rows.append((f"{lesion.number} · {lesion.group} · {size}{lacking}", lesion.number))
+    for lesion in content.lesions if group == "all" else content.lesions.of(group):
+        size = f"{len(lesion)} voxels · p {lesion.mean_probability:.2f}"
+        lacking = "" if lesion.number in content.mapped else " · no map"
+        rows.append((f"{lesion.number} · {lesion.group} · {size}{lacking}", lesion.number))
     return rows
 
 
-def aggregates_of(content: SubjectMaps, method: str) -> list[tuple[str, str]]:
-    """The aggregations that there are of a method."""
-    return [(how or "–", how) for name, how in content.maps if name == method] or [("–", "")]
-
-
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
-
-PLANE_OF_AXIS = tuple(sorted(PLANES, key=PLANES.__getitem__))
-"""Which plane cuts the first, the second and the third axis of the display."""
+PLANE_OF_AXIS = tuple(sorted(PLANES, key=PLANES.__getitem__))  # which plane cuts the first, second and third axis
 
 
 def view(
@@ -476,10 +422,6 @@ def view(
             `{name: {number: map}}`. A name is a method, or a method and an aggregation: `("smoothgrad", "max")`.
         lesions: whose maps they are, and others to outline.
         name: of the subject, where a folder holds several.
-
-    Raises:
-        ValueError: for no lesion, a map on another grid, or one of which it is not clear whose it is.
-        FileNotFoundError: for a folder without maps.
     """
     if isinstance(subject, Subject):
         return Viewer(gather_maps(subject, maps, lesions))
@@ -490,10 +432,8 @@ class Viewer:
     """A picture and its controls; setting the `value` of a control moves the picture.
 
     Attributes:
-        content: what there is to look at.
         controls: `group lesion method aggregate modality axial coronal sagittal threshold opacity closeup peak`.
         picture: the PNG on the screen is its `value`.
-        planes: what draws it.
         caption: what the picture shows and what lies under the crosshair, in words.
         widget: all of it.
     """
@@ -506,8 +446,7 @@ class Viewer:
         self._shown, self._busy = 0, False
         self.controls = make_controls(content, self.planes.labels.shape)
         self.picture = widgets.Image(format="png", layout={"width": "100%", "margin": "0"})
-        self.caption = widgets.HTML()
-        self.pointer = widgets.Text(layout={"display": "none"})
+        self.caption, self.pointer = widgets.HTML(), widgets.Text(layout={"display": "none"})
         self.widget = arrange(self.controls, self.picture, self.caption, self.pointer)
         for control, one in self.controls.items():
             if control == "peak":
@@ -558,10 +497,15 @@ class Viewer:
             if control == "group":
                 self._offer("lesion", lesion_rows(self.content, self.controls["group"].value), self.content.mapped)
             if control in ("group", "method"):
-                self._offer("aggregate", aggregates_of(self.content, self.controls["method"].value))
+                method = self.controls["method"].value
+                hows = [(how or "–", how) for name, how in self.content.maps if name == method]
+                self._offer("aggregate", hows or [("–", "")])
             moved = control == "peak" or (control != "pointer" and self._shown != self.lesion.number)
             if control in ("method", "aggregate") or self._shown != self.lesion.number:
-                self._take_map()
+                key = (self.controls["method"].value, self.controls["aggregate"].value)
+                saliency = self.content.maps.get(key, {}).get(self.lesion.number)
+                self.planes.show_map(self.lesion, saliency, self.content.units.get(key, ""))
+                self._shown = self.lesion.number
             if moved:
                 self._go(self.planes.peak(self.state.channel))
         finally:
@@ -576,12 +520,6 @@ class Viewer:
         one.options = options
         one.value = chosen
 
-    def _take_map(self) -> None:
-        key = (self.controls["method"].value, self.controls["aggregate"].value)
-        saliency = self.content.maps.get(key, {}).get(self.lesion.number)
-        self.planes.show_map(self.lesion, saliency, self.content.units.get(key, ""))
-        self._shown = self.lesion.number
-
     def _go(self, at: Place) -> None:
         for plane, index in zip(PLANE_OF_AXIS, at, strict=True):
             self.controls[plane].value = index
@@ -593,9 +531,10 @@ class Viewer:
             return
         axis, at = hit
         if kind == "wheel":
-            at = list(self._at)
-            at[axis] = min(max(at[axis] + int(steps), 0), self.planes.labels.shape[axis] - 1)
-        self._go(at)  # pyright: ignore[reportArgumentType]
+            slider = self.controls[PLANE_OF_AXIS[axis]]
+            slider.value += int(steps)  # the slider keeps to its ends
+        else:
+            self._go(at)
         number = int(self.planes.labels[self._at])
         if kind == "click" and number in [n for _, n in self.controls["lesion"].options]:
             self.controls["lesion"].value = number
