@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from itertools import cycle
 from pathlib import Path
 from textwrap import fill
-from typing import Any, TypeVar
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -16,6 +16,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import FancyArrowPatch, Rectangle
 from matplotlib.ticker import MaxNLocator
 
+from ies_helpers.arrays import check_choice
 from ies_helpers.figures.pages import save_figure
 from ies_helpers.figures.slices import GROUP_COLOURS, OKABE_ITO, label_of
 from ies_helpers.measures.agg2exp import explained as explained_in
@@ -31,21 +32,10 @@ from ies_helpers.subjects.folder import write_table
 # What all charts share: one style a line, one colour a thing.
 
 LINE_COLOURS = tuple(OKABE_ITO[name] for name in ("blue", "vermilion", "green", "purple", "orange", "sky blue"))
-"""One a line; a seventh starts again."""
-
-MARKERS = "os^DvP<X>*hp"
-"""One a subject or a line; a thirteenth starts again."""
-
-DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))
-"""One a curve without markers."""
-
+MARKERS = "os^DvP<X>*hp"  # one a subject or a line; a thirteenth starts again
+DASHES = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)))  # one a curve without markers
 SCORE = "mean probability of the lesion"
 MASS = "share of the map"
-
-LEGEND_LINE = 0.2
-"""Inches that a line of a legend adds to a figure."""
-
-Named = TypeVar("Named")
 
 
 def line_style(n: int) -> dict[str, Any]:
@@ -59,11 +49,10 @@ def curve_style(n: int) -> dict[str, Any]:
     return {"color": LINE_COLOURS[n % len(LINE_COLOURS)], "ls": DASHES[n % len(DASHES)]}
 
 
-def check_some(named: Mapping[str, Named]) -> Mapping[str, Named]:
+def check_some(named: Mapping[str, Any]) -> None:
     """Refuse a chart of nothing."""
     if not named:
         raise ValueError("There must be something to plot, got none.")
-    return named
 
 
 # How scores fall and rise: ROAD, deletion, insertion, and maps of ever more random networks.
@@ -78,12 +67,11 @@ SIMILARITIES = {
 def plot_road(results: Mapping[str, Road], *, title: str | None = None) -> Figure:
     """Left the score after removal, most (full) and least (dashed) relevant first; right half their difference.
 
-    Args:
-        results: name of a map -> its result, of one lesion. Of an unedited image the score is the grey line.
-        title: above both.
+    All results, by the name of a map, are of one lesion. Of an unedited image the score is the grey line.
     """
-    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4.2 + LEGEND_LINE * len(results)), layout="constrained")
-    for n, (name, result) in enumerate(check_some(results).items()):
+    check_some(results)
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4.2 + 0.2 * len(results)), layout="constrained")
+    for n, (name, result) in enumerate(results.items()):
         percent, style = 100 * result.fractions, line_style(n)
         left.plot(percent, result.morf, label=name, **style)
         left.plot(percent, result.lerf, **style | {"linestyle": "--", "markerfacecolor": "white"})
@@ -105,27 +93,23 @@ def plot_road(results: Mapping[str, Road], *, title: str | None = None) -> Figur
 def plot_curves(
     deletions: Mapping[str, Curve], insertions: Mapping[str, Curve] | None = None, *, title: str | None = None
 ) -> Figure:
-    """Scores against the number of voxels deleted, and inserted, on a logarithmic axis from 1.
-
-    Args:
-        deletions, insertions: name of a map -> its curve, of one lesion.
-        title: above both.
-    """
-    panels = [("deleted, most relevant first", "lower is better", check_some(deletions))]
+    """Scores against the number of voxels deleted, and inserted, on a logarithmic axis from 1; all of one lesion."""
+    panels = [("deleted", "lower is better", deletions)]
     if insertions is not None:
-        panels.append(("inserted, most relevant first", "higher is better", check_some(insertions)))
-    size = (5 * len(panels), 4.2 + LEGEND_LINE * len(deletions))
+        panels.append(("inserted", "higher is better", insertions))
+    for *_, curves in panels:
+        check_some(curves)
+    size = (5 * len(panels), 4.2 + 0.2 * len(deletions))
     figure, axes = plt.subplots(1, len(panels), figsize=size, squeeze=False, layout="constrained")
     for ax, (what, better, curves) in zip(axes[0], panels, strict=True):
         for n, (name, curve) in enumerate(curves.items()):
-            ax.plot(
-                curve.voxels[1:], curve.scores[1:], label=f"{name}: {_two_decimals(curve.log_area)}", **line_style(n)
-            )
-        _label_axes(ax, f"voxels {what}", SCORE, f"mean height in the legend: {better}")
+            label = f"{name}: {_two_decimals(curve.log_area)}"
+            ax.plot(curve.voxels[1:], curve.scores[1:], label=label, **line_style(n))
+        _label_axes(ax, f"voxels {what}, most relevant first", SCORE, f"mean height in the legend: {better}")
         ax.set_xscale("log")
         ax.set_ylim(-0.03, 1.03)
         _legend_below(ax)
-    figure.suptitle(title or "Deletion and insertion" if len(panels) > 1 else title or "Deletion", fontsize=13)
+    figure.suptitle(title or ("Deletion and insertion" if len(panels) > 1 else "Deletion"), fontsize=13)
     return figure
 
 
@@ -140,13 +124,12 @@ def plot_randomisation(
     Args:
         tables: name of a method -> its table, of one network (`randomise_layers`).
         measure: `spearman`, `spearman_abs` or `ssim`.
-        title: above.
     """
-    if measure not in SIMILARITIES:
-        raise ValueError(f"measure must be one of {', '.join(SIMILARITIES)}, got {measure!r}.")
+    check_choice("measure", measure, list(SIMILARITIES))
+    check_some(tables)
     figure, ax = plt.subplots(figsize=(8, 4.6), layout="constrained")
     layers: list[str] = []
-    for n, (name, table) in enumerate(check_some(tables).items()):
+    for n, (name, table) in enumerate(tables.items()):
         steps = table[table["layer"] != SHUFFLED]
         if layers and steps["layer"].tolist() != layers:
             raise ValueError("Tables must be of the same layers to share an axis; plot them one by one.")
@@ -172,9 +155,8 @@ def _two_decimals(value: float) -> str:
 
 
 def _label_axes(ax: Axes, x: str, y: str, note: str) -> None:
-    ax.set_xlabel(x, fontsize=11)
-    ax.set_ylabel(y, fontsize=11)
-    ax.set_title(note, fontsize=11)
+    for write, text in ((ax.set_xlabel, x), (ax.set_ylabel, y), (ax.set_title, note)):
+        write(text, fontsize=11)
 
 
 def _shorten_layer(layer: str) -> str:
@@ -184,26 +166,18 @@ def _shorten_layer(layer: str) -> str:
 
 # The score of a lesion against its contrast.
 
-DOSE_COLUMNS = {"subject", "network", "i", "j", "k", "size_mm3", "contrast", "score", "seen"}
-
 
 def plot_dose(table: pd.DataFrame, *, title: str = "") -> Figure:
     """Score against contrast: a thin line for each lesion, a thick one for their mean; below, the share that is seen.
 
-    Args:
-        table: rows of `dose_response`, of any number of networks, places and sizes, each at the same contrasts.
-        title: above all.
-
-    Raises:
-        ValueError: for a table without its columns or rows.
+    Rows are of `dose_response`, of any number of networks, places and sizes, each at the same contrasts.
     """
-    if not set(table.columns) >= DOSE_COLUMNS or table.empty:
-        lacking = ", ".join(sorted(DOSE_COLUMNS - set(table.columns))) or "rows"
-        raise ValueError(f"A table must be that of dose_response, it has no {lacking}.")
-    figure, (upper, lower) = plt.subplots(
-        2, 1, figsize=(7, 5.6), sharex=True, height_ratios=(3, 1.2), layout="constrained"
-    )
     lesion = ["subject", "i", "j", "k", "size_mm3"]
+    lacking = {*lesion, "network", "contrast", "score", "seen"} - set(table.columns)
+    if lacking or table.empty:
+        raise ValueError(f"A table must be that of dose_response, it has no {', '.join(sorted(lacking)) or 'rows'}.")
+    size: Any = {"figsize": (7, 5.6), "height_ratios": (3, 1.2)}
+    figure, (upper, lower) = plt.subplots(2, 1, sharex=True, layout="constrained", **size)
     for n, (network, rows) in enumerate(table.groupby("network", sort=False)):
         style = line_style(n)
         for _, one in rows.sort_values("contrast").groupby(lesion):
@@ -222,7 +196,6 @@ def plot_dose(table: pd.DataFrame, *, title: str = "") -> Figure:
 # Perilesional curves: the paper's Figure 3, and what its averages do not show.
 
 FILL_DASHES = {"zero": "-", "mean": ":", "blurred": "--"}
-"""One a fill."""
 
 
 def plot_perilesional(curves: pd.DataFrame) -> Figure:
@@ -230,36 +203,25 @@ def plot_perilesional(curves: pd.DataFrame) -> Figure:
 
     Around the mean of the first fill, the band is the standard deviation over lesions, thin lines are the 95 % interval
     of the mean over subjects, where there are several. Averages are drawn where most lesions have a value: with one
-    spacing everywhere, with several up to the shortest curve's end.
-
-    Args:
-        curves: tidy, as `ies perilesional` writes them; several networks, fills and subjects at will.
-
-    Raises:
-        ValueError: for an unknown fill, or no curve.
+    spacing everywhere, with several up to the shortest curve's end. Curves are tidy, as `ies perilesional` writes them.
     """
-    unknown = [fill for fill in dict.fromkeys(curves["fill"]) if fill not in FILL_DASHES]
-    if unknown:
-        raise ValueError(
-            f"A fill must be one of {', '.join(FILL_DASHES)}, got {unknown[0]!r}; rename it, or leave it out."
-        )
+    for filling in dict.fromkeys(curves["fill"]):
+        check_choice("fill", filling, list(FILL_DASHES))
     averages = average_curves(curves)
     figure, (left, middle, right) = plt.subplots(1, 3, figsize=(10, 4.2), layout="constrained")
     colours = dict(zip(dict.fromkeys(curves["network"]), cycle(LINE_COLOURS), strict=False))
-    for key, part in averages.groupby(["network", "fill"], sort=False):
-        names: Any = key
-        network, fill = names
-        style = {"color": colours[network], "ls": FILL_DASHES[fill], "label": f"{network}, {fill} fill"}
+    keyed: Any = averages.groupby(["network", "fill"], sort=False)
+    for (network, filling), part in keyed:
+        style = {"color": colours[network], "ls": FILL_DASHES[filling], "label": f"{network}, {filling} fill"}
         drawn: Any = part[part["lesions"] == part["lesions"].max()]
         left.step(drawn["distance_mm"], drawn["seen"], where="post", lw=2, **style)
         middle.plot(drawn["distance_mm"], drawn["mean"], lw=2, **style)
-        if fill == averages["fill"].iloc[0]:
+        if filling == averages["fill"].iloc[0]:
             _draw_spread(middle, drawn, style)
-    for key, curve in curves.groupby(["subject", "lesion", "network", "fill"], sort=False):
-        names: Any = key
-        _, _, network, fill = names
+    keyed = curves.groupby(["subject", "lesion", "network", "fill"], sort=False)
+    for (_, _, network, filling), curve in keyed:
         ordered = curve.sort_values("distance_mm")
-        style = {"color": colours[network], "ls": FILL_DASHES[fill]}
+        style = {"color": colours[network], "ls": FILL_DASHES[filling]}
         right.plot(ordered["distance_mm"], ordered["score"], lw=0.8, alpha=0.6, **style)
     lesions = max(averages["lesions"].tolist())
     several = averages["low"].notna().to_numpy().any()
@@ -286,11 +248,7 @@ def _draw_spread(ax: Axes, average: pd.DataFrame, style: dict[str, Any]) -> None
 
 
 def save_perilesional(out: Path, curves: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Write what a table of curves says: its lesions, medians and averages as tables, and the figure.
-
-    Returns:
-        `perilesional_summary.tsv` and `perilesional_medians.tsv`, see `summarise_curves` and `median_distances`.
-    """
+    """Write what a table of curves says, its lesions, medians and averages, and the figure; returns the first two."""
     summary = summarise_curves(curves)
     medians = median_distances(summary)
     write_table(out / "perilesional_summary.tsv", summary)
@@ -318,11 +276,7 @@ def plot_groups(
     Args:
         table: a row a lesion: `subject`, `group` and the measures.
         measures: columns, one panel each; a mapping gives their titles, such as `{"flair_max": "FLAIR"}`.
-        unit: of all measures, on the axis.
-        title: above all.
-
-    Raises:
-        ValueError: for no measure, lacking columns, or a measure without values.
+        unit: of all measures.
     """
     named = dict(measures) if isinstance(measures, Mapping) else {name: name for name in measures}
     parts = {name: valued(table, name) for name in named}
@@ -331,8 +285,8 @@ def plot_groups(
         which = f" of {empty[0]}" if empty else ""
         raise ValueError(f"There must be values of TP, FP, FN or TN to plot, got none{which}.")
     subjects = list(dict.fromkeys(table.loc[table["group"].isin(ORDER), "subject"]))
-    width = max(9.0, 5.5 * len(named))
-    figure, axes = plt.subplots(1, len(named), figsize=(width, 5.2), squeeze=False, layout="constrained")
+    size = (max(9.0, 5.5 * len(named)), 5.2)
+    figure, axes = plt.subplots(1, len(named), figsize=size, squeeze=False, layout="constrained")
     for ax, (name, part) in zip(axes[0], parts.items(), strict=True):
         _draw_groups(ax, part, name, subjects)
         ax.set_title(named[name], fontsize=13)
@@ -346,13 +300,12 @@ def plot_groups(
 
 def _draw_groups(ax: Axes, part: pd.DataFrame, name: str, subjects: list[Any]) -> None:
     groups = [group for group in ORDER if group in set(part["group"])]
+    line = {"color": "black", "linewidth": 1.4}
+    box: Any = {"boxprops": line | {"facecolor": "0.93"}, "medianprops": line | {"linewidth": 3}}
+    box |= {"widths": 0.86, "showfliers": False, "patch_artist": True, "zorder": 1}
     for at, group in enumerate(groups):
         rows: Any = part[part["group"] == group]
-        line = {"color": "black", "linewidth": 1.4}
-        box: Any = {"boxprops": line | {"facecolor": "0.93"}, "medianprops": line | {"linewidth": 3}}
-        ax.boxplot(
-            rows[name].to_numpy(), positions=[at], widths=0.86, showfliers=False, patch_artist=True, **box, zorder=1
-        )
+        ax.boxplot(rows[name].to_numpy(), positions=[at], **box)
         for n, (subject, marker) in enumerate(zip(subjects, cycle(MARKERS), strict=False)):
             values = rows.loc[rows["subject"] == subject, name].to_numpy()
             x = at + 0.76 * ((n + 0.5) / len(subjects) - 0.5)
@@ -366,12 +319,7 @@ def _draw_groups(ax: Axes, part: pd.DataFrame, name: str, subjects: list[Any]) -
 
 
 def plot_roc(curves: Mapping[str, Roc], *, title: str | None = None) -> Figure:
-    """ROC curves of "this lesion is false", each with its AUC; a band, of the first curve alone, where it has one.
-
-    Args:
-        curves: name -> result of `roc`.
-        title: above.
-    """
+    """ROC curves of "this lesion is false", each with its AUC; a band, of the first curve alone, where it has one."""
     check_some(curves)
     figure, ax = plt.subplots(figsize=(6.6, 7.4), layout="constrained")
     ax.plot([0, 1], [0, 1], color="0.6", lw=1, label="chance: 0.50")
@@ -394,9 +342,7 @@ def plot_roc(curves: Mapping[str, Roc], *, title: str | None = None) -> Figure:
 def plot_calibration(tables: Mapping[str, pd.DataFrame], *, title: str | None = None) -> Figure:
     """Share of false lesions against the probability told, with Wilson intervals; a good model lies on the diagonal.
 
-    Args:
-        tables: name -> result of `calibration`.
-        title: above.
+    The tables are of `calibration`.
     """
     check_some(tables)
     figure, ax = plt.subplots(figsize=(6.6, 7.0), layout="constrained")
@@ -418,7 +364,7 @@ def plot_calibration(tables: Mapping[str, pd.DataFrame], *, title: str | None = 
 
 PART_NAMES = {"abs": "absolute values", "positive": "positive values", "negative": "negative values"}
 
-REGION_COLOURS = {
+REGION_COLOURS = {  # one a structure of a lesion
     "this lesion": OKABE_ITO["vermilion"],
     "0-2 mm": OKABE_ITO["orange"],
     "2-5 mm": OKABE_ITO["yellow"],
@@ -432,7 +378,6 @@ REGION_COLOURS = {
     "rest of the brain": OKABE_ITO["green"],
     "outside the brain": "#303030",
 }
-"""One a structure of a lesion (most after Okabe and Ito)."""
 
 
 def plot_matrix(matrix: pd.DataFrame, *, title: str | None = None) -> Figure:
@@ -453,13 +398,8 @@ def plot_matrix(matrix: pd.DataFrame, *, title: str | None = None) -> Figure:
             ax.text(j, i, f"{value:.0f}" if value >= 0.5 else "·", **style)
         if matrix.index[i] == matrix.columns[j]:
             ax.add_patch(Rectangle((j - 0.5, i - 0.5), 1, 1, fill=False, edgecolor=OKABE_ITO["green"], lw=1.8))
-    ax.set_xticks(
-        range(columns),
-        [_without_underscores(c) for c in matrix.columns],
-        rotation=50,
-        ha="right",
-        rotation_mode="anchor",
-    )
+    slanted: Any = {"rotation": 50, "ha": "right", "rotation_mode": "anchor"}
+    ax.set_xticks(range(columns), [_without_underscores(c) for c in matrix.columns], **slanted)
     ax.set_yticks(range(rows), [_without_underscores(r) for r in matrix.index])
     ax.set(xlabel="structure", ylabel="explained")
     figure.colorbar(drawn, ax=ax, label=f"{MASS}, % (mean over patients)", shrink=0.9)
@@ -478,16 +418,18 @@ def plot_boxes(table: pd.DataFrame, explained: Sequence[str], *, without: Sequen
         explained: which classes, one panel each.
         without: structures not to draw, which would push all others to the left; the figure says so.
     """
+    known = explained_in(table)
+    unknown = [name for name in explained if name not in known]
+    if unknown or not explained:
+        raise ValueError(f"explained must be among {', '.join(known)}; got {', '.join(unknown) or 'none'}.")
     everything = structures(table)
     kept = [j for j, name in enumerate(everything) if name not in without]
     values, order = masses(table)[:, :, kept], [everything[j] for j in kept]
-    rows = _find_explained(table, explained)
-    height = 1.4 + 0.27 * len(order)
-    figure, axes = plt.subplots(
-        1, len(rows), figsize=(4.6 * len(rows), height), sharex=True, squeeze=False, layout="constrained"
-    )
-    for ax, (name, row) in zip(axes[0], rows.items(), strict=True):
-        own = [values[:, row, j][~np.isnan(values[:, row, j])] for j in range(len(order))]
+    panels, size = dict.fromkeys(explained), (4.6 * len(set(explained)), 1.4 + 0.27 * len(order))
+    figure, axes = plt.subplots(1, len(panels), figsize=size, sharex=True, squeeze=False, layout="constrained")
+    for ax, name in zip(axes[0], panels, strict=True):
+        row = values[:, known.index(name)]  # (patients, structures)
+        own = [column[~np.isnan(column)] for column in row.T]
         sort = sorted(range(len(order)), key=lambda j: np.median(own[j]) if own[j].size else -1)
         boxes = ax.boxplot([100 * own[j] for j in sort], orientation="horizontal", patch_artist=True, widths=0.7)
         for box, j in zip(boxes["boxes"], sort, strict=True):
@@ -506,22 +448,10 @@ def plot_boxes(table: pd.DataFrame, explained: Sequence[str], *, without: Sequen
     return figure
 
 
-def _find_explained(table: pd.DataFrame, wanted: Sequence[str]) -> dict[str, int]:
-    known = explained_in(table)
-    unknown = [name for name in wanted if name not in known]
-    if unknown or not wanted:
-        raise ValueError(f"explained must be among {', '.join(known)}; got {', '.join(unknown) or 'none'}.")
-    return {name: known.index(name) for name in wanted}
-
-
 def plot_graph(edges: pd.DataFrame, *, title: str | None = None) -> Figure:
     """The strongest dependencies as a directed graph on a circle: an arrow from the explained class to a structure.
 
     Arrows are as wide as the mass is large; of two between the same pair each bends to its own side.
-
-    Args:
-        edges: of `strongest_dependencies`.
-        title: above.
     """
     if edges.empty:
         raise ValueError("A graph must have an edge, got none; ask strongest_dependencies for more of each.")
@@ -553,11 +483,7 @@ def plot_outliers(found: pd.DataFrame, *, names: int = 5) -> Figure:
     """Left: patients' mean outlier score against mean Dice; right: every class of every patient.
 
     Red is below 0, what the forest calls an outlier. Where no Dice coefficient is known, the mass in the class itself
-    takes its place.
-
-    Args:
-        found: of `outliers`.
-        names: how many patients of lowest mean score to name.
+    takes its place. The patients of lowest mean score, as many as `names`, are named.
     """
     known = bool(np.isfinite(found["dice"]).any())
     across, label = ("dice", "Dice coefficient") if known else ("own_mass", f"{MASS} in the class itself")
@@ -581,7 +507,7 @@ def plot_lesion_structures(table: pd.DataFrame, *, by: str = "distance", part: s
     """A bar a lesion, cut into the shares of its map in each structure; lesions sorted by group and share in itself.
 
     Args:
-        table: of `lesion_table`, of any number of subjects.
+        table: of `lesion_table`.
         by: `distance` or `tissue`.
         part: `abs`, `positive` or `negative`.
     """
@@ -615,22 +541,11 @@ def _without_underscores(name: str) -> str:
 
 # What maps are worth: boxes for each method and group, curves, and who is ahead.
 
-BALANCE_PREFIX = "balance_"
-"""Before the place in the names of sign balances."""
-
-PANEL_ROW_WIDTH = 10.2
-"""Inches across a row of panels beyond which it breaks: what is wider is shown smaller, its text too."""
+BALANCE_PREFIX = "balance_"  # before the place in the names of sign balances
 
 
 def plot_measures(measures: pd.DataFrame) -> Figure:
-    """One panel a measure without unit: for each method a box and the maps themselves, for each group of lesions.
-
-    Args:
-        measures: tidy, as `evaluate_maps` gives it.
-
-    Raises:
-        ValueError: for a table without such measures.
-    """
+    """One panel a measure without unit: for each method a box and the maps themselves, for each group of lesions."""
     panels = []
     for row in MEASURES.values():
         its = measures[measures["measure"] == row.name]
@@ -651,18 +566,11 @@ def plot_peaks(measures: pd.DataFrame) -> Figure:
     Methods have different units and scales, so each has its own axis; compare groups within a panel.
     """
     panels = []
-    for network, method in _methods_in(measures):
-        part = _rows_of_method(measures, network, method)
+    for name, part in _split_by_method(measures):
         peaks = part[_drawn_as(part["measure"], "peak")]
         some = peaks.groupby("measure")["value"].transform(lambda values: values.ne(0).any())
         peaks = peaks[some.to_numpy(dtype=bool)]  # not the smallest value of what is nowhere negative
-        panels.append(
-            (
-                peaks.assign(method=peaks["measure"].map(_extreme)),
-                _name_method(measures, network, method),
-                part["unit"].max(),
-            )
-        )
+        panels.append((peaks.assign(method=peaks["measure"].map(_extreme)), name, part["unit"].max()))
     return _draw_boxes_by_method(panels, "The largest and smallest value of each map")
 
 
@@ -671,12 +579,11 @@ def plot_balance(measures: pd.DataFrame) -> Figure:
 
     1 where the first modality's map is positive everywhere, -1 where it is negative.
     """
-    rows: Any = measures[_drawn_as(measures["measure"], "balance")]
-    where = list(dict.fromkeys(rows["measure"].str.removeprefix(BALANCE_PREFIX)))
-    methods = _methods_in(rows)
-    figure, axes = _make_panels(len(methods), width=4.2)
-    for ax, (network, method) in zip(axes, methods, strict=False):
-        part = _rows_of_method(rows, network, method)
+    parts = [(name, its[_drawn_as(its["measure"], "balance")]) for name, its in _split_by_method(measures)]
+    parts = [(name, part) for name, part in parts if len(part)]
+    where = list(dict.fromkeys(w.removeprefix(BALANCE_PREFIX) for _, part in parts for w in part["measure"]))
+    figure, axes = _make_panels(len(parts), width=4.2)
+    for ax, (name, part) in zip(axes, parts, strict=False):
         for group, its in _split_by_group(part):
             wide = its.pivot(index=["subject", "lesion_id"], columns="measure", values="value")
             curves = wide.reindex(columns=[BALANCE_PREFIX + w for w in where]).to_numpy()
@@ -685,7 +592,7 @@ def plot_balance(measures: pd.DataFrame) -> Figure:
             ax.plot(range(len(where)), pd.DataFrame(curves).mean().to_numpy(), color=GROUP_COLOURS[group], **style)
         ax.axhline(0, color="0.6", zorder=0)
         ax.set_xticks(range(len(where)), [w if w == "inside" else f"{w} mm" for w in where])
-        ax.set_title(fill(_name_method(measures, network, method), 36), fontsize=11)
+        ax.set_title(fill(name, 36), fontsize=11)
         ax.set(ylabel="sign balance, -1 to 1", ylim=(-1.05, 1.75), yticks=(-1, -0.5, 0, 0.5, 1))
         ax.legend(fontsize=10, frameon=False, loc="upper center", ncols=2)
     figure.suptitle("Positive in the lesion, negative around it?", fontsize=13)
@@ -693,21 +600,16 @@ def plot_balance(measures: pd.DataFrame) -> Figure:
 
 
 def plot_faithfulness(curves: pd.DataFrame) -> Figure:
-    """Scores after removal, the mean over lesions of each method: ROAD, most and least relevant first, and deletion.
-
-    Args:
-        curves: tidy, as `evaluate_maps` gives it; each lesion's deletion curve is thin.
-    """
+    """Scores after removal, the mean over lesions of each method: ROAD, most and least relevant first, and deletion."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 5), layout="constrained")
-    for n, (network, method) in enumerate(_methods_in(curves)):
-        part = _rows_of_method(curves, network, method)
-        style = {name: value for name, value in line_style(n).items() if name != "linestyle"}
+    for n, (name, part) in enumerate(_split_by_method(curves)):
+        style = line_style(n)
+        del style["linestyle"]
         style |= {"markerfacecolor": "white"} if n >= len(LINE_COLOURS) else {}  # colours start again
-        for name, line in (("morf", "-"), ("lerf", "--")):
-            steps = part[part["curve"] == name]
+        for order, line, label in (("morf", "-", name), ("lerf", "--", None)):
+            steps = part[part["curve"] == order]
             steps = steps.assign(step=steps.groupby(["subject", "lesion"]).cumcount())
             means = steps[steps["step"] > 0].groupby("step")[["fraction", "score"]].mean()
-            label = _name_method(curves, network, method) if name == "morf" else None
             left.plot(100 * means["fraction"], means["score"], ls=line, label=label, **style)
         deleted = [c for _, c in part[part["curve"] == "deletion"].groupby(["subject", "lesion"])]
         for one in deleted:
@@ -751,19 +653,17 @@ def _draw_boxes_by_method(panels: Sequence[tuple[Any, str, str]], title: str) ->
     if not panels:
         raise ValueError("There must be a measure to plot, the table has none.")
     groups = [group for group, _ in _split_by_group(pd.concat([part for part, _, _ in panels]))]
-    most = max(len(_methods_in(part)) for part, _, _ in panels)
+    most = max(len(_split_by_method(part)) for part, _, _ in panels)
     figure, axes = _make_panels(len(panels), width=max(3.3, 0.26 * most * len(groups) + 1.1))
     for ax, (part, name, unit) in zip(axes, panels, strict=False):
-        methods = _methods_in(part)
-        for n, (network, method) in enumerate(methods):
-            its = _rows_of_method(part, network, method)
+        methods = _split_by_method(part)
+        draw = _draw_share if _drawn_as(part["measure"], "bar").all() else _draw_box
+        for n, (_, its) in enumerate(methods):
             for m, group in enumerate(groups):
                 offset = (m - (len(groups) - 1) / 2) * 0.8 / len(groups)
                 values = its.loc[its["group"] == group, "value"].dropna().to_numpy()
-                draw = _draw_share if _drawn_as(part["measure"], "bar").all() else _draw_box
                 draw(ax, values, n + offset, 0.6 / len(groups), GROUP_COLOURS[group])
-        names = [_name_method(part, network, method).split(", ") for network, method in methods]
-        labels = [",\n".join(fill(words, 12) for words in name) for name in names]
+        labels = [",\n".join(fill(words, 12) for words in method.split(", ")) for method, _ in methods]
         ax.set_xticks(range(len(methods)), labels)
         ax.set_xlim(-0.6, len(methods) - 0.4)
         ax.set_title(name, fontsize=11)
@@ -792,8 +692,8 @@ def _draw_share(ax: Axes, values: np.ndarray, at: float, width: float, colour: s
 
 
 def _make_panels(count: int, *, width: float, height: float = 3.2) -> tuple[Figure, Sequence[Axes]]:
-    """`count` panels in rows no wider than `PANEL_ROW_WIDTH`, if one fits; what is left of the last row is empty."""
-    columns = min(count, max(1, int(PANEL_ROW_WIDTH // width)))
+    """`count` panels in rows of 10.2 inches at most, if one fits; what is left of the last row is empty."""
+    columns = min(count, max(1, int(10.2 // width)))  # what is wider is shown smaller, its text too
     rows = -(-count // columns)
     size = (width * columns, height * rows + 0.8)
     figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained")
@@ -802,18 +702,11 @@ def _make_panels(count: int, *, width: float, height: float = 3.2) -> tuple[Figu
     return figure, axes.ravel().tolist()
 
 
-def _methods_in(table: Any) -> list[tuple[str, str]]:
-    """Network and method, in the table's order."""
-    return list(dict.fromkeys(zip(table["network"], table["method"], strict=True)))
-
-
-def _name_method(table: Any, network: str, method: str) -> str:
-    return method if table["network"].nunique() == 1 else f"{network}, {method}"
-
-
-def _rows_of_method(table: Any, network: str, method: str) -> Any:
-    """The rows of one method."""
-    return table[(table["network"] == network) & (table["method"] == method)]
+def _split_by_method(table: Any) -> list[tuple[str, Any]]:
+    """Name and rows of each method, in the table's order; where there are several networks the name says which."""
+    several = table["network"].nunique() > 1
+    parts = table.groupby(["network", "method"], sort=False)
+    return [(f"{network}, {method}" if several else method, part) for (network, method), part in parts]
 
 
 def _split_by_group(table: Any) -> list[tuple[str, Any]]:

@@ -198,7 +198,7 @@ def test_more_networks_than_colours_are_drawn_and_named() -> None:
 
 
 def test_an_unknown_fill_is_one_sentence() -> None:
-    with pytest.raises(ValueError, match="A fill must be one of zero, mean, blurred, got 'black'; rename it"):
+    with pytest.raises(ValueError, match="fill must be one of zero, mean, blurred, got 'black'"):
         plot_perilesional(pd.concat([hidden_tissue(), hidden_tissue(fill="black")]))
 
 
