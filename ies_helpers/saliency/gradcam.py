@@ -1,8 +1,9 @@
 """Instance Grad-CAM++ and Grad-CAM: which parts of one layer made the network call one lesion a lesion."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from contextlib import ExitStack
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -38,9 +39,6 @@ def gradcam_pp(
 
     Returns:
         `(1, I, J, K)` float32, non-negative.
-
-    Raises:
-        ValueError: for an unknown layer, one that the lesion does not depend on, or a map that is not finite.
     """
     return boxed_cam(network, image, lesion, layer).full(tuple(image.shape[1:]))
 
@@ -48,15 +46,13 @@ def gradcam_pp(
 def gradcam(network: Network | nn.Module, image: Volume, lesion: LesionLike, *, layer: str | None = None) -> Saliency:
     """Instance Grad-CAM: relu(sum over channels of w A), w the mean over space of g = dy'/dA (arXiv 1610.02391).
 
-    The mean over space is what spreads the map over every lesion of the image; chapter 06 shows it. Space is
-    the whole image, so a network with a bounded field needs one pass over all of it. Arguments and errors as
-    `gradcam_pp`.
+    The mean over space spreads the map over every lesion of the image; chapter 06 shows it. Space is the whole image,
+    so a network with a bounded field needs one pass over all of it. Arguments as `gradcam_pp`.
     """
     return boxed_cam(network, image, lesion, layer, pooled=True).full(tuple(image.shape[1:]))
 
 
-@dataclass(frozen=True, eq=False)
-class Seen:
+class Seen(NamedTuple):
     """One view's activations A and gradients g, both `(F, i, j, k)` at the layer's resolution."""
 
     view: View
@@ -72,31 +68,30 @@ def boxed_cam(
     network = as_network(network)
     module = find_layer(network, layer or network.layer)
     shape = tuple(image.shape[1:])
+    voxels = as_voxels(lesion, shape)
     if network.grid is not None:
-        return _placed_cam(network, module, image, as_voxels(lesion, shape), pooled)
-    part, padded = _part(network, image, shape, as_voxels(lesion, shape), pooled)
-    return _cam_of(network, module, image, part, padded, pooled)
+        return _placed_cam(network, module, image, voxels, pooled)
+    if network.through == "windows":
+        return _cam_of(network, module, image, window_part(network, shape, voxels), shape, pooled)
+    field = image_field(network, image, voxels)
+    whole = Part.through([View(Box.whole(field.padded(shape)))], voxels, shape)
+    part = whole if pooled else crop_part(field, shape, voxels)
+    return _cam_of(network, module, image, part, field.padded(shape), pooled)
 
 
 def _placed_cam(network: Network, module: nn.Module, image: Volume, voxels: Voxels, pooled: bool) -> Boxed:
     """The same on the network's own grid, for the scan voxels' logits, and brought to the scan as logits are."""
     grid, inner = network.grid, replace(network, grid=None)
     _, places, weights = grid.spread(voxels)
-    total = torch.zeros(grid.shape, dtype=torch.float64)
-    total.index_put_(tuple(torch.as_tensor(places).T), torch.as_tensor(weights), accumulate=True)
-    part = window_part(inner, grid.shape, np.unique(places, axis=0))
-    views = [replace(view, weight=view.share_of(total)) for view in part.views]
-    cam = _cam_of(inner, module, grid.push(image)[0], replace(part, views=views), grid.shape, pooled)
-    whole = cam.values.new_zeros(1, *grid.shape)
-    whole[:, *cam.box] = cam.values
-    return Boxed(grid.restore(whole), grid.box)
+    part = window_part(inner, grid.shape, np.unique(places, axis=0)).weighted(places, weights, grid.shape)
+    cam = _cam_of(inner, module, grid.push(image)[0], part, grid.shape, pooled)
+    return Boxed(grid.restore(cam.whole(grid.shape)), grid.box)
 
 
 def _cam_of(
     network: Network, module: nn.Module, image: Volume, part: Part, padded: tuple[int, ...], pooled: bool
 ) -> Boxed:
-    """The map of a part's views, added up."""
-    shape = tuple(image.shape[1:])
+    """The map of a part's views, which lie in a volume of shape `padded`, added up."""
     with at_rest(network):
         seen = [_run_view(network, module, image, view, part.voxels) for view in part.views]
     # Weights (F, i, j, k) and activations of each view -> its map (i, j, k) at the layer's resolution.
@@ -104,7 +99,7 @@ def _cam_of(
     cams = [F.relu((w * s.activation).sum(dim=0)) for s, w in zip(seen, weights, strict=True)]
     # Each on the image's grid, (1, i, j, k), and all of them added up.
     grown = [_upsample(cam, s.view.box, padded, network.through) for cam, s in zip(cams, seen, strict=True)]
-    box = union(b for _, b in grown) & Box.whole(shape)
+    box = union(b for _, b in grown) & Box.whole(image.shape[1:])
     total = Boxed(torch.zeros(1, *box.shape, dtype=torch.float64), box)
     for cam, seen_box in grown:
         total.add(cam, seen_box)
@@ -115,8 +110,8 @@ def _cam_of(
 def _upsample(cam: torch.Tensor, box: Box, shape: Sequence[int], through: str) -> tuple[torch.Tensor, Box]:
     """A map at the layer's resolution -> trilinear on the image's grid, `(1, i, j, k)`, and its box.
 
-    Seen whole, the map is zero beyond a crop, so a border of zeros is interpolated with it: the crop then
-    gives what the whole volume would. A window is a world of its own.
+    Seen whole, the map is zero beyond a crop, so a border of zeros is interpolated with it. A window is a world of its
+    own.
     """
     ratio = np.array(box.shape) // cam.shape
     before, after = (box.start > 0).astype(int), (box.stop < shape).astype(int)
@@ -128,27 +123,11 @@ def _upsample(cam: torch.Tensor, box: Box, shape: Sequence[int], through: str) -
     return up[0].cpu(), out
 
 
-def _part(
-    network: Network, image: Volume, shape: tuple[int, ...], voxels: Voxels, pooled: bool
-) -> tuple[Part, tuple[int, ...]]:
-    """The lesion's views, and the shape of the volume that they lie in, padding included."""
-    if network.through == "windows":
-        return window_part(network, shape, voxels), shape
-    field = image_field(network, image, voxels)
-    if pooled:
-        return Part.through([View(Box.whole(field.padded(shape)))], voxels, shape), field.padded(shape)
-    return crop_part(field, shape, voxels), field.padded(shape)
-
-
 def find_layer(network: Network, layer: str | None) -> nn.Module:
-    """The submodule called `layer`.
-
-    Raises:
-        ValueError: names the layers there are, if it is not one of them.
-    """
-    names = [name for name, module in network.module.named_modules() if name and not list(module.children())]
+    """The submodule called `layer`."""
     modules = dict(network.module.named_modules())
     if not layer or layer not in modules:
+        names = [name for name, module in modules.items() if name and not list(module.children())]
         some = ", ".join(names[:3] + names[-3:])
         raise ValueError(f"Grad-CAM++ reads one layer of the network by name, got {layer!r}; there are {some}, ...")
     return modules[layer]
@@ -164,16 +143,11 @@ def _run_view(network: Network, module: nn.Module, image: Volume, view: View, vo
         return leaf.clone()
 
     module, flip = _of_pass(network, module, view.number)
-    handle = module.register_forward_hook(keep)
-    try:
-        with torch.enable_grad():
-            logits = network.lesion_logit(cut(image, view.box, network), view.number)[0]
-    finally:
-        handle.remove()
+    with torch.enable_grad(), ExitStack() as hooks:
+        hooks.callback(module.register_forward_hook(keep).remove)
+        logits = network.lesion_logit(cut(image, view.box, network), view.number)[0]
     if len(kept) != 1 or not logits.requires_grad:
-        raise ValueError(
-            "Grad-CAM++ needs a layer that runs once and that the output depends on; choose another layer."
-        )
+        raise ValueError("Grad-CAM++ needs a layer that runs once and that the output depends on; choose another one.")
     index = view.local(voxels[view.holds(voxels)])
     score = (logits[index] * view.cotangent(logits, index)).sum()
     (g,) = torch.autograd.grad(score, kept[0])
@@ -205,5 +179,5 @@ def pp_weights(seen: list[Seen]) -> list[torch.Tensor]:
 def pooled_weights(seen: list[Seen]) -> list[torch.Tensor]:
     """The mean of g over space, `(F, 1, 1, 1)`, the same for every view."""
     positions = sum(s.gradient[0].numel() for s in seen)
-    mean = sum(s.gradient.sum(dim=(1, 2, 3), keepdim=True) for s in seen) / positions
-    return [mean] * len(seen)  # pyright: ignore[reportReturnType]
+    mean = torch.stack([s.gradient.sum(dim=(1, 2, 3), keepdim=True) for s in seen]).sum(dim=0) / positions
+    return [mean] * len(seen)

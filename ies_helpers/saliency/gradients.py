@@ -39,22 +39,14 @@ from ies_helpers.segmentation.trust import check_answers, image_field
 
 Aggregate = Literal["mean", "sum", "max"]
 
+# How a gradient is computed, all exact: `cone` by a backward pass on the positions that the lesion can reach (`cone`;
+# that of `frozen` where statistics are), the others by autograd on the crop that decides it, on the windows that hold
+# it, or on everything.
 Way = Literal["cone", "crop", "windows", "whole"]
-"""How a gradient is computed, all exact.
-
-`cone` is a backward pass on the positions that the lesion can reach (`cone`), `crop` autograd on the crop that decides
-it, `windows` autograd on the windows that hold it (both `views`), `whole` autograd on everything. Where statistics are
-frozen, `cone` is that of `frozen`, `crop` is autograd; each is exact for the network so held.
-"""
-
+# `frozen` holds instance norms still, an approximation: see the module of this name.
 Statistics = Literal["exact", "frozen"]
-"""`frozen` holds instance norms still, an approximation: see the module of this name."""
-
-VALUES_KEPT = 2
-"""Values that a backward pass keeps per activation: itself and its gradient."""
-
-SMALLEST_BUDGET = 2**20
-"""Bytes to which running out of memory may halve the budget: less than one voxel's gradient in any real network."""
+VALUES_KEPT = 2  # values that a backward pass keeps per activation: itself and its gradient
+SMALLEST_BUDGET = 2**20  # bytes to which it may be halved: less than one voxel's gradient in any real network
 
 
 def gradient(
@@ -67,9 +59,9 @@ def gradient(
 ) -> Saliency:
     """Gradient of a lesion's logits with respect to the image, aggregated over its voxels.
 
-    With g_v the gradient of the lesion logit at lesion voxel v: `sum` is sum_v g_v, `mean` is that over the
-    number of voxels (equation 2), `max` is at each input voxel the g_v of largest absolute value with its
-    sign (equation 3; of two exactly opposite ones the positive).
+    With g_v the gradient of the lesion logit at lesion voxel v: `sum` is sum_v g_v, `mean` is that over the number of
+    voxels (equation 2), `max` is at each input voxel the g_v of largest absolute value with its sign (equation 3; of
+    two exactly opposite ones the positive).
 
     Args:
         network: explained on the whole volume or through its windows: `network.through`.
@@ -80,9 +72,6 @@ def gradient(
 
     Returns:
         `(C, I, J, K)` float32, in logits per unit of z-scored intensity.
-
-    Raises:
-        ValueError: for an image, lesion or aggregate that breaks the rules above, or a map that is not finite.
     """
     engine = LesionGradient(network, image, lesion, aggregate, way=way)
     return engine.place(engine(image))
@@ -91,12 +80,8 @@ def gradient(
 class LesionGradient:
     """The aggregated gradient of one lesion, ready to be taken on any number of images of one shape.
 
-    What it needs to know of the network's structure is found out when it is made; weights that change later are seen,
-    where statistics are exact.
-
-    Attributes:
-        box: where the gradient can be non-zero; calls return it there only.
-        way: how it is computed: `cone`, `crop`, `windows` or `whole`, all exact.
+    The network's structure is looked at when it is made; weights that change later are seen, where statistics are
+    exact. Calls return the gradient on `box` alone, where it can be non-zero, computed by `way`.
     """
 
     def __new__(cls, network: Network | nn.Module, *_: Any, **__: Any) -> "LesionGradient":
@@ -169,11 +154,7 @@ class LesionGradient:
         return int(max(p + self._gradient_bytes(part) for p, part in zip(passes, self.parts, strict=True)))
 
     def __call__(self, image: Volume) -> torch.Tensor:
-        """The aggregated gradient on `box`: `(C, i, j, k)`, in the network's precision and on its device.
-
-        Raises:
-            MemoryError: there is too little for the smallest pieces that it can be taken in.
-        """
+        """The aggregated gradient on `box`: `(C, i, j, k)`, in the network's precision and on its device."""
         with at_rest(self.network), torch.enable_grad():
             while True:
                 try:
@@ -229,6 +210,7 @@ class LesionGradient:
         return True
 
     def _added(self, image: Volume) -> torch.Tensor:
+        """The sum over voxels, or their mean."""
         total = Boxed(self._zeros(self.box.shape), self.box)
         for part in self.parts:
             if cone := self._cone(image, part):
@@ -239,6 +221,7 @@ class LesionGradient:
         return total.values / len(self.voxels) if self.aggregate == "mean" else total.values
 
     def _largest(self, image: Volume) -> torch.Tensor:
+        """The maximum over voxels."""
         each, largest = self._each(image), Largest(self._zeros, self.box)
         for part in self.parts:
             if cone := self._cone(image, part):
@@ -282,8 +265,7 @@ class PlacedGradient(LesionGradient):
     """The same through a network's own grid: images and maps on the scan's, forward passes on the network's.
 
     A scan voxel's logit is a weighted sum of logits on the network's grid (one, where nothing is resampled). `mean` and
-    `sum` are one weighted sum of all of them; for `max` each scan voxel has one backward pass of its own, whose
-    gradient goes back to the scan before the maximum is taken.
+    `sum` are one weighted sum of all; for `max` each scan voxel's gradient goes back to the scan before the maximum.
     """
 
     def __init__(
@@ -294,22 +276,15 @@ class PlacedGradient(LesionGradient):
         self.grid, self.network, self.aggregate = network.grid, network, aggregate
         self.shape, self.box = tuple(image.shape), network.grid.box
         self.voxels = as_voxels(lesion, self.shape[1:])
+        # Each scan voxel's places and weights on the network's grid.
         rows, places, weights = self.grid.spread(self.voxels)
-        # Each scan voxel's places and weights on the network's grid, and the weight of each place in the sum of all.
-        support = np.unique(places, axis=0)
-        total = torch.zeros(self.grid.shape, dtype=torch.float64)
-        total.index_put_(tuple(torch.as_tensor(places).T), torch.as_tensor(weights), accumulate=True)
         self._rows = [(places[rows == n], weights[rows == n]) for n in range(len(self.voxels))]
-        alone = aggregate == "max" and not self.grid.resamples
-        inner = replace(network, grid=None)
-        placed, _ = self.grid.push(image)
-        self.inner = LesionGradient(inner, placed, support, "max" if alone else "sum", **options)
-        self._alone = alone
-        if not alone:
-            self.inner.parts = [
-                replace(part, views=[replace(v, weight=v.share_of(total)) for v in part.views])
-                for part in self.inner.parts
-            ]
+        self._alone = aggregate == "max" and not self.grid.resamples
+        inner, (placed, _) = replace(network, grid=None), self.grid.push(image)
+        support = np.unique(places, axis=0)
+        self.inner = LesionGradient(inner, placed, support, "max" if self._alone else "sum", **options)
+        if not self._alone:
+            self.inner.parts = [part.weighted(places, weights, self.grid.shape) for part in self.inner.parts]
 
     @property
     def parts(self) -> list[Part]:
@@ -366,15 +341,11 @@ class PlacedGradient(LesionGradient):
                     here = view.holds(places)
                     if here.any():
                         index = view.local(places[here])
-                        score = (
-                            logits[index] * view.cotangent(logits, index) * torch.as_tensor(weights[here]).to(logits)
-                        )
-                        (g,) = torch.autograd.grad(score.sum(), x, retain_graph=True)
+                        share = view.cotangent(logits, index) * torch.as_tensor(weights[here]).to(logits)
+                        (g,) = torch.autograd.grad((logits[index] * share).sum(), x, retain_graph=True)
                         Boxed(total, part.box).add(g[0], view.box)
             yield from added
 
     def _pull(self, g: torch.Tensor, box: Box, passes: torch.Tensor | None) -> torch.Tensor:
         """A gradient on a box of the network's grid -> on the scan's box."""
-        whole = g.new_zeros(len(g), *self.grid.shape)
-        whole[:, *box] = g
-        return self.grid.pull(whole, passes)[:, *self.box]
+        return self.grid.pull(Boxed(g, box).whole(self.grid.shape), passes)[:, *self.box]

@@ -1,32 +1,31 @@
 """What a network must look at to decide one lesion, and the sum or maximum of its gradients over these looks.
 
-The explained output is always a fixed weighted sum of forward passes on boxes of the image: one box of weight 1 for a
-network seen whole, blended windows otherwise. A `View` is one such pass, a `Part` some voxels of the lesion with every
-view that decides them. Gradients need nothing else, and each way to compute them takes parts and gives boxes.
+The explained output is a fixed weighted sum of forward passes on boxes of the image: one box of weight 1 for a network
+seen whole, blended windows otherwise. A `View` is one such pass, a `Part` some voxels of the lesion with every view
+that decides them. Gradients need nothing else.
 """
 
 import functools
 import operator
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
 from ies_helpers.arrays import Box, Saliency, Volume, Voxels
 from ies_helpers.segmentation.field import ReceptiveField
-from ies_helpers.segmentation.inference import check_window, importance, total_importance, window_boxes
+from ies_helpers.segmentation.inference import check_window, importance, pad_end, total_importance, window_boxes
 from ies_helpers.segmentation.network import Network
 
 
 @dataclass(frozen=True, eq=False)
 class View:
-    """One forward pass: the box of the image, zero beyond its end, and the weight of its logits in the output.
+    """One forward pass, and the weight of its logits in the output.
 
     Attributes:
-        box: where it looks.
+        box: where it looks; the image is zero beyond its end.
         weight: `(i, j, k)` on the box, importance over total importance; None is 1 everywhere.
         within: the window it is a part of, where that window's statistics are held (`frozen`).
         number: of the pass, where a network averages several (`Network.passes`).
@@ -49,27 +48,14 @@ class View:
         """`(V,)` float64 weights of the logits at local `index`."""
         return torch.ones(len(index[0]), dtype=torch.float64) if self.weight is None else self.weight[index]
 
-    def share_of(self, total: torch.Tensor) -> torch.Tensor:
-        """`(i, j, k)` weights on the box, times those of a volume `total` `(I, J, K)`."""
-        return total[self.box] if self.weight is None else self.weight * total[self.box]
-
     def cotangent(self, logits: torch.Tensor, index: tuple[torch.Tensor, ...]) -> torch.Tensor:
-        """`(V,)` weights, beside the logits, that are NaN where a logit is not finite.
-
-        An activation's slope forgets a NaN that went through it. So the gradient tells of it, and no GPU is waited for.
-        """
+        """`(V,)` weights beside the logits, NaN where a logit is not finite, which an activation's slope forgets."""
         return self.weights_at(index).to(logits) + 0 * logits[index].detach()
 
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """Some voxels of a lesion, and the views that decide their logits.
-
-    Attributes:
-        voxels: `(V, 3)`.
-        views: every view that holds any of them.
-        box: the smallest that holds all views, inside the volume: where the gradient can be non-zero.
-    """
+    """Some voxels `(V, 3)` of a lesion, every view that holds any of them, and where their gradient can be non-zero."""
 
     voxels: Voxels
     views: Sequence[View]
@@ -77,8 +63,15 @@ class Part:
 
     @classmethod
     def through(cls, views: Sequence[View], voxels: Voxels, shape: Sequence[int]) -> "Part":
-        """`voxels` through `views` of a volume `(I, J, K)`."""
+        """`voxels` through `views`, which share the smallest box that holds them inside a volume `(I, J, K)`."""
         return cls(voxels, views, union(view.box for view in views) & Box.whole(shape))
+
+    def weighted(self, places: Voxels, weights: np.ndarray, shape: Sequence[int]) -> "Part":
+        """The same, its logits weighted by the sum of the `weights` `(P,)` at each of the `places` `(P, 3)`."""
+        total = torch.zeros(*shape, dtype=torch.float64)
+        total.index_put_(tuple(torch.as_tensor(places).T), torch.as_tensor(weights), accumulate=True)
+        shares = [total[v.box] if v.weight is None else v.weight * total[v.box] for v in self.views]
+        return replace(self, views=[replace(v, weight=w) for v, w in zip(self.views, shares, strict=True)])
 
 
 def union(boxes: Iterator[Box] | Sequence[Box]) -> Box:
@@ -92,11 +85,8 @@ def voxels_seen(part: Part) -> int:
 
 
 def cut(image: Volume, box: Box, network: Network) -> torch.Tensor:
-    """The image on a box that may reach beyond its end, zero there: `(1, C, i, j, k)`, as the network takes it."""
-    inner = image[:, *box]
-    missing = [n - have for n, have in zip(box.shape, inner.shape[1:], strict=True)]
-    inner = F.pad(inner, [0, missing[2], 0, missing[1], 0, missing[0]]) if any(missing) else inner.clone()
-    return inner[None].to(network.device, network.dtype)
+    """A copy of the image on a box, zero beyond its end: `(1, C, i, j, k)`, as the network takes it."""
+    return pad_end(image[:, *box], box.shape)[None].to(network.device, network.dtype)
 
 
 def forward(network: Network, image: Volume, view: View) -> tuple[torch.Tensor, torch.Tensor]:
@@ -108,9 +98,7 @@ def forward(network: Network, image: Volume, view: View) -> tuple[torch.Tensor, 
 
 def upload(values: torch.Tensor, device: torch.device) -> torch.Tensor:
     """`values` on `device`. To a GPU from pinned memory, which is copied while it computes: nobody waits."""
-    if device.type != "cuda":
-        return values.to(device)
-    return values.pin_memory().to(device, non_blocking=True)
+    return values.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else values.to(device)
 
 
 def group_voxels(voxels: Voxels, rows: np.ndarray) -> Iterator[tuple[np.ndarray, Voxels]]:
@@ -122,9 +110,8 @@ def group_voxels(voxels: Voxels, rows: np.ndarray) -> Iterator[tuple[np.ndarray,
 
 # A network with a bounded receptive field: the aligned crop that decides a lesion, exact.
 #
-# For the published U-Net one cell of 16^3 output voxels looks at 80^3 input voxels; an 18x18x18 lesion needs
-# about a fourteenth of the volume. Crops start at multiples of the total stride and are clipped to the volume,
-# where the network's own zero padding takes over, so nothing is approximated.
+# For the published U-Net one cell of 16^3 output voxels looks at 80^3 input voxels; an 18x18x18 lesion needs about a
+# fourteenth of the volume.
 
 
 def crop_part(field: ReceptiveField, shape: Sequence[int], voxels: Voxels) -> Part:
@@ -141,11 +128,7 @@ def cell_parts(field: ReceptiveField, shape: Sequence[int], voxels: Voxels) -> l
 
 
 def crop_parts(field: ReceptiveField, shape: Sequence[int], voxels: Voxels, affordable: float) -> list[Part]:
-    """`voxels` through as few crops of up to `affordable` voxels as will do.
-
-    A lesion whose crop has more is halved along its longest side, at a cell's border: sums over its
-    halves add up to its own.
-    """
+    """`voxels` through as few crops of up to `affordable` voxels as halving does: sums over halves add up."""
     part, halves = crop_part(field, shape, voxels), _halves(field, voxels)
     if not field.bounded or voxels_seen(part) <= affordable or len(halves) == 1:
         return [part]
@@ -174,20 +157,20 @@ def _halves(field: ReceptiveField, voxels: Voxels) -> list[Voxels]:
 
 # Any network through a sliding window: only the windows that hold lesion voxels, with exact weights.
 #
-# The blended output is sum_w g_w f_w / sum_w g_w, a fixed weighted sum of windows f_w. The gradient of the
-# logit at a voxel v is therefore the sum over the windows that hold v of g_w(v) / sum_w g_w(v) times the
-# gradient of that window's logit.
+# The blended output is sum_w g_w f_w / sum_w g_w, a fixed weighted sum of windows f_w. So the gradient of the logit at
+# v is the sum over the windows that hold v of g_w(v) / sum_w g_w(v) times the gradient of that window's logit.
 
 
 def window_views(network: Network, shape: Sequence[int], voxels: Voxels) -> list[View]:
-    """The windows that hold any of `voxels`, with their share of the blended logits."""
+    """The windows that hold any of `voxels`, with their share of the blended logits, once for each pass."""
     check_window(network, tuple(shape))
-    views = [View(box) for box in window_boxes(network, tuple(shape))]
-    total, weight = total_importance(network, tuple(shape)), importance(network)
-    held = [view.box for view in views if view.holds(voxels).any()]
-    numbers = range(network.passes)
-    shares = [weight / total[box] / len(numbers) for box in held]
-    return [View(box, share, number=n) for box, share in zip(held, shares, strict=True) for n in numbers]
+    total, weight, numbers = total_importance(network, tuple(shape)), importance(network), range(network.passes)
+    views = []
+    for box in window_boxes(network, tuple(shape)):
+        if View(box).holds(voxels).any():
+            share = weight / total[box] / len(numbers)
+            views += [View(box, share, number=n) for n in numbers]
+    return views
 
 
 def window_part(network: Network, shape: Sequence[int], voxels: Voxels) -> Part:
@@ -207,17 +190,14 @@ def window_parts(network: Network, shape: Sequence[int], voxels: Voxels) -> list
 
 # Sum and maximum over a lesion's voxels of gradients that are taken view by view.
 
+# A view -> what `forward` gives.
 See = Callable[[View], tuple[torch.Tensor, torch.Tensor]]
-"""A view -> its input `(1, C, i, j, k)`, ready to be differentiated, and its lesion logits `(i, j, k)`."""
-
+# A view and voxels -> for each its row, a box, and there its gradient (C, i, j, k) by the view's weighted logits.
 Each = Callable[[View, Voxels], Iterator[tuple[int, Box, torch.Tensor]]]
-"""A view and voxels -> for each its row, a box, and there its gradient `(C, i, j, k)` by the view's weighted logits."""
-
+# A box, and on it the largest and the smallest gradient over some voxels, each (C, i, j, k).
 Pairs = Iterator[tuple[Box, torch.Tensor, torch.Tensor]]
-"""A box, and on it the largest and the smallest gradient over some voxels, each `(C, i, j, k)`."""
-
+# Sides (i, j, k) -> zeros (C, i, j, k) of the right precision and device.
 Zeros = Callable[[tuple[int, ...]], torch.Tensor]
-"""Sides `(i, j, k)` -> zeros `(C, i, j, k)` of the right precision and device."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -234,8 +214,12 @@ class Boxed:
 
     def full(self, shape: tuple[int, ...]) -> Saliency:
         """The map on the whole volume: `(C, I, J, K)` float32, on the CPU."""
-        whole = torch.zeros(len(self.values), *shape, dtype=torch.float32)
-        whole[:, *self.box] = self.values.detach().float().cpu()
+        return Boxed(self.values.detach().float().cpu(), self.box).whole(shape)
+
+    def whole(self, shape: Sequence[int]) -> torch.Tensor:
+        """The same as it is: `(C, I, J, K)`, in its own precision and on its device."""
+        whole = self.values.new_zeros(len(self.values), *shape)
+        whole[:, *self.box] = self.values
         return whole
 
 
@@ -285,8 +269,7 @@ class Largest:
 def extremes(each: Each, part: Part, zeros: Zeros, chunk: int) -> Pairs:
     """The largest and smallest gradients of a part's voxels, from one for each voxel and view.
 
-    A voxel in several views needs them added before the maximum is taken, so the gradients of `chunk` voxels
-    are held at once; out of memory halves it.
+    A voxel's views are added before the maximum is taken: `chunk` voxels are held at once; out of memory halves it.
     """
     if len(part.views) == 1:
         for _, seen, g in each(part.views[0], part.voxels):
@@ -317,21 +300,14 @@ def added_by_voxel(each: Each, part: Part, voxels: Voxels, zeros: Zeros) -> torc
 
 # How much memory that work may take, and running out of it: how that is recognised, and said in one sentence.
 
-BUDGET = 2**30
-"""Bytes of working memory, beside the network and the volume."""
-
-SIGNS = (
-    "can't allocate memory",
-    "not enough memory: you tried",  # torch on Windows
-    "CUDNN_STATUS_ALLOC_FAILED",
-    "CUBLAS_STATUS_ALLOC_FAILED",
-)
-"""What torch says where it raises a bare RuntimeError."""
+BUDGET = 2**30  # bytes of working memory, beside the network and the volume
 
 
 def out_of_memory(error: BaseException) -> bool:
     """Whether torch, a library below it, or Python ran out of memory."""
-    bare = isinstance(error, RuntimeError) and any(sign in str(error) for sign in SIGNS)
+    # What torch says where it raises a bare RuntimeError; the second on Windows.
+    signs = "can't allocate memory|not enough memory: you tried|CU(DNN|BLAS)_STATUS_ALLOC_FAILED"
+    bare = isinstance(error, RuntimeError) and re.search(signs, str(error)) is not None
     return bare or isinstance(error, MemoryError | torch.OutOfMemoryError)
 
 

@@ -1,9 +1,10 @@
 """How far a network looks: the input voxels that one output cell can depend on."""
 
 import copy
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -12,32 +13,13 @@ from torch import nn
 from ies_helpers.arrays import Box
 from ies_helpers.segmentation.network import Memory, Network
 
-LOCAL = (
-    nn.Conv3d,
-    nn.ConvTranspose3d,
-    nn.BatchNorm3d,
-    nn.MaxPool3d,
-    nn.AvgPool3d,
-    nn.Upsample,
-    nn.PReLU,
-    nn.ReLU,
-    nn.LeakyReLU,
-    nn.ELU,
-    nn.GELU,
-    nn.SiLU,
-    nn.Softplus,
-    nn.Dropout,
-    nn.Dropout3d,
-    nn.AlphaDropout,
-    nn.Identity,
+LOCAL = (  # leaf modules whose output at a voxel depends on a bounded neighbourhood, in evaluation mode
+    *(nn.Conv3d, nn.ConvTranspose3d, nn.BatchNorm3d, nn.MaxPool3d, nn.AvgPool3d, nn.Upsample),
+    *(nn.PReLU, nn.ReLU, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Softplus),
+    *(nn.Dropout, nn.Dropout3d, nn.AlphaDropout, nn.Identity),
 )
-"""Leaf modules whose output at a voxel depends on a bounded neighbourhood, in evaluation mode."""
-
-STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
-"""Buffers of batch norms, which the probe resets as it does weights."""
-
-PROBE = 512
-"""Length in voxels of the longest probe: a field beyond it counts as unbounded."""
+STATISTICS = ("running_mean", "running_var", "num_batches_tracked")  # of batch norms: the probe resets them as weights
+PROBE = 512  # length in voxels of the longest probe: a field beyond it counts as unbounded
 
 
 @dataclass(frozen=True)
@@ -65,10 +47,9 @@ class ReceptiveField:
         return tuple(-(-n // s) * s for n, s in zip(shape, self.stride, strict=True))
 
     def crop(self, box: Box, shape: Sequence[int]) -> Box:
-        """The aligned box that decides the outputs on `box`, in a volume `(I, J, K)`.
+        """The aligned box that decides the outputs on `box`, in a volume `(I, J, K)`; all of it without bounds.
 
-        Its start is a multiple of the stride, and it is clipped to the padded volume: at a border the
-        crop's own zero padding is then the network's. An unbounded field gives the whole padded volume.
+        It is clipped to the padded volume: at a border the crop's own zero padding is then the network's.
         """
         whole = Box.whole(self.padded(tuple(shape)))
         if self.before is None or self.after is None:
@@ -83,12 +64,11 @@ _FIELDS = Memory(weights=False)  # the probe writes its own over them
 
 
 def receptive_field(network: Network, channels: int) -> ReceptiveField:
-    """Find the field of `network` for images of `channels` channels by a probe, remembered while nothing changes it.
+    """The field of `network` for images of `channels` channels, by a probe, remembered while nothing changes it.
 
-    The probe is a copy of the module with positive weights, no biases and neutral normalisation, on a thin
-    positive volume: no path is then cut by an activation or cancelled by another, so the gradient of a cell
-    is non-zero exactly on its field. A module with a leaf outside `LOCAL` (instance norm, attention) has no
-    bounded field; its stride is the one the `Network` states, 1 if it states none.
+    The probe is a copy of the module with positive weights, no biases and neutral normalisation, on a thin positive
+    volume: no path is cut by an activation or cancelled by another, so a cell's gradient is non-zero exactly on its
+    field. A leaf outside `LOCAL` (instance norm, attention) has no bounds; the stride is then the `Network`'s, or 1.
     """
     module, stride = network.module, network.stride and tuple(network.stride)
     local = all(isinstance(leaf, LOCAL) for leaf in _leaves(module))
@@ -105,9 +85,7 @@ def _probed(network: Network, channels: int, local: bool) -> ReceptiveField:
     found = [_stride(positive, channels, axis) for axis in range(3)]
     stride = network.stride or (found[0][0], found[1][0], found[2][0])
     reach = [_reach(positive, channels, axis, stride[axis]) for axis in range(3)]
-    before, after = tuple(r[0] for r in reach if r), tuple(r[1] for r in reach if r)
-    if len(before) < 3:
-        return ReceptiveField(stride, None, None, found[0][1])
+    before, after = zip(*reach, strict=True) if None not in reach else (None, None)
     return ReceptiveField(stride, before, after, found[0][1])
 
 
@@ -126,23 +104,25 @@ def _positive_copy(module: nn.Module) -> nn.Module:
     return module
 
 
+def _leaf_shapes(module: nn.Module, run: Callable[[], object]) -> list[tuple[int, ...]]:
+    """The shape of what each leaf puts out while the module is `run`."""
+    shapes: list[tuple[int, ...]] = []
+    with ExitStack() as hooks, torch.no_grad():
+        for leaf in _leaves(module):
+            hook = leaf.register_forward_hook(lambda _leaf, _inputs, y: shapes.append(getattr(y, "shape", (0,))))
+            hooks.callback(hook.remove)
+        run()
+    return shapes
+
+
 def _values_kept(network: Network, channels: int) -> float:
     """Values that the leaves of a module put out per input voxel, counted without computing any; 0 if unknown."""
-    values: list[int] = []
-
-    def record(_module: nn.Module, _inputs: Any, output: Any) -> None:
-        values.append(output.numel() if isinstance(output, torch.Tensor) else 0)
-
-    hollow = copy.deepcopy(network.module).to("meta")
-    for leaf in _leaves(hollow):
-        leaf.register_forward_hook(record)
-    side = max(network.sides or (8 * max(network.stride or (8,)),))
+    hollow, side = copy.deepcopy(network.module).to("meta"), max(network.sides or (8 * max(network.stride or (8,)),))
+    x = torch.empty(1, channels, side, side, side, dtype=network.dtype, device="meta")
     try:
-        with torch.no_grad():
-            hollow(torch.empty(1, channels, side, side, side, dtype=network.dtype, device="meta"))
+        return sum(map(math.prod, _leaf_shapes(hollow, lambda: hollow(x)))) / side**3
     except (RuntimeError, NotImplementedError, ValueError):  # a module that looks at values cannot be run hollow
         return 0.0
-    return sum(values) / side**3
 
 
 def _thin(network: Network, channels: int, axis: int, length: int) -> torch.Tensor:
@@ -155,21 +135,9 @@ def _thin(network: Network, channels: int, axis: int, length: int) -> torch.Tens
 
 def _stride(network: Network, channels: int, axis: int) -> tuple[int, float]:
     """The total stride along an axis, and the values kept per voxel, seen from the leaves' output sizes."""
-    lengths, values = [128], []
-
-    def record(_module: nn.Module, _inputs: Any, output: torch.Tensor) -> None:
-        lengths.append(output.shape[2 + axis])
-        values.append(output.numel())
-
-    handles = [leaf.register_forward_hook(record) for leaf in _leaves(network.module)]
-    try:
-        volume = _thin(network, channels, axis, 128)
-        with torch.no_grad():
-            network.logits(volume)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return 128 // min(lengths), sum(values) / volume[0, 0].numel()
+    volume = _thin(network, channels, axis, 128)
+    shapes = _leaf_shapes(network.module, lambda: network.logits(volume))
+    return 128 // min(128, *(s[2 + axis] for s in shapes)), sum(map(math.prod, shapes)) / volume[0, 0].numel()
 
 
 def _reach(network: Network, channels: int, axis: int, stride: int) -> tuple[int, int] | None:

@@ -18,8 +18,8 @@ from ies_helpers.segmentation.network import Network, as_network, at_rest
 
 # Where a sliding window stops, and how much each stop counts, as MONAI's inferer or nnU-Net has it.
 
-SIGMA = 0.125
-"""Standard deviation of the gaussian weights, as a share of the window's side."""
+Sides = tuple[int, ...]
+SIGMA = 0.125  # standard deviation of the gaussian weights, as a share of the window's side
 
 
 def window_boxes(network: Network, shape: tuple[int, ...]) -> tuple[Box, ...]:
@@ -41,7 +41,7 @@ def total_importance(network: Network, shape: tuple[int, ...]) -> torch.Tensor:
 
 
 @functools.lru_cache(maxsize=8)
-def _boxes(shape: tuple[int, ...], sides: tuple[int, ...], overlap: float, placing: str) -> tuple[Box, ...]:
+def _boxes(shape: Sides, sides: Sides, overlap: float, placing: str) -> tuple[Box, ...]:
     if placing == "nnunet":
         starts = [_nnunet_starts(n, w, overlap) for n, w in zip(shape, sides, strict=True)]
         return tuple(Box.of(start, np.add(start, sides)) for start in itertools.product(*starts))
@@ -59,7 +59,7 @@ def _nnunet_starts(length: int, side: int, overlap: float) -> list[int]:
 
 
 @functools.lru_cache(maxsize=8)
-def _importance(sides: tuple[int, ...], weighting: str, placing: str) -> torch.Tensor:
+def _importance(sides: Sides, weighting: str, placing: str) -> torch.Tensor:
     """Constant, or a gaussian of sigma w/8: MONAI's is at least 1e-3, nnU-Net's peaks at w // 2 and is never 0."""
     if placing == "monai" or weighting == "constant":
         from monai.data.utils import compute_importance_map  # MONAI takes seconds
@@ -74,9 +74,7 @@ def _importance(sides: tuple[int, ...], weighting: str, placing: str) -> torch.T
 
 
 @functools.lru_cache(maxsize=2)
-def _total(
-    shape: tuple[int, ...], sides: tuple[int, ...], overlap: float, weighting: str, placing: str
-) -> torch.Tensor:
+def _total(shape: Sides, sides: Sides, overlap: float, weighting: str, placing: str) -> torch.Tensor:
     total = torch.zeros(shape, dtype=torch.float64)
     for box in _boxes(shape, sides, overlap, placing):
         total[box] += _importance(sides, weighting, placing)
@@ -86,13 +84,8 @@ def _total(
 def predict(network: Network | nn.Module, image: Volume, *, progress: bool = False) -> Probability:
     """Probability of lesion at every voxel: softmax or sigmoid, as `network.head`, of the blended logits.
 
-    Args:
-        network: sees the image through its windows, or whole if it has none.
-        image: `(C, I, J, K)`, z-scored.
-        progress: show a bar over windows.
-
-    Returns:
-        `(I, J, K)` float32, on the CPU.
+    The network sees the image `(C, I, J, K)`, z-scored, through its windows, or whole if it has none; `progress` shows
+    a bar over them. The result is `(I, J, K)` float32, on the CPU.
     """
     network = as_network(network)
     probability = network.probability(predict_logits(network, image, progress=progress))
@@ -100,14 +93,9 @@ def predict(network: Network | nn.Module, image: Volume, *, progress: bool = Fal
 
 
 def predict_logits(network: Network | nn.Module, image: Volume, *, progress: bool = False) -> torch.Tensor:
-    """Logits of every class at every voxel, windows blended before any softmax (as published).
+    """Logits of all K classes at every voxel, windows blended before any softmax (as published).
 
-    Returns:
-        `(K, I, J, K)` float32 of all K classes, on the CPU.
-
-    Raises:
-        ValueError: for an image that is not `(C, I, J, K)`, has other channels than the network takes, is smaller
-            than a window, or gives logits that are not finite.
+    The result is `(K, I, J, K)` float32, on the CPU.
     """
     network = as_network(network)
     check_image(image)
@@ -116,8 +104,8 @@ def predict_logits(network: Network | nn.Module, image: Volume, *, progress: boo
         return network.grid.fill(predict_logits(replace(network, grid=None), placed, progress=progress))
     check_window(network, tuple(image.shape[1:]))
     with torch.no_grad(), at_rest(network):
-        whole = network.sides is None
-        logits = whole_logits(network, image) if whole else _blended_logits(network, image, progress)
+        by_windows = network.sides is not None
+        logits = _blended_logits(network, image, progress) if by_windows else whole_logits(network, image)
     check_finite(logits, network)
     return logits
 
@@ -135,14 +123,14 @@ def _blended_logits(network: Network, image: Volume, progress: bool) -> torch.Te
 
 def whole_logits(network: Network, image: Volume) -> torch.Tensor:
     """One forward pass over the whole volume, zero-padded at its end to the network's stride: `(K, I, J, K)`."""
-    shape = image.shape[1:]
-    padded = pad_end(image, receptive_field(network, image.shape[0]).padded(tuple(shape)))
+    shape = tuple(image.shape[1:])
+    padded = pad_end(image, receptive_field(network, len(image)).padded(shape))
     logits = network.logits(padded[None].to(network.device, network.dtype))[0]
-    return logits[:, : shape[0], : shape[1], : shape[2]].float().cpu()
+    return logits[:, *Box.whole(shape)].float().cpu()
 
 
 def pad_end(image: Volume, shape: tuple[int, ...]) -> Volume:
-    """Zeros after the last voxel of each axis up to `shape`; the first voxel stays where it is."""
+    """A copy with zeros after the last voxel of each axis, up to `shape`."""
     missing = [n - have for n, have in zip(shape, image.shape[1:], strict=True)]
     return F.pad(image, [0, missing[2], 0, missing[1], 0, missing[0]])
 
@@ -150,10 +138,8 @@ def pad_end(image: Volume, shape: tuple[int, ...]) -> Volume:
 def check_finite(values: torch.Tensor, network: Network) -> None:
     """Refuse what a network gave, logits or a map of them, if it is not finite. On a GPU this waits for it."""
     if not bool(torch.isfinite(values).all()):
-        raise ValueError(
-            f"Logits and their gradients must be finite; {network.name} gave NaN or infinity. Check its weights and "
-            "the image."
-        )
+        what = f"Logits and their gradients must be finite; {network.name} gave NaN or infinity."
+        raise ValueError(f"{what} Check its weights and the image.")
 
 
 def check_image(image: Volume) -> None:

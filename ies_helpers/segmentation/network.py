@@ -1,8 +1,4 @@
-"""A network and how it looks at an image: what an explanation must know of any of them.
-
-`Network` comes first; then what it hides of modules that answer in other ways, the state in which it is asked, and
-what may be remembered about a module.
-"""
+"""A network and how it looks at an image: what an explanation must know of any of them."""
 
 import functools
 import hashlib
@@ -21,13 +17,9 @@ from ies_helpers.arrays import check_choice
 from ies_helpers.subjects.subject import Subject
 
 Through = Literal["whole", "windows"]
-
 Weighting = Literal["gaussian", "constant"]
-
 Placing = Literal["monai", "nnunet"]
-
-Head = Literal["softmax", "sigmoid"]
-"""How logits become probabilities: one class a voxel, or one question a channel (regions, single-channel heads)."""
+Head = Literal["softmax", "sigmoid"]  # one class a voxel, or one question a channel (regions, single-channel heads)
 
 
 class Copies(nn.Module):
@@ -83,9 +75,6 @@ class Network:
         plans: how an nnU-Net sees a scan on a grid of its own; `prepare` then brings the scan there.
         grid: where `prepare` placed one scan; images are then normalised as `plans` says.
         head: `softmax` over all classes, or `sigmoid` of each channel by itself.
-
-    Raises:
-        ValueError: for any of these that is not as said.
     """
 
     module: nn.Module
@@ -105,8 +94,7 @@ class Network:
     grid: Any = None
 
     def __post_init__(self) -> None:
-        allowed = {"through": Through, "weighting": Weighting, "placing": Placing, "head": Head}
-        for name, values in allowed.items():
+        for name, values in {"through": Through, "weighting": Weighting, "placing": Placing, "head": Head}.items():
             check_choice(name, getattr(self, name), get_args(values))
         sides = (1, 1, 1) if self.sides is None else self.sides
         if len(sides) != 3 or not all(isinstance(n, Integral) and n > 0 for n in sides):
@@ -139,9 +127,6 @@ class Network:
         """`(B, C, I, J, K)` -> logits of all classes `(B, K, I, J, K)`, K at least 2, whatever the module puts out.
 
         With a `number`, those of one of the averaged `passes` alone.
-
-        Raises:
-            ValueError: for an output that is no such tensor, or a lesion class that it does not have.
         """
         module = self.module
         if number is not None and isinstance(module, Copies):
@@ -179,11 +164,7 @@ class Network:
         return next((p.dtype for p in self.module.parameters()), torch.float32)
 
     def digest(self) -> str:
-        """The first 16 hexadecimal digits of a SHA-256 over everything that makes it this function of an image.
-
-        These are the weights, a Swin UNETR's order of patch merging, with which the same weights are another network,
-        and the class and head where they are not the usual ones.
-        """
+        """`hash_of` the module, and of the class and head where they are not the usual ones."""
         other = "" if (self.lesion_class, self.head) == (1, "softmax") else f"{self.lesion_class} {self.head}"
         return hash_of(self.module, other)
 
@@ -221,11 +202,7 @@ def prepare(network: Network | nn.Module, subject: Subject) -> tuple[Network, Su
 
 
 def one_class(network: Network | nn.Module, number: int) -> Network:
-    """The same network with class `number` for the lesion, so that every method here explains that class.
-
-    Raises:
-        ValueError: for a negative number here, for one that is too large when the network is first asked.
-    """
+    """The same network with class `number` for the lesion, so that every method here explains that class."""
     network = as_network(network)
     return replace(network, lesion_class=number, name=f"{network.name}-class{number}")
 
@@ -238,14 +215,16 @@ def logits_of(module: Callable[[torch.Tensor], Any], x: torch.Tensor, name: str)
 
     A list, or `(B, n, K, I, J, K)`, gives its first entry; one channel z becomes the two classes (0, z). The module
     gets a copy, so that one which works in place changes neither image nor gradient.
-
-    Raises:
-        ValueError: for an image of another number of channels, or an output that is no such tensor.
     """
     try:
         y = module(x.clone())
-    except RuntimeError as error:
-        _check_modalities(x, name, error)
+    except RuntimeError as error:  # of a first convolution that gets too few or too many channels
+        seen = re.escape(str(list(x.shape)))
+        if wanted := re.search(rf"expected input{seen} to have (\d+) channels", str(error)):
+            raise ValueError(
+                f"{name} takes {wanted[1]} modalities, got an image of {len(x[0])}: give all that it was trained with, "
+                "in its order. Chapter 12 shows that zeros are no stand-in for a missing one."
+            ) from error
         raise
     while isinstance(y, list | tuple) and y:
         y = y[0]
@@ -260,25 +239,12 @@ def logits_of(module: Callable[[torch.Tensor], Any], x: torch.Tensor, name: str)
     return torch.cat([torch.zeros_like(y), y], dim=1) if y.shape[1] == 1 else y
 
 
-def _check_modalities(x: torch.Tensor, name: str, error: RuntimeError) -> None:
-    """Say plainly what torch says of a first convolution that gets too few or too many channels."""
-    seen = re.escape(str(list(x.shape)))
-    if wanted := re.search(rf"expected input{seen} to have (\d+) channels", str(error)):
-        raise ValueError(
-            f"{name} takes {wanted[1]} modalities, got an image of {len(x[0])}: give all that it was trained with, in "
-            "its order. Chapter 12 shows that zeros are no stand-in for a missing one."
-        ) from error
-
-
 # A network at rest: evaluation mode, no gradients of its own, and float32 that is float32.
 
 
 @contextmanager
 def true_float32() -> Iterator[None]:
-    """Convolutions and matrix products as precise as their type inside; the caller's settings afterwards.
-
-    TF32, which cuDNN takes unless told otherwise, rounds to 10 bits, an error of about 1e-3.
-    """
+    """No TF32 inside, which rounds to 10 bits (an error of about 1e-3); the caller's settings afterwards."""
     with torch.backends.cudnn.flags(enabled=True, allow_tf32=False), ExitStack() as afterwards:
         try:
             before = torch.get_float32_matmul_precision()
@@ -313,7 +279,10 @@ def at_rest(network: Network) -> Iterator[None]:
 
 
 def hash_of(module: nn.Module, *also: object) -> str:
-    """SHA-256 over names and values of a module's weights and what else is given, 16 hexadecimal digits."""
+    """16 hexadecimal digits of a SHA-256 over a module's weights with their names, and what else is given.
+
+    Of the module, too, an `order`: of patch merging, of mirrors, with which the same weights are another function.
+    """
     sha = hashlib.sha256()
     for part in (*(getattr(m, "order", "") for m in module.modules()), *also):
         sha.update(str(part).encode())
@@ -324,10 +293,10 @@ def hash_of(module: nn.Module, *also: object) -> str:
 
 
 def structure_of(module: nn.Module) -> tuple[Any, ...]:
-    """Everything but values that makes a module this function of its input: its parts, their settings and hooks.
+    """All but values that makes a module this function of its input: a norm replaced in place is another structure.
 
-    Of each part: its name, class, plain attributes (a stride, a slope; any other object by its identity) and hooks, and
-    of its weights the shape, precision and device. So a norm replaced in place is another structure.
+    Of each part its name, class, plain attributes (a stride, a slope; any other object by its identity) and hooks, and
+    of its weights shape, precision and device.
     """
     plain = (str, int, float, tuple, list, type(None))
 
@@ -345,14 +314,10 @@ def structure_of(module: nn.Module) -> tuple[Any, ...]:
 
 
 class Memory:
-    """Values found out about modules, each forgotten as soon as anything it depends on changes.
-
-    A value belongs to a module with its structure and, unless it is said not to depend on them, its weights, as they
-    are when it is asked for, and to whatever else the caller says it depends on.
-    """
+    """Values found out about modules, each forgotten as soon as the module's structure or its weights change."""
 
     def __init__(self, *, weights: bool = True) -> None:
-        """`weights`: whether the values depend on them. To hash those of the shipped U-Net takes 0.03 s."""
+        """`weights`: whether values depend on them. To hash those of the shipped U-Net takes 0.03 s."""
         self._weights = weights
         self._kept: weakref.WeakKeyDictionary[nn.Module, tuple[Any, dict[Any, Any]]] = weakref.WeakKeyDictionary()
 
