@@ -14,6 +14,7 @@ from torch import nn
 
 from ies_helpers.arrays import check_choice
 from ies_helpers.segmentation.network import Network, Through
+from ies_helpers.segmentation.nnunet import is_results, read_results
 from ies_helpers.subjects.downloads import extract_member, fetch
 from ies_helpers.subjects.files import data_folder, one_line
 from ies_helpers.subjects.subject import SHIPPED
@@ -336,7 +337,8 @@ def load_network(
 
     Args:
         network: a name of `ARCHITECTURES` (shipped), `published:unet` (downloaded once), or a file: `.safetensors`,
-            `.pth`, `.pt`, or `.tar.xz` with one `.pth` inside. Its tensors show its channels and classes.
+            `.pth`, `.pt`, or `.tar.xz` with one `.pth` inside; or an nnU-Net v2 results folder, `:0` behind it for one
+            fold, see `nnunet.read_results` (`mirroring`, `checkpoint`). Its tensors show its channels and classes.
         architecture: of a file that does not say, a name of `ARCHITECTURES`.
         merging: of a Swin UNETR's file that does not say: the order in which patches were merged when it was
             trained. `monai-0.9` for MONAI 0.9.0 to 1.4 (the paper's), see `MERGINGS`.
@@ -350,6 +352,10 @@ def load_network(
     if threshold is not None and not 0 < threshold < 1:
         raise ValueError(f"A threshold must lie between 0 and 1, got {threshold}.")
     place = _device(device)
+    if is_results(network):
+        found = read_results(network, **options)
+        found.module.to(place)
+        return found if threshold is None else replace(found, threshold=threshold)
     path, name, known = _locate(network)
     if known and architecture not in (None, known):
         raise ValueError(

@@ -20,6 +20,7 @@ LOCAL = (  # leaf modules whose output at a voxel depends on a bounded neighbour
 )
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")  # of batch norms: the probe resets them as weights
 PROBE = 512  # length in voxels of the longest probe: a field beyond it counts as unbounded
+PROBE_VALUES = 2**26  # that a probe may keep: a wider network is taken whole sooner than probed for minutes
 
 
 @dataclass(frozen=True)
@@ -84,9 +85,14 @@ def _probed(network: Network, channels: int, local: bool) -> ReceptiveField:
     positive = replace(network, module=_positive_copy(network.module), through="whole")
     found = [_stride(positive, channels, axis) for axis in range(3)]
     stride = network.stride or (found[0][0], found[1][0], found[2][0])
-    reach = [_reach(positive, channels, axis, stride[axis]) for axis in range(3)]
-    before, after = zip(*reach, strict=True) if None not in reach else (None, None)
-    return ReceptiveField(stride, before, after, found[0][1])
+    reach, kept = [], found[0][1]
+    for axis in range(3):
+        one = _reach(positive, channels, axis, stride[axis], kept)
+        if one is None:
+            return ReceptiveField(stride, None, None, kept)
+        reach.append(one)
+    before, after = zip(*reach, strict=True)
+    return ReceptiveField(stride, before, after, kept)
 
 
 def _leaves(module: nn.Module) -> list[nn.Module]:
@@ -140,14 +146,18 @@ def _stride(network: Network, channels: int, axis: int) -> tuple[int, float]:
     return 128 // min(128, *(s[2 + axis] for s in shapes)), sum(map(math.prod, shapes)) / volume[0, 0].numel()
 
 
-def _reach(network: Network, channels: int, axis: int, stride: int) -> tuple[int, int] | None:
-    """How far before and after its cell one output cell looks along an axis; None beyond the probe."""
+def _reach(network: Network, channels: int, axis: int, stride: int, kept: float) -> tuple[int, int] | None:
+    """How far before and after its cell one output cell looks along an axis; None beyond what a probe can hold."""
     length = max(128, 8 * stride)
     while length <= PROBE:
         start = length // 2 // stride * stride
         volume = _thin(network, channels, axis, length).requires_grad_()
+        if kept * volume[0, 0].numel() > PROBE_VALUES:
+            return None
         with torch.enable_grad():
             cell = network.lesion_logit(volume).narrow(1 + axis, start, stride).sum()
+        if not cell.requires_grad:
+            return None
         (g,) = torch.autograd.grad(cell, volume)
         seen = g.abs().sum(dim=[d for d in range(5) if d != 2 + axis]).nonzero().flatten()
         before, after = start - int(seen.min()), int(seen.max()) + 1 - start - stride

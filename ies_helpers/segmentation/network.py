@@ -19,7 +19,9 @@ from ies_helpers.subjects.subject import Subject
 Through = Literal["whole", "windows"]
 Weighting = Literal["gaussian", "constant"]
 Placing = Literal["monai", "nnunet"]
-Head = Literal["softmax", "sigmoid"]  # one class a voxel, or one question a channel (regions, single-channel heads)
+Head = Literal["softmax", "sigmoid", "probability"]
+"""How logits become probabilities: one class a voxel, one question a channel (regions), or not at all: the module ends
+in a softmax, or in a sigmoid of one channel, and is explained by the logarithm of the odds that it puts out."""
 
 
 class Copies(nn.Module):
@@ -131,7 +133,7 @@ class Network:
         module = self.module
         if number is not None and isinstance(module, Copies):
             module = functools.partial(module.run, number=number)
-        y = logits_of(module, x, self.name)
+        y = logits_of(module, x, self.name, probabilities=self.head == "probability")
         if self.lesion_class >= y.shape[1]:
             raise ValueError(
                 f"lesion_class must be below the {y.shape[1]} classes that {self.name} puts out, got "
@@ -210,7 +212,9 @@ def one_class(network: Network | nn.Module, number: int) -> Network:
 # What a module puts out, of whatever kind, as logits `(B, K, I, J, K)` of K classes.
 
 
-def logits_of(module: Callable[[torch.Tensor], Any], x: torch.Tensor, name: str) -> torch.Tensor:
+def logits_of(
+    module: Callable[[torch.Tensor], Any], x: torch.Tensor, name: str, probabilities: bool = False
+) -> torch.Tensor:
     """`(B, C, I, J, K)` -> logits of all classes of a module, at least 2.
 
     A list, or `(B, n, K, I, J, K)`, gives its first entry; one channel z becomes the two classes (0, z). The module
@@ -236,7 +240,21 @@ def logits_of(module: Callable[[torch.Tensor], Any], x: torch.Tensor, name: str)
             f"A network must map (B, C, I, J, K) to logits of the same I, J, K; {name} mapped {tuple(x.shape)} to "
             f"{got}. Wrap it in a module that does."
         )
+    if probabilities:
+        y = _log_odds(y)
     return torch.cat([torch.zeros_like(y), y], dim=1) if y.shape[1] == 1 else y
+
+
+def _log_odds(p: torch.Tensor) -> torch.Tensor:
+    """Probabilities `(B, K, I, J, K)` -> logits with this softmax; of one or two classes one channel, log p / (1 - p).
+
+    A probability that rounds to 0 or 1 has no slope left: there the gradient is 0.
+    """
+    least = torch.finfo(p.dtype).tiny
+    log = p.clamp_min(least).log()
+    if p.shape[1] == 1:
+        return log - (1 - p).clamp_min(least).log()
+    return log[:, 1:] - log[:, :1] if p.shape[1] == 2 else log
 
 
 # A network at rest: evaluation mode, no gradients of its own, and float32 that is float32.

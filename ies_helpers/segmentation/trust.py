@@ -25,6 +25,8 @@ makes in float32."""
 SMALL = 64
 """Side in voxels of the piece of the image on which a network without a window is first asked."""
 
+SEVERAL = "probabilities of several sigmoids"
+
 _remembered = Memory(weights=False)  # crops and answers are right or wrong by structure
 
 
@@ -64,10 +66,11 @@ def _what_is_wrong(network: Network, image: Volume) -> str:
             "numbers in evaluation mode: switch off dropout that is called as a function."
         )
     if kind := _probabilities(y, on_noise, network):
+        other = ", or say Network(..., head='probability'), which explains the log odds"
         return (
             f"A network must put out logits; {name} puts out {kind} (from {float(y.min()):.3g} to "
-            f"{float(y.max()):.3g}, also on noise). Take the last activation out of its forward, or say Network(..., "
-            "head='probability'), which explains the logit of the probability."
+            f"{float(y.max()):.3g}, also on noise). Take the last activation out of its forward"
+            f"{'' if kind == SEVERAL else other}."
         )
     return ""
 
@@ -95,7 +98,7 @@ def _probabilities(y: torch.Tensor, on_noise: torch.Tensor, network: Network) ->
         return ""
     if not single and all(bool(((z.sum(dim=1) - 1).abs() < 1e-3).all()) for z in both):
         return "probabilities of a softmax"
-    return "probabilities of a sigmoid"
+    return "probabilities of a sigmoid" if single else SEVERAL
 
 
 def image_field(network: Network, image: Volume, voxels: Voxels) -> ReceptiveField:
@@ -135,7 +138,7 @@ def _crop_differs(network: Network, image: Volume, voxels: Voxels, field: Recept
             pieces = [_by_crop(network, whole, field.crop(Box.around(place[None]), shape), place) for place in places]
         except RuntimeError as error:
             return f"it does not take a crop ({' '.join(str(error).split())[:80]})"
-        apart = max(abs(float(y[tuple(p)]) - value) for p, (_, value, _) in zip(places, pieces, strict=True))
+        apart = max(abs(float(y[tuple(p)].detach()) - value) for p, (_, value, _) in zip(places, pieces, strict=True))
         if not apart <= CLOSE * spread:
             return f"by a crop a logit is {apart:.2g} off"
         (wanted,) = torch.autograd.grad(y[index].sum(), x)
