@@ -24,16 +24,11 @@ from ies_helpers.subjects.subject import SHIPPED
 # The order is no part of a file of weights: the same tensors load into all three and give other logits, without an
 # error. So it is recorded with the weights, or asked for. Written out here, it does not depend on the MONAI installed.
 
-MERGINGS = {
-    "monai-0.9": "000 100 010 001 101 010 001 111",
-    "monai-1.5": "000 100 010 001 110 101 011 111",
-    "mergingv2": "000 001 010 011 100 101 110 111",
+MERGINGS = {  # offsets along (I, J, K) in the order of the weights
+    "monai-0.9": "000 100 010 001 101 010 001 111",  # `merging` of 0.9.0 to 1.4, the paper's; 110 and 011 never
+    "monai-1.5": "000 100 010 001 110 101 011 111",  # `merging` from 1.5.0 on, under the same name
+    "mergingv2": "000 001 010 011 100 101 110 111",  # all eight in order, in any version
 }
-"""Offsets along (I, J, K) in the order of the weights.
-
-`monai-0.9`: `merging` of MONAI 0.9.0 to 1.4, the paper's; (0,1,0) and (0,0,1) twice, (1,1,0) and (0,1,1) never.
-`monai-1.5`: `merging` of MONAI from 1.5.0 on, under the same name. `mergingv2`: all eight in order, in any version.
-"""
 
 
 def merging_module(merging: str) -> type[nn.Module]:
@@ -63,8 +58,7 @@ def merging_module(merging: str) -> type[nn.Module]:
 
 # What an explanation must know of an architecture, and how one is recognised in a file of weights.
 
-Weights = Mapping[str, torch.Tensor]
-"""The tensors of a file, by name."""
+Weights = Mapping[str, torch.Tensor]  # the tensors of a file, by name
 
 
 @dataclass(frozen=True)
@@ -74,13 +68,13 @@ class Architecture:
     Attributes:
         build: `(features, in_channels, out_channels, **options)` -> the module.
         features: at each level, as published.
-        firsts: of the tensors of a file, the names of those whose first side is the features of a level, outermost
-            level first; the second side of the first of them is the channels in. Empty: the file does not show them.
+        firsts: of a file's tensors -> the names of those whose first side is the features of a level, outermost first;
+            the second side of the first of them is the channels in. Empty: the file does not show them.
         last: the tensor whose first side is the classes out.
         through, threshold, layer: how the paper used it, see `Network`.
         multiple: features -> what the sides of an image must be a multiple of.
-        levels, widest: how many levels, and how many features at one, a file may ask for; checked before anything is
-            built, because a few bytes can ask for more than the memory holds.
+        levels, widest: how many levels, and features at one, a file may ask for, checked before anything is built: a
+            few bytes can ask for more than the memory holds.
         options: of `build`, beside the features.
         recorded: those of them that make the same tensors another network, so that they are recorded with the weights
             or asked for, never guessed -> the sentence that asks, in which `{file}` is the file.
@@ -103,15 +97,8 @@ class Architecture:
 def _unet(features: Sequence[int], in_channels: int, out_channels: int) -> nn.Module:
     from monai.networks.nets.unet import UNet  # MONAI takes seconds
 
-    return UNet(
-        spatial_dims=3,
-        in_channels=in_channels,
-        out_channels=out_channels,
-        channels=features,
-        strides=(2,) * (len(features) - 1),
-        norm="batch",
-        num_res_units=0,
-    )
+    strides = [2] * (len(features) - 1)
+    return UNet(3, in_channels, out_channels, features, strides, norm="batch", num_res_units=0)
 
 
 def _unet_firsts(weights: Weights) -> list[str]:
@@ -125,14 +112,14 @@ def _unet_firsts(weights: Weights) -> list[str]:
 def _nnunet(features: Sequence[int], in_channels: int, out_channels: int) -> nn.Module:
     from monai.networks.nets.dynunet import DynUNet
 
-    levels = len(features)
+    halvings = [2] * (len(features) - 1)
     return DynUNet(
         spatial_dims=3,
         in_channels=in_channels,
         out_channels=out_channels,
-        kernel_size=[3] * levels,
-        strides=[1] + [2] * (levels - 1),
-        upsample_kernel_size=[2] * (levels - 1),
+        kernel_size=[3] * len(features),
+        strides=[1, *halvings],
+        upsample_kernel_size=halvings,
         filters=list(features),
         dropout=0.1,
         res_block=True,
@@ -163,33 +150,21 @@ def _swin_unetr(
     return module
 
 
-ARCHITECTURES = {
+ARCHITECTURES = {  # every architecture that files of weights may be of; a new one is a row here and one test
     "unet": Architecture(
-        _unet,
-        (32, 64, 128, 256, 512),
-        _unet_firsts,
-        "model.2.conv.bias",
-        through="whole",
-        threshold=0.3,
-        layer="model.1.submodule.2.conv",
+        _unet, (32, 64, 128, 256, 512), _unet_firsts, "model.2.conv.bias", "whole", 0.3, "model.1.submodule.2.conv"
     ),
     "nnunet": Architecture(
-        _nnunet,
-        (16, 32, 64),
-        _nnunet_firsts,
-        "output_block.conv.conv.bias",
-        through="windows",
-        threshold=0.4,
-        layer="upsamples.0.conv_block",
+        _nnunet, (16, 32, 64), _nnunet_firsts, "output_block.conv.conv.bias", "windows", 0.4, "upsamples.0.conv_block"
     ),
     "swin_unetr": Architecture(
         _swin_unetr,
         (24,),
         lambda weights: ["swinViT.patch_embed.proj.weight"],
         "out.conv.conv.bias",
-        through="windows",
-        threshold=0.4,
-        layer="decoder2",
+        "windows",
+        0.4,
+        "decoder2",
         multiple=lambda features: 32,
         levels=range(1, 2),
         widest=96,
@@ -201,7 +176,6 @@ ARCHITECTURES = {
         },
     ),
 }
-"""Every architecture that files of weights may be of. A new one is a row here and one test."""
 
 
 def build(
@@ -220,8 +194,7 @@ def build(
         architecture: a name of `ARCHITECTURES`.
         channels: features at each level (Swin UNETR: its feature size alone); None: as published.
         merging: of Swin UNETR's patches, one of `MERGINGS`; None: `mergingv2`, the one to train anew.
-        use_checkpoint: Swin UNETR computes its attention again in the backward pass instead of keeping it:
-            less memory, more time, the same gradient.
+        use_checkpoint: Swin UNETR computes its attention again in the backward pass: less memory, the same gradient.
         in_channels, out_channels: channels of the image, and classes.
         options: of an architecture that has others.
     """
@@ -233,18 +206,9 @@ def build(
         takes = ", ".join(name for name, other in ARCHITECTURES.items() if set(strange) <= set(other.options))
         raise ValueError(f"{' and '.join(strange)} must be for {takes}, got it for {architecture}: leave it out.")
     features = tuple(channels or row.features)
-    module = row.build(features, in_channels, out_channels, **given)
-    module.eval().requires_grad_(False)
-    side = row.multiple(features)
-    return Network(
-        module,
-        architecture,
-        window=96,
-        through=row.through,
-        threshold=row.threshold,
-        layer=row.layer,
-        stride=(side, side, side),
-    )
+    module = row.build(features, in_channels, out_channels, **given).eval().requires_grad_(False)
+    used = {"through": row.through, "threshold": row.threshold, "layer": row.layer}
+    return Network(module, architecture, window=96, stride=(row.multiple(features),) * 3, **used)
 
 
 # The tensors of a foreign file of weights; no code in it is ever run.
@@ -341,13 +305,15 @@ def load_network(
             fold, see `nnunet.read_results` (`mirroring`, `checkpoint`). Its tensors show its channels and classes.
         architecture: of a file that does not say, a name of `ARCHITECTURES`.
         merging: of a Swin UNETR's file that does not say: the order in which patches were merged when it was
-            trained. `monai-0.9` for MONAI 0.9.0 to 1.4 (the paper's), see `MERGINGS`.
-        use_checkpoint: Swin UNETR keeps less between forward and backward pass, see `build`.
+            trained, one of `MERGINGS`; `monai-0.9` for MONAI 0.9.0 to 1.4 (the paper's).
+        use_checkpoint: see `build`.
         threshold: instead of the architecture's own.
         channels: their names, of a file whose header does not give them as `inputs`: `flair,t1`. Without either, two
             channels are FLAIR and T1, as published, and any other number takes an image as it comes.
         device: `auto` takes a GPU if there is one; `cpu`, `cuda`.
         options: of an architecture that has others.
+
+    Weights that do not fit are refused with the first differences of each kind, all of them in the exception's notes.
     """
     if threshold is not None and not 0 < threshold < 1:
         raise ValueError(f"A threshold must lie between 0 and 1, got {threshold}.")
@@ -358,9 +324,8 @@ def load_network(
         return found if threshold is None else replace(found, threshold=threshold)
     path, name, known = _locate(network)
     if known and architecture not in (None, known):
-        raise ValueError(
-            f"architecture is for a file of weights, {network} is a {known}; got {architecture!r}: leave it out."
-        )
+        given = f"{network} is a {known}; got {architecture!r}"
+        raise ValueError(f"architecture is for a file of weights, {given}: leave it out.")
     weights, header = read_weights(path)
     architecture = known or architecture or header.get("architecture")
     if architecture is None:
@@ -372,11 +337,9 @@ def load_network(
     built = build(architecture, features, in_channels=inward, out_channels=outward, **options)
     _fill(built.module, weights, path.name)
     built.module.to(place)
+    threshold = built.threshold if threshold is None else threshold
     return replace(
-        built,
-        name=name,
-        threshold=built.threshold if threshold is None else threshold,
-        channels=_names_of_channels(channels, header, inward, path.name),
+        built, name=name, threshold=threshold, channels=_names_of_channels(channels, header, inward, path.name)
     )
 
 
@@ -387,9 +350,7 @@ def _locate(network: str | Path) -> tuple[Path, str, str | None]:
         path = data_folder() / "checkpoints" / f"{name}.safetensors"
         if not path.is_file():
             have = ", ".join(sorted(p.stem for p in path.parent.glob("*.safetensors")))
-            raise ValueError(
-                f"Shipped networks are {have}; there are no weights for {name} yet, give a file of your own."
-            )
+            raise ValueError(f"Shipped networks are {have}; no weights for {name} yet, give a file of your own.")
         return path, name, name
     origin, _, architecture = name.partition(":")
     if name == PUBLISHED:
@@ -401,9 +362,8 @@ def _locate(network: str | Path) -> tuple[Path, str, str | None]:
         )
     path = Path(network)
     if not path.is_file():
-        raise FileNotFoundError(
-            f"A network is one of {', '.join(ARCHITECTURES)}, {PUBLISHED} or a file; no file {path}."
-        )
+        known = f"{', '.join(ARCHITECTURES)}, {PUBLISHED}"
+        raise FileNotFoundError(f"A network is one of {known} or a file; no file {path}.")
     return path, path.name.split(".")[0] if path.name.endswith(".tar.xz") else path.stem, None
 
 
@@ -413,9 +373,7 @@ def _recorded(architecture: str, asked: Mapping[str, Any], header: Mapping[str, 
     for option, sentence in ARCHITECTURES[architecture].recorded.items():
         wanted, recorded = asked.get(option), header.get(option)
         if wanted and recorded and wanted != recorded:
-            raise ValueError(
-                f"{name} says that it was trained with {option}={recorded!r}, got {wanted!r}: leave it out."
-            )
+            raise ValueError(f"{name} was trained with {option}={recorded!r}, got {wanted!r}: leave it out.")
         if not (wanted or recorded):
             raise ValueError(sentence.format(file=name))
         found[option] = recorded or wanted

@@ -32,12 +32,10 @@ class Lesion:
 
     Attributes:
         number: from 1, in scan order: found lesions first, then missed ones.
-        group: `TP` shares a voxel with the target, `FP` does not, `FN` is a component of the target that
-            shares none with the prediction; `TN` is a place where there is none, see `true_negatives`; `unknown` is
-            any where there is no target.
-        voxels: `(V, 3)` indices: the prediction's voxels, for FN the target's.
-        volume_mm3: NaN if no affine was given.
-        centre_mm: centre of mass in world mm, `(3,)`; NaN if no affine was given.
+        group: `TP` shares a voxel with the target, `FP` does not, `FN` is a component of the target that shares none
+            with the prediction; `TN` a place where there is none, see `true_negatives`; `unknown`, without a target.
+        voxels: `(V, 3)`: the prediction's, for FN the target's.
+        volume_mm3, centre_mm: and its centre of mass `(3,)` in world mm; NaN if no affine was given.
         mean_probability, max_probability: over its voxels.
     """
 
@@ -118,18 +116,15 @@ class Lesions:
 
     def table(self) -> pd.DataFrame:
         """One row a lesion: group, voxels, volume in mm3, centre in world mm, probabilities."""
-        columns = ["lesion", "group", "voxels", "volume_mm3", "centre_x_mm", "centre_y_mm", "centre_z_mm"]
+        names = ["lesion", "group", "voxels", "volume_mm3", *(f"centre_{axis}_mm" for axis in "xyz")]
         rows = [
             (le.number, le.group, len(le), le.volume_mm3, *le.centre_mm, le.mean_probability, le.max_probability)
             for le in self
         ]
-        return pd.DataFrame(rows, columns=[*columns, "mean_probability", "max_probability"])
+        return pd.DataFrame(rows, columns=[*names, "mean_probability", "max_probability"])
 
     def label_map(self, shape: tuple[int, ...], group: str | None = None) -> LabelMap:
-        """`(I, J, K)` int32: each lesion's number on its voxels, of one group or of all.
-
-        Where a missed lesion and a found one overlap in space (they never do by definition) the later wins.
-        """
+        """`(I, J, K)` int32: each lesion's number on its voxels, of one group or of all."""
         labels = torch.zeros(shape, dtype=torch.int32)
         for lesion in self:
             if group in (None, lesion.group):
@@ -170,24 +165,22 @@ def find_lesions(
     `find_lesions(network, subject)` predicts, and takes threshold, target and affine from the two;
     `find_lesions(probability, target, threshold=..., affine=...)` takes them one by one.
 
-    A lesion is an 18-connected component of more than 5 voxels (as published). Smaller components of the
-    prediction do not count, neither as FP nor for finding a target component; smaller components of the
-    target are no FN, but a prediction that touches one is TP.
+    A lesion is an 18-connected component of more than 5 voxels (as published). Smaller ones of the prediction do not
+    count, neither as FP nor for finding a target component; smaller ones of the target are no FN, but a prediction that
+    touches one is TP.
 
     Args:
         probability: `(I, J, K)`, from 0 to 1; a voxel is predicted lesion above `threshold`. Or a network.
         target: `(I, J, K)` bool or 0/1; None leaves the group `unknown`. Or, with a network, the subject.
         threshold: the published U-Net's is 0.3, the others' 0.4; None: the network's own.
-        affine: gives volumes and centres their mm; without it they are NaN.
+        affine: gives volumes and centres their mm.
     """
     if isinstance(probability, Network | nn.Module) or isinstance(target, Subject):
         return _lesions_of_subject(probability, target, threshold, affine)
     score = _checked_score(probability, threshold)
     if target is not None and tuple(target.shape) != score.shape:
-        raise ValueError(
-            f"Target and prediction must lie on one grid, got {tuple(target.shape)} and {score.shape}; "
-            "resample the target."
-        )
+        shapes = f"{tuple(target.shape)} and {score.shape}"
+        raise ValueError(f"Target and prediction must lie on one grid, got {shapes}; resample the target.")
     truth = None if target is None else np.asarray(target) > 0
     found = components(score > threshold)
     groups = ["unknown" if truth is None else "TP" if truth[tuple(v.T)].any() else "FP" for v in found]
@@ -203,10 +196,8 @@ def find_lesions(
 def _lesions_of_subject(network: object, subject: object, threshold: float | None, affine: object) -> Lesions:
     """What `find_lesions(network, subject)` is: a prediction of the channels that the network takes."""
     if not (isinstance(network, Network | nn.Module) and isinstance(subject, Subject)):
-        raise TypeError(
-            "find_lesions takes a network and a subject, or a probability and a target; got a "
-            f"{type(network).__name__} and a {type(subject).__name__}."
-        )
+        kinds = f"a {type(network).__name__} and a {type(subject).__name__}"
+        raise TypeError(f"find_lesions takes a network and a subject, or a probability and a target; got {kinds}.")
     if affine is not None:
         raise TypeError("affine is for a probability by itself, a subject has its own; leave it out.")
     network = as_network(network)
@@ -239,7 +230,7 @@ def lesion_of(number: int, group: str, voxels: Voxels, score: np.ndarray, affine
     """A lesion with what is measured on its voxels in the probability `score` `(I, J, K)`."""
     inside = score[tuple(voxels.T)]
     matrix = np.full((4, 4), np.nan) if affine is None else affine
-    volume = len(voxels) * abs(float(np.linalg.det(matrix[:3, :3]))) if affine is not None else float("nan")
+    volume = float("nan") if affine is None else len(voxels) * abs(float(np.linalg.det(affine[:3, :3])))
     centre = apply_affine(matrix, voxels.mean(axis=0))
     return Lesion(number, group, voxels, volume, centre, float(inside.mean()), float(inside.max()))
 
@@ -253,17 +244,10 @@ CLEARANCE = 3  # dilations that keep a control away from every lesion
 
 
 def true_negatives(subject: Subject, lesions: Lesions, like: Sequence[Lesion], *, seed: int = 0) -> list[Lesion]:
-    """One control of group `TN` for each lesion of `like` whose shape fits anywhere.
+    """One control of group `TN` for each lesion of `like` whose shape fits anywhere in white matter.
 
-    Args:
-        subject: gives white matter, see `inner_white_matter`.
-        lesions: all lesions, found and missed, to keep clear of by three voxels.
-        like: lesions whose shapes to take; a shape that fits nowhere gives none.
-        seed: of the places; control n depends on seed and n alone.
-
-    Returns:
-        Lesions of group `TN`, numbered after the last of `lesions`. Controls may overlap each other. Their
-        probabilities are NaN: predict, or explain them.
+    They are clear of all `lesions` by three voxels and numbered after the last of them; control n depends on `seed` and
+    n alone. Controls may overlap each other. Their probabilities are NaN: predict, or explain them.
     """
     if not like:
         raise ValueError("like must name a lesion whose shape a control takes, got none.")
@@ -308,10 +292,7 @@ def _fits(free: np.ndarray, voxels: np.ndarray) -> np.ndarray:
 def segment_into_folder(subject: Subject, network: Network, out: Path, *, progress: bool = False) -> Lesions:
     """Predict, number the lesions, and write the probability, the numbered groups and their table into a folder.
 
-    Args:
-        subject, network: what to segment, and with what; the network's threshold says what a lesion is.
-        out: a folder, made a BIDS derivative.
-        progress: show a bar over windows.
+    `out` becomes a BIDS derivative; if it cannot be written, that shows before the prediction starts.
     """
     image = subject.with_channels(network.channels).image
     check_window(network, subject.shape)
