@@ -22,6 +22,7 @@ REACH_MM = 8.0  # how far around a lesion white matter is its surround
 HALO_MM = 2.0  # how far beyond its border a lesion may still be seen
 GRAIN_MM = 4.0  # width of the gaussian whose average tells level from texture
 FEWEST = 30  # voxels of white matter without which there is no saying what surrounds a lesion
+EDGE_MM = 0.5  # width of a lesion's soft edge, as in the phantom's
 
 
 class Surround:
@@ -91,9 +92,6 @@ def _width(alike: float) -> float:
     return float(np.interp(alike, found, widths))
 
 
-EDGE_MM = 0.5  # width of a lesion's soft edge, as in the phantom's
-
-
 def add_lesion(subject: Subject, place: Any, size: float, contrast: float) -> Subject:
     """A subject with one more lesion: a ball with a soft edge, brighter in FLAIR and darker in T1 than what is there.
 
@@ -105,23 +103,17 @@ def add_lesion(subject: Subject, place: Any, size: float, contrast: float) -> Su
         place: voxel `(i, j, k)` of the centre.
         size: mm3 of the ball; what of it lies in the brain is added.
         contrast: what FLAIR gains in the mean over the lesion's voxels, in z-scored units; T1 loses half of that. Real
-            lesions have about 1 (`lesion_contrast`); 0 gives an invisible one.
+            lesions have about 1 (`lesion_contrast`).
 
     Returns:
-        The subject, `plus` behind its name, with its new image, and the lesion's voxels in its target if it has one.
+        The subject, `plus` behind its name, the lesion's voxels in its target if it has one. It must not touch another.
     """
     if not np.isfinite(contrast):
         raise ValueError(f"A contrast must be a finite number of z-scored units, got {contrast}; real lesions have 1.")
     pattern, mask = lesion_pattern(subject, place, size)
     target = None if subject.target is None else subject.target | mask
-    return replace(
-        subject,
-        name=f"{subject.name}plus",
-        image=subject.image + contrast * pattern,
-        target=target,
-        source={},
-        raw=None,
-    )
+    image = subject.image + contrast * pattern
+    return replace(subject, name=f"{subject.name}plus", image=image, target=target, source={}, raw=None)
 
 
 def lesion_pattern(subject: Subject, place: Any, size: float) -> tuple[Volume, LabelMap]:
@@ -130,14 +122,20 @@ def lesion_pattern(subject: Subject, place: Any, size: float) -> tuple[Volume, L
     With r the radius of the ball and d the distance to its centre, a voxel is 1 / (1 + exp((d - r) / 0.5 mm)) lesion;
     beyond 2 mm from the ball none is. Scaled so that the pattern's mean over the lesion's voxels is 1 in FLAIR.
     """
-    radius, brain, centre = _radius(size), brain_mask(subject.image), np.asarray(place)
-    _check_place(centre, place, brain)
+    radius, brain = _radius(size), brain_mask(subject.image)
+    centre = _checked_place(place, brain)
     offsets = [(np.arange(n) - c) * s for n, c, s in zip(brain.shape, centre, subject.spacing, strict=True)]
     distance = np.sqrt(sum(np.square(o) for o in np.ix_(*offsets)))
     outward = np.minimum(distance - radius, HALO_MM)
     extent = np.where((outward < HALO_MM) & brain, expit(-outward / EDGE_MM), 0)
     mask = extent >= 0.5
-    _check_free(subject, mask, size)
+    if subject.target is not None:
+        met = int((ndimage.binary_dilation(mask, CONNECTIVITY) & subject.target.numpy()).sum())
+        if met:
+            raise ValueError(
+                f"A new lesion must not touch another, one of {size:g} mm3 there would meet {met} voxels of the "
+                "target; healthy_places draws places that are free."
+            )
     shape = torch.from_numpy(extent / extent[mask].mean()).to(subject.image.dtype)
     pattern = torch.stack([channel(name).bright * shape for name in subject.channels])
     return pattern, torch.from_numpy(mask)
@@ -150,25 +148,14 @@ def _radius(size: float) -> float:
     return float(np.cbrt(size * 3 / 4 / np.pi))
 
 
-def _check_place(centre: np.ndarray, place: Any, brain: np.ndarray) -> None:
+def _checked_place(place: Any, brain: np.ndarray) -> np.ndarray:
+    centre = np.asarray(place)
     if centre.shape != (3,) or not np.issubdtype(centre.dtype, np.integer):
         raise ValueError(f"A place must be a voxel (i, j, k) in whole numbers, got {place}; healthy_places draws some.")
     if (centre < 0).any() or (centre >= brain.shape).any() or not brain[tuple(centre)]:
-        raise ValueError(
-            f"A place must lie in the brain, got voxel {tuple(int(c) for c in centre)} of an image of "
-            f"{' x '.join(map(str, brain.shape))}, where there is none; healthy_places draws some."
-        )
-
-
-def _check_free(subject: Subject, mask: np.ndarray, size: float) -> None:
-    if subject.target is None:
-        return
-    met = int((ndimage.binary_dilation(mask, CONNECTIVITY) & subject.target.numpy()).sum())
-    if met:
-        raise ValueError(
-            f"A new lesion must not touch another, one of {size:g} mm3 there would meet {met} voxels of the target; "
-            "healthy_places draws places that are free."
-        )
+        met = f"voxel {tuple(int(c) for c in centre)} of an image of {' x '.join(map(str, brain.shape))}"
+        raise ValueError(f"A place must lie in the brain, got {met}, where there is none; healthy_places draws some.")
+    return centre
 
 
 def healthy_places(subject: Subject, size: float, count: int, *, seed: int = 0) -> Voxels:
@@ -183,14 +170,12 @@ def healthy_places(subject: Subject, size: float, count: int, *, seed: int = 0) 
     radius, spacing = _radius(size), np.array(subject.spacing)
     white = ndimage.gaussian_filter(white_matter(subject).astype(np.float32), (radius + HALO_MM) / spacing) > 0.8
     if subject.target is not None and subject.target.any():
-        white &= (
-            np.asarray(ndimage.distance_transform_edt(~subject.target.numpy(), sampling=spacing)) > radius + HALO_MM
-        )
+        distance = np.asarray(ndimage.distance_transform_edt(~subject.target.numpy(), sampling=spacing))
+        white &= distance > radius + HALO_MM
     places = np.argwhere(white)
     if len(places) < count:
-        raise ValueError(
-            f"{subject.name} must have {count} places with room for {size:g} mm3, got {len(places)}; ask for less."
-        )
+        there = f"{count} places with room for {size:g} mm3, got {len(places)}"
+        raise ValueError(f"{subject.name} must have {there}; ask for less.")
     return np.random.default_rng(seed).permutation(places)[:count]
 
 
@@ -202,12 +187,9 @@ def remove_lesion(subject: Subject, lesion: LesionLike, *, seed: int = 0) -> Sub
     stood there in truth, nobody knows: next to cortex or ventricles white matter may not be it.
 
     Args:
-        subject: stays as it is.
-        lesion: a `Lesion`, a boolean mask `(I, J, K)` or integer voxels `(V, 3)`; it need not be in the target.
+        subject: stays as it is; the new one has `minus` behind its name, and the lesion is not in its target.
+        lesion: it need not be in the target.
         seed: of the texture.
-
-    Returns:
-        The subject, `minus` behind its name, with its new image, and without the lesion in its target.
     """
     mask = as_mask(lesion, subject.shape)
     truth = np.zeros_like(mask) if subject.target is None else subject.target.numpy()
@@ -225,15 +207,14 @@ def remove_lesion(subject: Subject, lesion: LesionLike, *, seed: int = 0) -> Sub
     halo = np.clip(HALO_MM - around.distance, 0, 1) * (bright & ~truth[around.box])
     share = np.where(around.mask, 1, halo) * brain_mask(subject.image)[around.box]
     image = subject.image.clone()
-    image[:, *around.box] = torch.from_numpy(
-        (around.image + share * (level + texture - around.image)).astype(np.float32)
-    )
+    edited = around.image + share * (level + texture - around.image)
+    image[:, *around.box] = torch.from_numpy(edited.astype(np.float32))
     target = None if subject.target is None else subject.target & ~torch.from_numpy(mask)
     return replace(subject, name=f"{subject.name}minus", image=image, target=target, source={}, raw=None)
 
 
 def lesion_contrast(subject: Subject, lesion: LesionLike) -> dict[str, float]:
-    """How far each modality's mean in a lesion lies from the median of the white matter around it, z-scored units.
+    """How far each channel's mean in a lesion lies from the median of the white matter around it, z-scored units.
 
     NaN for a lesion with fewer than 30 voxels of white matter within 8 mm.
     """

@@ -24,13 +24,9 @@ from ies_helpers.subjects.subject import Subject, normalise
 # bright leftovers of the skull strip. They are what makes a network's false positives believable.
 
 GRID = (182, 218, 182)  # voxels of the MNI152 grid, 1 mm
-
-AFFINE: Affine = np.array([[-1.0, 0, 0, 90], [0, 1, 0, -126], [0, 0, 1, -72], [0, 0, 0, 1]])
-"""Voxel indices of that grid to world mm."""
-
+AFFINE: Affine = np.array([[-1.0, 0, 0, 90], [0, 1, 0, -126], [0, 0, 1, -72], [0, 0, 0, 1]])  # to world mm
 BOX = Box.of((19, 20, 10), (163, 196, 154))  # the part of the grid that holds the brain, and all that is computed
-
-SHAPE = (144, 176, 144)
+SHAPE = BOX.shape
 TISSUES = ("white", "cortex", "deep", "csf")
 LOOKALIKES = ("dirt", "choroid", "edge")
 _ORIGIN = (98, 134, 72)
@@ -190,10 +186,9 @@ def _draw_dots(rng: np.random.Generator, where: np.ndarray) -> np.ndarray:
     return np.clip(ndimage.gaussian_filter(dots, 0.55), 0, 1)
 
 
-SMALLEST, LARGEST = 5, 3000
-"""Voxels of a focal lesion; one that meets others, or the plaque, is part of something larger."""
+SMALLEST, LARGEST = 5, 3000  # voxels of a focal lesion; one that meets others, or the plaque, is part of a larger one
 
-INTENSITIES = {  # lowest and highest in FLAIR, lowest and highest in T1
+INTENSITIES = {  # what each map adds to the image, white matter being 1: lowest and highest in FLAIR, then in T1
     "white": (1, 1, 1, 1),
     "cortex": (1.03, 1.22, 0.56, 0.76),
     "deep": (0.98, 1.12, 0.74, 0.88),
@@ -204,17 +199,15 @@ INTENSITIES = {  # lowest and highest in FLAIR, lowest and highest in T1
     "lesion": (0.24, 0.48, -0.38, -0.1),
     "core": (-0.03, 0.12, -0.45, -0.15),
 }
-"""What each map adds to the image, white matter being 1."""
 
 
 @dataclass(frozen=True, eq=False)
 class Maps:
-    """A phantom before it has a contrast, inside `anatomy.BOX`.
+    """A phantom before it has a contrast, inside `BOX`.
 
     Attributes:
         maps: `(9, I, J, K)` float16, in the order of `INTENSITIES`.
-        brain: `(I, J, K)` bool.
-        target: `(I, J, K)` bool, the lesions.
+        brain, target: `(I, J, K)` bool; the target is the lesions.
     """
 
     maps: np.ndarray
@@ -231,18 +224,20 @@ def phantom(seed: int, *, lesions: int | None = None) -> Subject:
             besides); None draws their number too, 0 gives a healthy brain.
     """
     flair, t1, target = phantom_scan(seed, lesions=lesions)
-    header = nibabel.Nifti1Image(flair, AFFINE).header
-    raw = torch.from_numpy(np.stack([flair, t1]).astype(np.float32))
-    image = normalise(raw)
+    raw = torch.from_numpy(np.stack([flair, t1]))
     source = {"subject": f"phantom:{seed}"} if lesions is None else {}
-    mask = torch.from_numpy(target)
+    header = nibabel.Nifti1Image(flair, AFFINE).header
+    image, mask = normalise(raw), torch.from_numpy(target)
     return Subject(f"phantom{seed}", image, AFFINE.copy(), target=mask, header=header, source=source, raw=raw)
 
 
 def phantom_scan(seed: int, *, lesions: int | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """FLAIR and T1 of `phantom` in raw units (white matter about 100 and 300), and the lesion mask."""
-    for name, value in (("seed", seed), ("lesions", lesions)):
-        _check_whole(name, value)
+    for name, value in (("seed", seed), ("lesions", 0 if lesions is None else lesions)):
+        if isinstance(value, bool) or not isinstance(value, Integral):
+            raise TypeError(f"{name} must be a whole number, got {value!r}; give an int such as 7.")
+        if int(value) < 0:
+            raise ValueError(f"{name} must be 0 or more, got {value!r}; give an int such as 7.")
     rng = np.random.default_rng(int(seed))
     maps = draw_maps(rng, lesions)
     image = render(maps.maps, maps.brain, draw_contrast(rng), rng) * np.array([100, 300], "f4")[:, None, None, None]
@@ -284,15 +279,6 @@ def render(maps: np.ndarray, brain: np.ndarray, contrast: np.ndarray, rng: np.ra
         channel += rng.uniform(0, 0.05) * smooth_noise(rng, 3, channel.shape)
     image[np.abs(image) < 1e-3] = 1e-3
     return image * brain
-
-
-def _check_whole(name: str, value: object) -> None:
-    if name == "lesions" and value is None:
-        return
-    if isinstance(value, bool) or not isinstance(value, Integral):
-        raise TypeError(f"{name} must be a whole number, got {value!r}; give an int such as 7.")
-    if int(value) < 0:
-        raise ValueError(f"{name} must be 0 or more, got {value!r}; give an int such as 7.")
 
 
 def _without_specks(mask: np.ndarray) -> np.ndarray:
@@ -345,8 +331,7 @@ def _paint_one(
     strength = rng.uniform(0.35, 0.6) if faint else rng.uniform(0.7, 1.4)
     core = rng.uniform(0, 1.0) * (radius > 2) * np.clip(1.2 - r * 1.3, 0, 1)
     texture = strength * (1 + 0.1 * rough[box])
-    for layer, value in zip(shape, (extent, extent * texture, extent * core), strict=True):
-        np.maximum(layer[box], value, out=layer[box])
+    _add(shape[:, *box], extent, texture, core)
 
 
 def _paint_plaque(rng: np.random.Generator, anatomy: Anatomy, voxels: float, shape: np.ndarray) -> None:
@@ -359,5 +344,9 @@ def _paint_plaque(rng: np.random.Generator, anatomy: Anatomy, voxels: float, sha
     extent = sigmoid((level - threshold) * rng.uniform(3, 7)) * (level > -50)
     texture = rng.uniform(0.7, 1.3) * (1 + 0.12 * smooth_noise(rng, 5))
     core = rng.uniform(0, 0.8) * sigmoid(3 * smooth_noise(rng, 6))
-    for layer, value in zip(shape, (extent, extent * texture, extent * core), strict=True):
-        np.maximum(layer, value, out=layer)
+    _add(shape, extent, texture, core)
+
+
+def _add(shape: np.ndarray, extent: np.ndarray, texture: np.ndarray, core: np.ndarray) -> None:
+    """Paint into `shape` what is stronger than what is there."""
+    np.maximum(shape, np.stack([extent, extent * texture, extent * core]), out=shape)
