@@ -399,8 +399,8 @@ def plot_matrix(matrix: pd.DataFrame, *, title: str | None = None) -> Figure:
         if matrix.index[i] == matrix.columns[j]:
             ax.add_patch(Rectangle((j - 0.5, i - 0.5), 1, 1, fill=False, edgecolor=OKABE_ITO["green"], lw=1.8))
     slanted: Any = {"rotation": 50, "ha": "right", "rotation_mode": "anchor"}
-    ax.set_xticks(range(columns), [_without_underscores(c) for c in matrix.columns], **slanted)
-    ax.set_yticks(range(rows), [_without_underscores(r) for r in matrix.index])
+    ax.set_xticks(range(columns), [c.replace("_", " ") for c in matrix.columns], **slanted)
+    ax.set_yticks(range(rows), [r.replace("_", " ") for r in matrix.index])
     ax.set(xlabel="structure", ylabel="explained")
     figure.colorbar(drawn, ax=ax, label=f"{MASS}, % (mean over patients)", shrink=0.9)
     figure.suptitle(title or "Where the map of each class lies", fontsize=13)
@@ -423,26 +423,22 @@ def plot_boxes(table: pd.DataFrame, explained: Sequence[str], *, without: Sequen
     if unknown or not explained:
         raise ValueError(f"explained must be among {', '.join(known)}; got {', '.join(unknown) or 'none'}.")
     everything = structures(table)
-    kept = [j for j, name in enumerate(everything) if name not in without]
-    values, order = masses(table)[:, :, kept], [everything[j] for j in kept]
+    order = [name for name in everything if name not in without]
+    values = masses(table)[:, :, [everything.index(name) for name in order]]
     panels, size = dict.fromkeys(explained), (4.6 * len(set(explained)), 1.4 + 0.27 * len(order))
     figure, axes = plt.subplots(1, len(panels), figsize=size, sharex=True, squeeze=False, layout="constrained")
     for ax, name in zip(axes[0], panels, strict=True):
-        row = values[:, known.index(name)]  # (patients, structures)
-        own = [column[~np.isnan(column)] for column in row.T]
-        sort = sorted(range(len(order)), key=lambda j: np.median(own[j]) if own[j].size else -1)
-        boxes = ax.boxplot([100 * own[j] for j in sort], orientation="horizontal", patch_artist=True, widths=0.7)
-        for box, j in zip(boxes["boxes"], sort, strict=True):
-            box.set_facecolor(OKABE_ITO["green"] if order[j] == name else "#BBD6E8")
-        for line in boxes["medians"]:
-            line.set_color("black")
-        for dots in boxes["fliers"]:
-            dots.set(markersize=3.5)
-        ax.set_yticks(range(1, len(order) + 1), [_without_underscores(order[j]) for j in sort])
-        ax.set(xlabel=f"{MASS}, %", title=_without_underscores(name))
+        shares = 100 * pd.DataFrame(values[:, known.index(name)], columns=order)  # a row a patient
+        sort = shares.median().sort_values(kind="stable", na_position="first").index
+        style: Any = {"medianprops": {"color": "black"}, "flierprops": {"markersize": 3.5}, "patch_artist": True}
+        boxes = ax.boxplot([shares[s].dropna() for s in sort], orientation="horizontal", widths=0.7, **style)
+        for box, structure in zip(boxes["boxes"], sort, strict=True):
+            box.set_facecolor(OKABE_ITO["green"] if structure == name else "#BBD6E8")
+        ax.set_yticks(range(1, len(order) + 1), [str(s).replace("_", " ") for s in sort])
+        ax.set(xlabel=f"{MASS}, %", title=name.replace("_", " "))
         ax.grid(axis="x", color="0.9")
         ax.set_axisbelow(True)
-    gone = [_without_underscores(name) for name in without if name in everything]
+    gone = [name.replace("_", " ") for name in without if name in everything]
     lacking = f" ({', '.join(gone)} not drawn)" if gone else ""
     figure.suptitle(f"Where maps lie in {len(table)} patients{lacking}", fontsize=13)
     return figure
@@ -470,7 +466,7 @@ def plot_graph(edges: pd.DataFrame, *, title: str | None = None) -> Figure:
         ax.plot(x, y, "o", ms=11, color=OKABE_ITO["vermilion"], zorder=3)
         ha = "center" if abs(x) < 0.2 else "left" if x > 0 else "right"
         va = "center" if abs(x) >= 0.2 else "bottom" if y > 0 else "top"
-        ax.text(1.09 * x, 1.09 * y, _without_underscores(name), ha=ha, va=va, fontsize=11)
+        ax.text(1.09 * x, 1.09 * y, name.replace("_", " "), ha=ha, va=va, fontsize=11)
     ax.set(xlim=(-1.75, 1.75), ylim=(-1.25, 1.25), aspect="equal")
     ax.axis("off")
     least = 100 * edges["mass"].min()
@@ -532,11 +528,6 @@ def plot_lesion_structures(table: pd.DataFrame, *, by: str = "distance", part: s
     figure.legend(*ax.get_legend_handles_labels(), loc="outside right upper", fontsize=10)
     figure.suptitle(f"Where the map of each lesion lies, by {by}", fontsize=13)
     return figure
-
-
-def _without_underscores(name: str) -> str:
-    """`lung_left` -> `lung left`."""
-    return name.replace("_", " ")
 
 
 # What maps are worth: boxes for each method and group, curves, and who is ahead.

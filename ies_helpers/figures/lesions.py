@@ -54,11 +54,8 @@ def plot_saliency(
     Opacity grows with the absolute value, so that what is faint stays see-through. The map is not changed.
 
     Args:
-        subject: gives the images.
         saliency: `(C, I, J, K)`, or `(1, I, J, K)` for a map of all channels at once.
-        lesion: what is explained.
         title: None names subject and lesion.
-        unit: of the map.
         reach_mm: how far around the lesion to look.
     """
     check_map(saliency, subject)
@@ -86,8 +83,6 @@ def plot_lesions(
     """Three planes of each channel with every lesion outlined in its group's colour and numbered.
 
     Args:
-        subject: gives the images.
-        lesions: what to outline.
         at: a lesion or a voxel `(i, j, k)` that the planes cut; None: planes that show all groups, and most lesions.
         title: None names the subject and counts the groups.
     """
@@ -167,9 +162,7 @@ def plot_maps(
     different networks have different scales, so compare shapes between rows and values within one.
 
     Args:
-        subject: gives the images.
         maps: row name -> `(C, I, J, K)`, or `(1, I, J, K)` for a map of all channels, drawn over the first.
-        lesion: what is explained.
         plane: `axial`, `coronal` (as in the paper) or `sagittal`.
         unit: of all maps; draw maps of another unit apart.
         reach_mm: how far around the lesion to look.
@@ -230,12 +223,10 @@ def plot_group_map(
         group: of `group_map`; its axes run to right, anterior and superior.
         individuals: maps on the group's grid, the first eight are drawn.
         names: one an individual.
-        modality: which channel.
         at: voxel that the planes cut; None: the middle of the grid.
         background: `(I, J, K)` in grey below, on the group's grid.
-        title: None counts the maps.
     """
-    at = tuple(n // 2 for n in group.count.shape) if at is None else tuple(at)
+    at = [n // 2 for n in group.count.shape] if at is None else at
     shown = list(individuals)[:8]
     below = -(-len(shown) // 4)
     figure = plt.figure(figsize=(10, 2.65 * (3 + below) + 0.5), layout="constrained")

@@ -75,12 +75,9 @@ def saliency_html(
     """The map of one channel over its image, around the lesion, for a notebook or a file.
 
     Args:
-        subject: gives the image.
         saliency: `(C, I, J, K)`, or `(1, I, J, K)` for a map of all channels.
-        lesion: what is explained.
         modality: which channel; None is the first.
         threshold: values below this share of the largest are see-through.
-        title: shown above.
     """
     from nilearn.plotting import view_img  # takes a second
 
@@ -119,7 +116,6 @@ def view_3d(subject: Subject, saliency: Saliency, *, modality: str | None = None
     Needs a running kernel, WebGL 2 in the browser, and `pip install 'ies-helpers[niivue]'`.
 
     Args:
-        subject: gives the scan.
         saliency: `(C, I, J, K)`, or `(1, I, J, K)` for a map of all channels.
         modality: which channel; None is the first.
         threshold: share of the map's largest absolute value below which nothing is drawn, or it would hide the rest.

@@ -343,7 +343,6 @@ def plot_slice(
     """One slice: the scan in grey, a map over it, the outline of a lesion, a colour bar with the unit.
 
     Args:
-        subject: gives the scan.
         saliency: `(C, I, J, K)`, or `(1, I, J, K)` for a map of all channels; None draws the scan alone.
         lesion: what to outline: one lesion, in white; several, in the colours of their groups; or `{colour: lesion}`.
         ax: None makes a figure.
@@ -357,7 +356,6 @@ def plot_slice(
             `matplotlib.colors.Normalize`.
         colours: of the map; for a map without a sign any colormap of matplotlib.
         threshold: values below this share of the scale's end are not shown.
-        opacity: of the map over the scan.
         unit: of the map, on the colour bar; None draws no bar.
         title: None names channel and plane.
 

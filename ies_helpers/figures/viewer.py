@@ -5,7 +5,8 @@ the controls, and the viewer that ties them together.
 """
 
 from base64 import b64encode
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections import UserDict
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from html import escape
@@ -50,7 +51,7 @@ from ies_helpers.figures.slices import (
 )
 from ies_helpers.saliency.methods import GRADIENT_UNIT, METHODS
 from ies_helpers.segmentation.lesions import GROUPS, Lesion, Lesions, lesion_of
-from ies_helpers.subjects.folder import SavedMap, Scans, groups_path, read_maps, subject_folder
+from ies_helpers.subjects.folder import Scans, groups_path, read_maps, subject_folder
 from ies_helpers.subjects.nifti import read_image, read_values
 from ies_helpers.subjects.subject import Subject
 
@@ -75,22 +76,16 @@ class SubjectMaps:
         return {number for some in self.maps.values() for number in some}
 
 
-class FolderMaps(Mapping[int, Saliency]):
-    """Maps in a folder, by lesion, read when they are first asked for."""
+class FolderMaps(UserDict[int, Any]):
+    """Maps in a folder, by lesion: a `SavedMap` is put in, and its values are read when they are first asked for."""
 
     def __init__(self) -> None:
-        self.saved: dict[int, SavedMap] = {}
+        super().__init__()
         # four are held in memory; one of 182 x 218 x 182 voxels takes 58 MB
-        self._read = lru_cache(4)(lambda number: self.saved[number].load()[0])
+        self._read = lru_cache(4)(lambda number: self.data[number].load()[0])
 
     def __getitem__(self, number: int) -> Saliency:
         return self._read(number)
-
-    def __iter__(self) -> Iterator[int]:
-        return iter(self.saved)
-
-    def __len__(self) -> int:
-        return len(self.saved)
 
 
 def gather_maps(subject: Subject, maps: Any, lesions: LesionOrLesions) -> SubjectMaps:
@@ -125,7 +120,7 @@ def read_subject_maps(folder: Path, name: str | None = None) -> SubjectMaps:
     for saved in mine:
         frozen = "frozen" if saved.record.get("statistics") == "frozen" else ""
         key = (saved.record["method"], f"{saved.record['aggregate'] or ''} {frozen}".strip())
-        maps.setdefault(key, FolderMaps()).saved[saved.record["lesion"]] = saved
+        maps.setdefault(key, FolderMaps())[saved.record["lesion"]] = saved
         units[key] = saved.record["unit"]
     return SubjectMaps(subject, _saved_lesions(folder, subject), maps, units)
 
@@ -188,8 +183,7 @@ class Panel(NamedTuple):
 class ThreePlanes:
     """A subject's image, one lesion and its map in three planes.
 
-    The map's colours are symmetric about zero and reach to its largest absolute value in all channels, so that they
-    stay the same from slice to slice and from channel to channel.
+    Colours are symmetric about zero up to the map's largest absolute value in all channels, in every slice the same.
     """
 
     def __init__(self, subject: Subject, lesions: Lesions) -> None:
