@@ -92,3 +92,13 @@ def openms() -> Path:
     if not folder.is_dir():
         pytest.skip(f"needs real patients: {folder} does not exist; name their folder in IES_OPENMS")
     return folder
+
+
+@pytest.fixture(scope="session")
+def nnunet() -> Path:
+    """The folder that holds real nnU-Net v2 results folders with nnU-Net's own answers."""
+    named = os.environ.get("IES_NNUNET")
+    folder = Path(named) if named else ROOT.parent / "shared" / "nnunet"
+    if not folder.is_dir():
+        pytest.skip(f"needs real results folders: {folder} does not exist; name their folder in IES_NNUNET")
+    return folder
