@@ -6,6 +6,8 @@ NODE_QUIET := PYRIGHT_PYTHON_IGNORE_WARNINGS=1
 EXTRAS_core :=
 EXTRAS_notebooks := [notebooks]
 EXTRAS_dev := [notebooks,dev]
+# nnU-Net's architectures; their own requirements would bring torchvision, which nothing here needs.
+ALONE_dev := dynamic-network-architectures
 COVERS_core := core
 COVERS_notebooks := core notebooks
 COVERS_dev := core notebooks dev
@@ -61,6 +63,7 @@ notebooks/_build/.package: $(wildcard ies_helpers/*.py ies_helpers/*/*.py data/c
 .venv/.installed-%: pyproject.toml constraints.txt | .venv/.made
 	@echo "Installing ies-helpers$(EXTRAS_$*) into .venv (a few minutes the first time) ..."
 	@$(PYTHON) -m pip install -qq --disable-pip-version-check -c constraints.txt -e ".$(EXTRAS_$*)"
+	@$(if $(ALONE_$*),$(PYTHON) -m pip install -qq --disable-pip-version-check -c constraints.txt --no-deps $(ALONE_$*))
 	@for name in $(COVERS_$*); do touch ".venv/.installed-$$name"; done
 
 .venv/.made:
