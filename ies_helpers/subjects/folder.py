@@ -43,10 +43,7 @@ MAPS = "*_desc-*L[0-9]*_*.json"  # the sidecars of maps, in a subject's folder
 
 
 def open_derivative(folder: Path) -> Path:
-    """Make `folder` a BIDS derivative that can be written to, before any long work starts.
-
-    What a killed run left half-written is removed.
-    """
+    """Make `folder` a BIDS derivative that can be written to, before long work; what a killed run left is removed."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=folder) as probe:
@@ -94,10 +91,7 @@ def groups_path(folder: Path, name: str, group: str) -> Path:
 
 
 def map_path(folder: Path, subject: str, description: str, modality: str) -> Path:
-    """Where the map of one channel lies: `sub-<S>/anat/sub-<S>_desc-<method><aggregate>L<number>_<suffix>.nii.gz`.
-
-    A channel's own entities, such as `ce-gadolinium`, stand before `desc`.
-    """
+    """`sub-<S>/anat/sub-<S>_<entities of the channel>_desc-<method><aggregate>L<number>_<suffix>.nii.gz`."""
     row = channel(modality)
     parts = [f"sub-{subject}", *([row.entities] if row.entities else []), f"desc-{description}", row.suffix]
     return subject_folder(folder, subject) / f"{'_'.join(parts)}.nii.gz"
@@ -121,13 +115,11 @@ class MapRecord:
         tolerance: relative standard error of the peak at which draws ended, None where their number was asked for.
         sigma: standard deviation of the noise, in z-scored intensity.
         through: `whole` or `windows`, which function of the image was differentiated.
-        voxels: of the lesion.
-        unit: of the values.
         windows: their size, overlap and weighting, where `through` is `windows`.
         layer: that Grad-CAM read.
         statistics: `frozen` if instance norms were held still, an approximation.
-        image: hash of the image and of where the lesion lies in it, see `fingerprint`.
-        settings: what else a method was given, such as the baseline of integrated gradients; None where nothing.
+        image: see `fingerprint`.
+        settings: what else a method was given, such as the baseline of integrated gradients.
     """
 
     subject: str
@@ -228,7 +220,7 @@ def _paths(folder: Path, subject: Subject, record: MapRecord, modalities: Sequen
 
 
 def finished(folder: Path, subject: Subject, record: MapRecord) -> bool:
-    """Whether the map of `record` is there, whole."""
+    """Whether the map of `record` is there, whole; another one of its name is refused."""
     for modalities in (subject.channels, (ALL,)):
         paths = _paths(folder, subject, record, modalities)
         if all(path.is_file() and sidecar(path).is_file() for path in paths):
@@ -245,20 +237,20 @@ def _same(path: Path, saved: dict[str, Any], record: MapRecord, subject: Subject
     other = {k: saved.get(k) for k in wanted if saved.get(k) != wanted[k]}
     if other:
         differ = ", ".join(f"{k} {v} instead of {wanted[k]}" for k, v in other.items())
-        raise ValueError(
-            f"A folder holds one map of a name; {path.name} in {path.parent} was made with {differ}. Take another "
-            "--out."
-        )
+        made = f"{path.name} in {path.parent} was made with {differ}"
+        raise ValueError(f"A folder holds one map of a name; {made}. Take another --out.")
     _check_place(read_image(path, "map's"), subject)
     return True
 
 
 def _check_place(image: Any, subject: Subject) -> None:
     """Refuse an image of an earlier run where the subject lies elsewhere now."""
-    apart = np.abs(image.affine - subject.affine).max()
-    if image.shape != subject.shape or not apart <= SAME_PLACE_MM:
-        shapes = f"its shape is {image.shape}, not {subject.shape}"
-        why = shapes if image.shape != subject.shape else f"their affines differ by up to {apart:.3g}"
+    apart, why = np.abs(image.affine - subject.affine).max(), ""
+    if image.shape != subject.shape:
+        why = f"its shape is {image.shape}, not {subject.shape}"
+    elif not apart <= SAME_PLACE_MM:
+        why = f"their affines differ by up to {apart:.3g}"
+    if why:
         raise ValueError(
             f"A folder holds one set of lesions a subject, {image.get_filename()} lies elsewhere than {subject.name} "
             f"does now: {why}. Take another --out."
@@ -328,22 +320,15 @@ def add_lesions(folder: Path, subject: Subject, lesions: Iterable[tuple[int, str
 # The index of all maps.
 
 INDEX = ["subject", "network", "lesion", "group", "method", "aggregate", "draws", "seed", "modality", "path"]
-"""Columns of `maps.tsv`."""
-
-WHOLE = ("lesion", "draws", "seed")  # those of them that are whole numbers
+WHOLE = ("lesion", "draws", "seed")  # columns of whole numbers
 
 
 def write_index(folder: Path, changed: str | None = None) -> pd.DataFrame:
-    """Write `maps.tsv`, one row a map, from the sidecars of all finished maps.
+    """Write `maps.tsv`, one row a map, from the sidecars of all finished maps, and return it.
 
-    Args:
-        folder: the derivative's root.
-        changed: the one subject whose sidecars are read anew, so that a cohort's index costs what it must. Rows of the
-            others are taken from the index that is there if their folder is older than it and holds the very maps
-            that it lists; where not, after a deletion or a killed run, they are read anew as well. None reads all.
-
-    Returns:
-        The index.
+    `changed` is the one subject whose sidecars are read anew, so that a cohort's index costs what it must. Rows of the
+    others are taken from the index that is there if their folder is older than it and holds the very maps that it
+    lists; where not, after a deletion or a killed run, they are read anew as well. None reads all.
     """
     with tempfile.TemporaryFile(dir=folder) as probe:  # the file system's clock, before anything is looked at
         begun = os.fstat(probe.fileno()).st_mtime_ns
@@ -400,20 +385,13 @@ def as_tsv(table: pd.DataFrame) -> str:
 
 # Maps read back: what the folder holds, whose lesions they are of, and who was looked at.
 
+# what a sidecar must say
 NEEDED = ("subject", "network", "digest", "lesion", "group", "voxels", "method", "through", "unit", "modality")
-"""What a sidecar must say."""
 
 
 @dataclass(frozen=True, eq=False)
 class SavedMap:
-    """One map in a folder.
-
-    Attributes:
-        folder: that `ies explain` wrote.
-        record: its sidecar, of the first channel.
-        images: its NIfTI files, one a channel.
-        modalities: what they are gradients with respect to, or `all`.
-    """
+    """One map in a folder: the sidecar of its first channel, and its images, one a modality."""
 
     folder: Path
     record: dict[str, Any]
@@ -458,10 +436,10 @@ class SavedMap:
                 raise ValueError(f"A map must be finite, {path.name} is not; delete it and explain the lesion again.")
         mask = read_values(labels, "lesions'") == self.record["lesion"]
         if int(mask.sum()) != self.record["voxels"]:
-            where = Path(labels.get_filename() or "").name
+            held = f"{int(mask.sum())} voxels in {Path(labels.get_filename() or '').name}"
             raise ValueError(
-                f"A map must be of a lesion that is there; {self.title} has {int(mask.sum())} voxels in {where}. "
-                "Explain the subject anew in another folder."
+                f"A map must be of a lesion that is there; {self.title} has {held}. Explain the subject anew in "
+                "another folder."
             )
         return torch.from_numpy(np.stack(values)), torch.from_numpy(mask), np.asarray(files[0].affine, dtype=np.float64)
 
@@ -522,10 +500,8 @@ class Scans:
             raise ValueError(f"{name} was made in memory and cannot be loaded again; draw its maps with plot_saliency.")
         if self._subject is None or source != self._source:
             self._subject, self._source = load_subject(**source), source
-        shape = read_image(saved.images[0], "map's").shape
-        if tuple(shape) != self._subject.shape:
-            raise ValueError(
-                f"The maps of {name} have the grid {tuple(shape)}, its scan is now {self._subject.shape}; "
-                "explain it anew in another folder."
-            )
+        shape, now = tuple(read_image(saved.images[0], "map's").shape), self._subject.shape
+        if shape != now:
+            why = f"The maps of {name} have the grid {shape}, its scan is now {now}"
+            raise ValueError(f"{why}; explain it anew in another folder.")
         return self._subject.with_channels(saved.channels)
