@@ -299,23 +299,30 @@ print(ies.find_lesions(ies.predict(mine, subject.image), subject.target, thresho
 print(f"peak {float(g.max()):.4f}, which should be 1 / 27 = {1 / 27:.4f}; T1 counts {float(g[1].abs().max())}")
 
 # %% [markdown]
-# For an **nnU-Net v2** results folder, let nnU-Net build its network, since the architecture is its own package's, and wrap
-# what it built. Its windows lie on other places and its bell is cut differently, which `placing="nnunet"` follows:
+# An **nnU-Net v2** results folder is a network by its path, with `:0` behind it for one fold alone:
 #
 # ```python
-# from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
-#
-# predictor = nnUNetPredictor(device=torch.device("cpu"), use_mirroring=False)
-# predictor.initialize_from_trained_model_folder(folder, use_folds=(0,), checkpoint_name="checkpoint_final.pth")
-# predictor.network.load_state_dict(predictor.list_of_parameters[0])
-# window = tuple(predictor.configuration_manager.patch_size)
-# mine = ies.Network(predictor.network, "mine", window=window, through="windows", overlap=0.5, placing="nnunet")
+# network = ies.load_network("results/Dataset501_ms/nnUNetTrainer__nnUNetPlans__3d_fullres")
+# lesions = ies.find_lesions(network, subject)
 # ```
 #
-# Three things are yours to check. nnU-Net reads arrays as (K, J, I), so hand it `subject.image` with its axes turned, or
-# a patch size that is the same along all three. It normalises by the scheme in `plans.json`; ours is the z-score over
-# non-zero voxels. And it averages eight mirrored copies unless told not to: then the function that predicts is
-# another one than the function explained.
+# On the command line it stands where `unet` would: `ies explain ... --network FOLDER`. The folder is read without
+# nnunetv2 and without running its code; it needs `pip install --no-deps dynamic-network-architectures`.
+#
+# Why not simply wrap its module, as above? Because nnU-Net's prediction is more than its module. Each of these makes
+# another function, and none of them an error:
+#
+# | nnU-Net | what happens to whoever leaves it out |
+# |---|---|
+# | turns the axes to (K, J, I), then as the plans say | the network gets a brain that lies on its side |
+# | crops to what is not zero before it places windows | every window lies elsewhere |
+# | normalises as the plans say, with a mask or without | without one the background is not 0 |
+# | resamples to the plans' spacing, and back | sizes and shapes are not those it learned |
+# | averages mirrored copies and folds, as logits | a map of one of sixteen functions |
+# | answers regions by sigmoids, classes by a softmax | probabilities of something else |
+#
+# All of these but the normalisation are linear, so a gradient goes back through each of them exactly: maps lie on the
+# scan's own grid. The two clips are held: the normalisation's mean and scatter, and the range of a resampled channel.
 #
 # ## What we saw
 #
