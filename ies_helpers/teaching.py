@@ -138,11 +138,7 @@ CUE_STEPS, CUE_GAIN = 9, 1.5
 
 
 def suspects(network: Network, seed: int = 0) -> dict[str, Network]:
-    """Four copies of a U-Net named A to D, one with each of `FAULTS`, in an order that depends on the seed.
-
-    Raises:
-        ValueError: for a network that is not a MONAI `UNet`.
-    """
+    """Four copies of a U-Net named A to D, one with each of `FAULTS`, in an order that depends on the seed."""
     if type(network.module).__name__ != "UNet":
         raise ValueError(f"The suspects are made from a MONAI UNet, got {type(network.module).__name__}: load 'unet'.")
     made = {}
@@ -161,9 +157,6 @@ def accuse(answer: Mapping[str, str], seed: int = 0) -> list[str]:
 
     Returns:
         Nothing if all are right.
-
-    Raises:
-        ValueError: for letters or faults that do not exist.
     """
     right = _order(seed)
     if set(answer) != set(right) or not set(answer.values()) <= set(FAULTS):

@@ -15,39 +15,22 @@ from scipy.stats import spearmanr
 
 MASS_COLUMN = re.compile(r"^(.+)_explanation_in_(.+)_mass$")
 
-FOREST_SEED = 123
-"""Of the isolation forests, as Agg2Exp's notebook has it."""
-
-FEWEST_PATIENTS = 4
-"""Without which a rank correlation says nothing."""
-
 
 def read_dependencies(path: str | Path) -> pd.DataFrame:
-    """A table of masses, checked: `fetch("agg2exp")["table"]` is the path of the published one.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is no such table, or lacks columns; says which.
-    """
+    """A table of masses, checked: `fetch("agg2exp")["table"]` is the path of the published one."""
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"A table of masses must be a CSV file, there is none at {path}; see fetch('agg2exp').")
     try:
         table = pd.read_csv(path, dtype={"patient": str})
     except (pd.errors.ParserError, pd.errors.EmptyDataError, UnicodeDecodeError) as error:
-        raise ValueError(
-            f"A table of masses must be a CSV file, {path.name} is not readable as one ({error})."
-        ) from error
+        raise ValueError(f"A table of masses must be CSV, {path.name} is not readable as one ({error}).") from error
     masses(table, path.name)
     return table
 
 
 def masses(table: pd.DataFrame, name: str = "the table") -> np.ndarray:
-    """`(patients, explained, structures)` masses, in the order of `explained` and `structures`.
-
-    Raises:
-        ValueError: for missing columns, values that are no numbers or no shares, no patient, or one twice.
-    """
+    """`(patients, explained, structures)` masses, in the order of `explained` and `structures`."""
     rows, columns = explained(table), structures(table)
     wanted = [_mass(a, b) for a in rows for b in columns] + ["patient"]
     missing = [column for column in wanted if column not in table.columns]
@@ -66,9 +49,8 @@ def masses(table: pd.DataFrame, name: str = "the table") -> np.ndarray:
         )
     values = numbers.to_numpy(dtype=np.float64)
     if (values < 0).any() or (values > 1 + 1e-6).any():
-        raise ValueError(
-            f"Masses must be shares, 0 to 1; {name} has values from {np.nanmin(values):.3g} to {np.nanmax(values):.3g}."
-        )
+        ends = f"{np.nanmin(values):.3g} to {np.nanmax(values):.3g}"
+        raise ValueError(f"Masses must be shares, 0 to 1; {name} has values from {ends}.")
     patients: Any = table["patient"]
     twice = patients[patients.duplicated()]
     if len(twice):
@@ -89,8 +71,8 @@ def structures(table: pd.DataFrame) -> list[str]:
 def dependency_matrix(table: pd.DataFrame) -> pd.DataFrame:
     """Mean mass over patients, explained (rows) x structures (columns); patients without a value are left out."""
     values = masses(table)
-    known = ~np.isnan(values)
-    mean = np.where(known, values, 0).sum(axis=0) / np.where(known.any(axis=0), known.sum(axis=0), np.nan)
+    known = (~np.isnan(values)).sum(axis=0)
+    mean = np.nansum(values, axis=0) / np.where(known, known, np.nan)
     return pd.DataFrame(mean, index=explained(table), columns=structures(table))
 
 
@@ -99,13 +81,8 @@ def strongest_dependencies(
 ) -> pd.DataFrame:
     """Edges of a directed graph: for each explained thing the structures that have most of its map, itself aside.
 
-    Args:
-        matrix: of `dependency_matrix`.
-        each: edges that leave one explained thing, at most.
-        without: what is left out, explained and structure, since it is no thing. Masses are not divided anew.
-
-    Returns:
-        Columns `explained structure mass`, strongest first.
+    At most `each` edges leave one; what is `without`, being no thing, is left out, but masses are not divided anew.
+    Columns `explained structure mass`, strongest first.
     """
     if each < 1:
         raise ValueError(f"each must be at least one edge, got {each}.")
@@ -118,24 +95,16 @@ def strongest_dependencies(
     return table.sort_values("mass", ascending=False, kind="stable", ignore_index=True)
 
 
-def outliers(table: pd.DataFrame, reference: pd.DataFrame | None = None, *, seed: int = FOREST_SEED) -> pd.DataFrame:
+def outliers(table: pd.DataFrame, reference: pd.DataFrame | None = None, *, seed: int = 123) -> pd.DataFrame:
     """Patients whose map of a class lies elsewhere than usual: an isolation forest on its masses, a class at a time.
 
     Source: Agg2Exp's notebook, which fits on training patients. Only the table of 32 test patients is published, so
     without a `reference` the forest is fitted to the very patients it judges: it then finds the odd ones among them,
-    and `outlier` follows the forest's own threshold, not a known rate.
-
-    Args:
-        table: whom to judge.
-        reference: whom to fit on; None: the same.
-        seed: of the forests.
+    and `outlier` follows the forest's own threshold, not a known rate. The seed is that of the notebook.
 
     Returns:
         One row a patient and class: `patient explained score outlier own_mass dice`. `score` is the forest's decision
         function, below 0 an outlier; `own_mass` the share of the map in the class itself; `dice` NaN if not known.
-
-    Raises:
-        ValueError: for tables of other classes, or masses without a value.
     """
     from sklearn.ensemble import IsolationForest
 
@@ -148,33 +117,26 @@ def outliers(table: pd.DataFrame, reference: pd.DataFrame | None = None, *, seed
     rows = []
     for n, name in enumerate(names):
         forest = IsolationForest(random_state=seed).fit(fitted[:, n])
-        own = table[_mass(name, name)] if name in structures(table) else np.full(len(table), np.nan)
-        dice = table[f"{name}_dice"] if f"{name}_dice" in table else np.full(len(table), np.nan)
         score = forest.decision_function(values[:, n])
         columns = {"patient": table["patient"], "explained": name, "score": score, "outlier": score < 0}
-        rows.append(pd.DataFrame(columns | {"own_mass": own, "dice": dice}))
+        columns |= {"own_mass": table.get(_mass(name, name), np.nan), "dice": table.get(f"{name}_dice", np.nan)}
+        rows.append(pd.DataFrame(columns))
     return pd.concat(rows, ignore_index=True)
 
 
 def dice_correlation(found: pd.DataFrame) -> pd.DataFrame:
     """Spearman's rank correlation of Dice with the outlier score and with the mass in the class itself, by class.
 
-    The last row, `mean over classes`, is that of the patients' means. Where it has no value (fewer than four patients
-    with a Dice coefficient, or all alike, or one unknown) it is NaN and `reason` says why.
-
-    Args:
-        found: of `outliers`.
-
-    Returns:
-        Columns `explained patients score_rho score_p own_mass_rho own_mass_p reason`. P values are not corrected for
-        the number of classes.
+    Of what `outliers` found; the last row, `mean over classes`, is that of the patients' means. Where it has no value
+    (fewer than four patients with a Dice coefficient, or all alike, or one unknown) it is NaN and `reason` says why.
+    Columns `explained patients score_rho score_p own_mass_rho own_mass_p reason`; p is not corrected for many classes.
     """
     means = found.groupby("patient", as_index=False)[["score", "own_mass", "dice"]].mean()
     groups = [*found.groupby("explained", sort=False), ("mean over classes", means)]
     rows = []
     for name, rest in groups:
         some = rest.dropna(subset=["dice"])
-        few = len(some) < FEWEST_PATIENTS
+        few = len(some) < 4
         flat = [c for c in ("dice", "score", "own_mass") if not few and (some[c].nunique() < 2 or some[c].isna().any())]
         reason = f"{len(some)} patients with dice" if few else f"{', '.join(flat)} constant or unknown" if flat else ""
         row = {"explained": name, "patients": len(some)}

@@ -21,11 +21,7 @@ from ies_helpers.subjects.files import replacing
 from ies_helpers.subjects.folder import fingerprint, pixels_of
 from ies_helpers.subjects.subject import Subject
 
-KEPT_SHARE = 0.95
-"""Share of the full score that counts as kept."""
-
-CURVE_KEY = ["subject", "network", "lesion", "fill"]
-"""What tells one curve from another."""
+CURVE_KEY = ["subject", "network", "lesion", "fill"]  # what tells one curve from another
 
 
 def summarise_curves(curves: pd.DataFrame) -> pd.DataFrame:
@@ -44,7 +40,7 @@ def summarise_curves(curves: pd.DataFrame) -> pd.DataFrame:
     for key, curve in curves.sort_values("distance_mm").groupby([*CURVE_KEY, "group"], sort=False):
         names: Any = key
         at, seen = curve["distance_mm"].to_numpy(), curve["seen"].to_numpy(dtype=bool)
-        kept = curve["score"].to_numpy() >= KEPT_SHARE * curve["full_score"].to_numpy()
+        kept = curve["score"].to_numpy() >= 0.95 * curve["full_score"].to_numpy()
         first = at[seen][0] if seen.any() else np.nan
         rows.append((*names, first, _from_here_on(at, seen), _from_here_on(at, kept)))
     return pd.DataFrame(rows, columns=[*CURVE_KEY, "group", "first_seen_mm", "seen_from_mm", "keeps_mm"])
@@ -52,10 +48,8 @@ def summarise_curves(curves: pd.DataFrame) -> pd.DataFrame:
 
 def _from_here_on(at: np.ndarray, holds: np.ndarray) -> float:
     """The smallest distance from which on `holds` is always true; NaN if it is not at the last."""
-    if not holds[-1]:
-        return float("nan")
-    lost = np.flatnonzero(~holds)
-    return float(at[lost[-1] + 1 if len(lost) else 0])
+    always = np.logical_and.accumulate(holds[::-1])[::-1]
+    return float(at[always][0]) if always.any() else np.nan
 
 
 def median_distances(summary: pd.DataFrame, *, resamples: int = 1000, seed: int = 0) -> pd.DataFrame:
@@ -63,10 +57,6 @@ def median_distances(summary: pd.DataFrame, *, resamples: int = 1000, seed: int 
 
     A lesion that is never seen counts as one that is seen beyond all distances shown; to leave it out would make the
     median too small.
-
-    Args:
-        summary: as `summarise_curves` gives it.
-        resamples, seed: of the bootstrap.
 
     Returns:
         Two rows a network and fill: `network, fill, measure` (`first_seen_mm` or `keeps_mm`)`, lesions, reached` (those
@@ -107,9 +97,6 @@ def average_curves(curves: pd.DataFrame, *, resamples: int = 1000, seed: int = 0
     Returns:
         `network, fill, distance_mm` (all of any curve, to 0.01 mm)`, lesions, subjects` (with a value there)`, seen,
         mean, sd` (ddof 1, as the paper's bands)`, low, high, note`. With one subject there is no interval (NaN).
-
-    Raises:
-        ValueError: for a table without curves.
     """
     if curves.empty:
         raise ValueError("There must be a perilesional curve to average, the table has none.")
@@ -133,15 +120,9 @@ def _average(part: pd.DataFrame, resamples: int, seed: int) -> pd.DataFrame:
     means = np.divide(sums, counts, out=np.full(sums.shape, np.nan), where=counts > 0)
     low, high = np.where(subjects > 1, np.nanpercentile(means, PERCENTILES, axis=0), np.nan)
 
-    columns = {
-        "distance_mm": scores.columns,
-        "lesions": there.sum().tolist(),
-        "subjects": subjects.tolist(),
-        "seen": seen.sum().astype(int).tolist(),
-        "mean": scores.mean().tolist(),
-        "sd": scores.std(ddof=1).tolist(),
-    }
-    return pd.DataFrame(columns | {"low": low, "high": high, "note": [note_on_subjects(n) for n in subjects]})
+    table = pd.DataFrame({"lesions": there.sum(), "subjects": subjects, "seen": seen.sum().astype(int)})
+    table = table.assign(mean=scores.mean(), sd=scores.std(ddof=1), low=low, high=high)
+    return table.assign(note=[note_on_subjects(n) for n in subjects]).rename_axis("distance_mm").reset_index()
 
 
 def _at_all_distances(curves: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -164,39 +145,28 @@ def wide_curves(curves: pd.DataFrame) -> pd.DataFrame:
     spacing as in `average_curves`; the published ones are stretched to end at 35.
     """
     scores, seen = _at_all_distances(curves)
-    table = pd.DataFrame({"distance_mm": scores.columns, "average_score": scores.mean().tolist()})
-    table["std_dev"] = scores.std(ddof=0).tolist()
-    table["n_predictions"] = seen.sum().astype(int).tolist()
+    table = pd.DataFrame({"average_score": scores.mean(), "std_dev": scores.std(ddof=0)})
+    table = table.assign(n_predictions=seen.sum().astype(int)).rename_axis("distance_mm").reset_index()
     return table.join(pd.DataFrame({f"score_{n}": row for n, row in enumerate(scores.to_numpy())}))
 
 
 # The table of curves on disk.
 
-MADE_WITH = ["by", "threshold", "digest", "voxels", "image"]
-"""Columns that tell whether a curve can be kept; `image` is a hash of image, affine and where the lesion lies in it."""
-
+# the last five tell whether a curve can be kept; `image` is a hash of image, affine and where the lesion lies in it
 TABLE_COLUMNS = [
     *("subject", "lesion", "group", "network", "fill", "distance_mm", "score", "seen", "volume_mm3", "full_score"),
-    *MADE_WITH,
+    *("by", "threshold", "digest", "voxels", "image"),
 ]
 
+# read as they stand: a network may be called 31, and a subject NA
 TEXT_COLUMNS = ["subject", "group", "network", "fill", "by", "digest", "image"]
-"""Read as they stand: a network may be called 31, and a subject NA."""
 
 
 class ContextTable:
-    """`perilesional.csv`: one row a lesion and distance.
-
-    Attributes:
-        curves: what it holds.
-    """
+    """`perilesional.csv`, and in `curves` what it holds: one row a lesion and distance."""
 
     def __init__(self, path: Path) -> None:
-        """Read the table, if there is one.
-
-        Raises:
-            ValueError: for a file of that name with other columns.
-        """
+        """Read the table, if there is one."""
         self.path = path
         self.curves: pd.DataFrame = pd.DataFrame(columns=TABLE_COLUMNS)
         if path.is_file():
@@ -204,9 +174,8 @@ class ContextTable:
             empty = {name: [""] for name in TABLE_COLUMNS if name not in text}
             self.curves = pd.read_csv(path, dtype=text, keep_default_na=False, na_values=empty)
             if list(self.curves.columns) != TABLE_COLUMNS:
-                raise ValueError(
-                    f"{path} must have the columns {', '.join(TABLE_COLUMNS)}; move it away, or take another --out."
-                )
+                wanted = ", ".join(TABLE_COLUMNS)
+                raise ValueError(f"{path} must have the columns {wanted}; move it away, or take another --out.")
 
     def add(
         self,
@@ -218,12 +187,7 @@ class ContextTable:
         by: str,
         progress: bool = False,
     ) -> None:
-        """Compute and write the curves that are not there yet, one lesion at a time.
-
-        Raises:
-            ValueError: where a curve of the same subject, lesion, network and fill was made of another image or lesion,
-                or any of the same network and fill with other settings: they are averaged.
-        """
+        """Compute and write the curves that are not there yet, one lesion at a time."""
         made = {"by": by, "threshold": network.threshold, "digest": network.digest()}
         self._holds({"network": network.name, "fill": fill}, made)
         pixels = pixels_of(subject.image) + subject.affine.tobytes().hex()

@@ -5,7 +5,7 @@ both, in 3D, by lesion, and reads the maps from disk instead of making them anew
 left out of every summary and counted beside it. What there is to measure, `maps.MEASURES` says.
 """
 
-import math
+import re
 import warnings
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -39,32 +39,21 @@ RANKING_COLUMNS = [
     *("lesions", "subjects", "left_out"),
 ]
 
-ALL_GROUPS = "all"
-"""The group of every lesion together."""
-
 
 def evaluate_maps(
-    maps: Sequence[SavedMap],
-    *,
-    networks: Mapping[str, Network] | None = None,
-    seed: int = 0,
-    progress: bool = False,
+    maps: Sequence[SavedMap], *, networks: Mapping[str, Network] | None = None, seed: int = 0, progress: bool = False
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Measure every map on its own lesion.
 
     Args:
-        maps: from `read_maps`, of any number of subjects, networks and methods.
+        maps: of any number of subjects, networks and methods.
         networks: those that made the maps (`networks_of`), to remove voxels and ask again (`road`, `deletion`); None
             leaves these out. Subjects are loaded again as the sidecars say.
         seed: of the shuffles and of the noise.
         progress: show a bar.
 
     Returns:
-        Measures, a row a map and column of `MEASURES`, with the columns `MEASURE_COLUMNS`. A value that does not exist
-        is NaN and its `reason` says why. Then the curves, with the columns `REMOVAL_COLUMNS`.
-
-    Raises:
-        ValueError: for two maps of one lesion made alike, or a damaged file.
+        Measures, a row a map and column of `MEASURES`; where a value is NaN its `reason` says why. Then the curves.
     """
     rows: list[dict[str, Any]] = []
     points: list[dict[str, Any]] = []
@@ -115,13 +104,7 @@ def _points(roaded: Road, deleted: Curve) -> list[dict[str, Any]]:
 def networks_of(maps: Sequence[SavedMap], network: str | None = None, **options: Any) -> dict[str, Network]:
     """The networks that made maps, by the hash of their weights.
 
-    Args:
-        maps: from `read_maps`.
-        network: a name or file for `load_network`; None takes what the sidecars name, if it is shipped or published.
-        options: for `load_network`.
-
-    Raises:
-        ValueError: for a network whose weights are neither named nor given, or with other weights than made the maps.
+    `network` and `options` are for `load_network`; None takes what the sidecars name, if it is shipped or published.
     """
     known = {name: name for name in ARCHITECTURES} | {"published-unet": "published:unet"}
     found: dict[str, Network] = {}
@@ -143,18 +126,14 @@ def networks_of(maps: Sequence[SavedMap], network: str | None = None, **options:
 
 # What maps are called: network and method in as few words as tell them apart.
 
-WORTH_TELLING = ("through", "layer", "draws", "seed", "noise")
-"""What a method is told by only where the maps differ in it, with what else a sidecar records as its settings."""
+WORTH_TELLING = ("through", "layer", "draws", "seed", "noise")  # beside a sidecar's settings, where maps differ
 
 
 def names_of(maps: Sequence[SavedMap]) -> list[tuple[str, str]]:
-    """Network and method of each map, in as few words as tell them apart.
+    """Network and method of each map; refused if two maps of one lesion have the same.
 
     A method is its name and aggregation (`smoothgrad max`), and of `WORTH_TELLING` what differs among the maps that
     share them (`smoothgrad max, 50 draws`). A network whose name several have is told by its hash too.
-
-    Raises:
-        ValueError: if two maps of one lesion have the same network and method.
     """
     digests, kinds = defaultdict(set), defaultdict(lambda: defaultdict(set))
     for record in (saved.record for saved in maps):
@@ -179,7 +158,7 @@ def names_of(maps: Sequence[SavedMap]) -> list[tuple[str, str]]:
 
 
 def _kind(record: dict[str, Any]) -> str:
-    frozen = "frozen" if record.get("statistics") == "frozen" else None
+    frozen = "frozen" if record.get("statistics") == "frozen" else ""
     return " ".join(filter(None, (record["method"], record.get("aggregate"), frozen)))
 
 
@@ -199,21 +178,15 @@ def _identity(saved: SavedMap) -> str:
 
 
 def summarise_measures(measures: pd.DataFrame) -> pd.DataFrame:
-    """One row for each network, method, group of lesions (`all` too) and measure.
-
-    Args:
-        measures: tidy, as `evaluate_maps` gives it.
+    """One row for each network, method, group of lesions (`all` too) and measure of what `evaluate_maps` gives.
 
     Returns:
         `network, method, group, measure, unit, subjects, n, nan, mean, sd` (ddof 1, NaN from one value)`, q25, median,
         q75`: `n` maps, of so many subjects, have a value, `nan` have none.
-
-    Raises:
-        ValueError: for a table without measures.
     """
     if measures.empty:
         raise ValueError("There must be a measured map to summarise, the table has none.")
-    every = pd.concat([measures.assign(group=ALL_GROUPS), measures], ignore_index=True)
+    every = pd.concat([measures.assign(group="all"), measures], ignore_index=True)
     keys, rows = ["network", "method", "group", "measure"], []
     for key, part in every.groupby(keys, sort=False):
         names: Any = key
@@ -222,7 +195,7 @@ def summarise_measures(measures: pd.DataFrame) -> pd.DataFrame:
         numbers = {"unit": part["unit"].iloc[0], "subjects": part.loc[values.index, "subject"].nunique()}
         numbers |= {"n": len(values), "nan": len(part) - len(values), "mean": values.mean(), "sd": values.std(ddof=1)}
         rows.append(dict(zip(keys, names, strict=True)) | numbers | {"q25": low, "median": middle, "q75": high})
-    order = {group: n for n, group in enumerate((ALL_GROUPS, *GROUPS))}
+    order = {group: n for n, group in enumerate(("all", *GROUPS))}
     return pd.DataFrame(rows).sort_values("group", key=lambda names: names.map(order), kind="stable")
 
 
@@ -236,16 +209,12 @@ def rank_methods(measures: pd.DataFrame, *, resamples: int = 1000, seed: int = 0
 
     Args:
         measures: tidy, as `evaluate_maps` gives it.
-        resamples: of the bootstrap.
-        seed: of the draws.
+        resamples, seed: of the bootstrap.
 
     Returns:
         `network, measure, better, rank` (methods of equal mean share the smaller)`, method, mean, low, high, first`
         (share of resamples in which its mean is the best, or shares it)`, lesions, subjects, left_out`: lesions
         without a value of every method. Where no lesion is left the numbers are NaN.
-
-    Raises:
-        ValueError: for more than one value of a lesion, method and measure.
     """
     chosen: Any = measures[measures["measure"].isin(list(ranked_measures()))]
     tables = [
@@ -276,9 +245,8 @@ def _rank(part: pd.DataFrame, measure: str, resamples: int, seed: int) -> pd.Dat
     values, subjects = whole.to_numpy(), whole.index.get_level_values("subject")
     means = np.stack([values[rows].mean(axis=0) for rows in draw_rows(subjects, resamples, seed)])
     sign = 1.0 if better == "higher" else -1.0
-    best = sign * means
     low, high = np.percentile(means, PERCENTILES, axis=0)
-    first = (best == best.max(axis=1, keepdims=True)).mean(axis=0)
+    first = (sign * means == (sign * means).max(axis=1, keepdims=True)).mean(axis=0)
     table = table.assign(mean=values.mean(axis=0), low=low, high=high, first=first)
     table = table.assign(lesions=len(whole), subjects=subjects.nunique(), left_out=len(wide) - len(whole))
     table["rank"] = (-sign * table["mean"]).rank(method="min").astype(int)
@@ -287,22 +255,13 @@ def _rank(part: pd.DataFrame, measure: str, resamples: int, seed: int) -> pd.Dat
 
 # The same in print: tables of strings, in Markdown and LaTeX.
 
-IN_LATEX = {
-    **dict.fromkeys((r"\toprule", r"\midrule", r"\bottomrule"), r"\hline"),  # which need no package
-    "±": r"$\pm$",
-    "–": "--",
-    "↑": r"$\uparrow$",
-    "↓": r"$\downarrow$",
-}
-"""What pandas writes or leaves, and what is wanted in its place."""
+# what pandas writes or leaves, and what is wanted in its place: rules that need no package, signs
+IN_LATEX: dict[str, str] = dict.fromkeys((r"\toprule", r"\midrule", r"\bottomrule"), r"\hline")
+IN_LATEX |= {"±": r"$\pm$", "–": "--", "↑": r"$\uparrow$", "↓": r"$\downarrow$"}
 
 
 def headline(summary: pd.DataFrame) -> pd.DataFrame:
-    """One row for each network, method and group: how many maps, then `mean ± sd` of each measure that is ranked.
-
-    Args:
-        summary: of `summarise_measures`.
-    """
+    """One row for each network, method and group: how many maps, then `mean ± sd` of each measure that is ranked."""
     ranked = ranked_measures()
     shown: Any = summary[summary["measure"].isin(list(ranked))]
     rows = []
@@ -322,18 +281,11 @@ def standings(ranking: pd.DataFrame) -> pd.DataFrame:
     rows, ranked = [], ranked_measures()
     for row in ranking.to_dict("records"):
         known = not pd.isna(row["mean"])
-        rows.append(
-            {
-                "network": row["network"],
-                "measure": ranked[row["measure"]].title,
-                "rank": f"{row['rank']:.0f}" if known else "–",
-                "method": row["method"],
-                "mean": _number(row["mean"]),
-                "95 % interval": f"{_number(row['low'])} to {_number(row['high'])}" if known else "–",
-                "first": f"{row['first']:.0%}" if known else "–",
-                "lesions": str(row["lesions"]),
-            }
-        )
+        cells = {"network": row["network"], "measure": ranked[row["measure"]].title}
+        cells |= {"rank": f"{row['rank']:.0f}" if known else "–", "method": row["method"], "mean": _number(row["mean"])}
+        cells["95 % interval"] = f"{_number(row['low'])} to {_number(row['high'])}" if known else "–"
+        cells |= {"first": f"{row['first']:.0%}" if known else "–", "lesions": str(row["lesions"])}
+        rows.append(cells)
     return pd.DataFrame(rows)
 
 
@@ -349,9 +301,7 @@ def markdown(table: pd.DataFrame) -> str:
 def latex(table: pd.DataFrame) -> str:
     """A table of strings as a LaTeX `tabular`, which needs no package."""
     text = table.to_latex(index=False, escape=True)
-    for written, wanted in IN_LATEX.items():
-        text = text.replace(written, wanted)
-    return text
+    return re.sub("|".join(map(re.escape, IN_LATEX)), lambda found: IN_LATEX[found[0]], text)
 
 
 def _spread(row: Any) -> str:
@@ -362,7 +312,7 @@ def _spread(row: Any) -> str:
 
 def _number(value: float) -> str:
     """Three decimals, or two digits where these would be zero."""
-    if value is None or math.isnan(value):
+    if pd.isna(value):
         return "–"
     return f"{value:.3f}" if value == 0 or abs(value) >= 0.001 else f"{value:.1e}"
 
@@ -375,18 +325,8 @@ def add_measures(folder: Path, subject: str, maps: Iterable[Path | str] | None =
 
     A column is called by the map and the measure, `smoothgradmax_flair_max`: the largest value in FLAIR, in the map's
     unit; which measures, `Measure.kept` says. A lesion that was not explained by a method has no value there; nor has
-    a measure that does not exist. Only maps that the table lacks, or that are newer than it, are read from disk.
-
-    Args:
-        folder: that `ies explain` wrote.
-        subject: whose table.
-        maps: images, as `save_map` or `maps.tsv` name them, of maps to read in any case.
-
-    Returns:
-        The table.
-
-    Raises:
-        ValueError: for a damaged file.
+    a measure that does not exist. Only maps that the table lacks, that are newer than it, or whose images, as
+    `save_map` or `maps.tsv` name them, are among `maps`, are read from disk. Returns the table.
     """
     folder = Path(folder)
     path = folder / f"sub-{subject}" / "lesions.tsv"
@@ -396,7 +336,8 @@ def add_measures(folder: Path, subject: str, maps: Iterable[Path | str] | None =
     before = table[[column for column in table if _is_kept(column.partition("_")[2])]].copy()
     table[before.columns], methods = np.nan, dict[str, None]()  # in the order of lesions and files, whoever ran first
     for saved in read_maps(folder, subject) if any((folder / f"sub-{subject}" / "anat").glob(MAPS)) else ():
-        lesion, method = saved.record["lesion"], _method_of(saved.stem)
+        lesion = saved.record["lesion"]
+        method = saved.stem.rpartition("_desc-")[2].rpartition("L")[0]  # sub-demo_desc-smoothgradmaxL003
         methods[method] = None
         if lesion not in table.index:  # a control, or a mask drawn by hand: no prediction numbered it
             row = {key: [saved.record[key]] for key in ("lesion", "group", "voxels")}
@@ -420,8 +361,3 @@ def add_measures(folder: Path, subject: str, maps: Iterable[Path | str] | None =
 def _is_kept(column: str) -> bool:
     row = measure_of(column)
     return row is not None and row.kept
-
-
-def _method_of(stem: str) -> str:
-    """`sub-demo_desc-smoothgradmaxL003` -> `smoothgradmax`."""
-    return stem.rpartition("_desc-")[2].rpartition("L")[0]

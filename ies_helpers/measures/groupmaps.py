@@ -15,16 +15,14 @@ from scipy import ndimage
 from ies_helpers.arrays import Affine, LesionLike, Saliency, as_voxels, spacing_of
 from ies_helpers.subjects.files import replacing
 
-ALIGNED_REACH_MM = 15.0
-"""How far around a lesion's centre an aligned map reaches."""
+ALIGNED_REACH_MM = 15.0  # how far around a lesion's centre an aligned map reaches
 
 MNI_SHAPE = (91, 109, 91)
 MNI_AFFINE: Affine = np.array([[2.0, 0, 0, -90], [0, 2, 0, -126], [0, 0, 2, -72], [0, 0, 0, 1]])
 """The MNI152 grid at 2 mm, axes towards right, anterior and superior."""
 
 
-ROUNDING = 1e-9
-"""Standard error, as a share of the mean, below which maps are the same but for rounding."""
+ROUNDING = 1e-9  # standard error, as a share of the mean, below which maps are the same but for rounding
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,9 +57,6 @@ def group_map(maps: Iterable[Saliency], affine: Affine) -> GroupMap:
     Args:
         maps: each `(C, I, J, K)`, see `aligned_at_centre` and `in_mni`.
         affine: of their grid.
-
-    Raises:
-        ValueError: for no map, or maps of different shapes.
     """
     count = total = squares = signs = np.zeros(0)
     size, shape = 0, None
@@ -122,11 +117,7 @@ def aligned_at_centre(
 
 
 def centred_affine(reach_mm: float = ALIGNED_REACH_MM) -> Affine:
-    """Affine of aligned maps: 0 mm at the lesion's middle.
-
-    Raises:
-        ValueError: for a reach that is no whole number of mm from 0.
-    """
+    """Affine of aligned maps: 0 mm at the lesion's middle."""
     if not (float(reach_mm).is_integer() and reach_mm >= 0):
         raise ValueError(f"reach_mm must be whole mm from 0, the grid has one point a mm; got {reach_mm}.")
     affine = np.eye(4)

@@ -25,34 +25,23 @@ from ies_helpers.measures.resample import (
     note_on_subjects,
 )
 
-ORDER = ("TP", "FP", "FN", "TN")
-"""The paper's order of peaks, the highest first."""
+ORDER = ("TP", "FP", "FN", "TN")  # the paper's order of peaks, the highest first
 
-FEWEST_LESIONS = 5
-"""That a group must have to be compared."""
+FEWEST_LESIONS = 5  # that a group must have to be compared
 
 # Any two groups: tests and effect sizes.
 
 
 @dataclass(frozen=True)
 class Effect:
-    """How often a value of the first group is larger than one of the second, and how sure that is.
+    """How often a value of the first group is larger than one of the second, and how sure that is."""
 
-    Attributes:
-        delta: Cliff's delta, the rank-biserial correlation: P(first > second) - P(first < second), from -1 to 1.
-        naive: 95 % interval as if every lesion were a subject.
-        interval: 95 % interval over subjects; NaN if a group is of one subject.
-        within: delta over pairs of lesions of the same subject alone; NaN if no subject has both groups.
-        within_interval: its interval over subjects; NaN if fewer than two have both groups.
-        note: why something is NaN, or should not be leant on; empty if nothing is the matter.
-    """
-
-    delta: float
-    naive: Interval = NO_INTERVAL
-    interval: Interval = NO_INTERVAL
-    within: float = np.nan
-    within_interval: Interval = NO_INTERVAL
-    note: str = ""
+    delta: float  # Cliff's: P(first > second) - P(first < second), from -1 to 1
+    naive: Interval = NO_INTERVAL  # as if every lesion were a subject
+    interval: Interval = NO_INTERVAL  # over subjects; NaN if a group is of one subject
+    within: float = np.nan  # delta over pairs of lesions of the same subject alone; NaN if none has both groups
+    within_interval: Interval = NO_INTERVAL  # over subjects; NaN if fewer than two have both groups
+    note: str = ""  # why something is NaN, or should not be leant on
 
 
 def compare_groups(table: pd.DataFrame, measure: str, *, resamples: int = 2000, seed: int = 0) -> pd.DataFrame:
@@ -67,16 +56,12 @@ def compare_groups(table: pd.DataFrame, measure: str, *, resamples: int = 2000, 
         table: a row a lesion, columns `subject`, `group` and the measure. Lesions without a value (NaN) and those of
             other groups are left out.
         measure: name of a column.
-        resamples: of each bootstrap (percentiles 2.5 to 97.5).
-        seed: of the bootstraps.
+        resamples, seed: of each bootstrap.
 
     Returns:
         A row a pair, in the order TP, FP, FN, TN: `first, second, n_first, n_second, subjects, u, p, p_holm` (Holm's
         correction over the pairs that could be tested)`, delta, naive_low, naive_high, low, high, within, within_low,
         within_high, note`; see `Effect`. With fewer than 5 lesions in a group all is NaN, and the note says why.
-
-    Raises:
-        ValueError: for a table without these columns, with infinite values, or of fewer than two groups.
     """
     table = valued(table, measure)
     groups = [group for group in ORDER if group in set(table["group"])]
@@ -91,17 +76,14 @@ def compare_groups(table: pd.DataFrame, measure: str, *, resamples: int = 2000, 
 def group_table(table: pd.DataFrame, measures: Sequence[str]) -> pd.DataFrame:
     """How large each group is and where its middle half lies, a row a measure and group.
 
-    Returns:
-        `measure, group, lesions, subjects, q25, median, q75`; lesions without a value do not count.
+    Columns `measure, group, lesions, subjects, q25, median, q75`; lesions without a value do not count.
     """
     rows = []
     for measure in measures:
-        values = valued(table, measure)
-        for group in ORDER:
-            part: Any = values[values["group"] == group]
-            if len(part):
-                quartiles = np.quantile(part[measure], (0.25, 0.5, 0.75)).tolist()
-                rows.append((measure, group, len(part), part["subject"].nunique(), *quartiles))
+        values = dict(iter(valued(table, measure).groupby("group")))
+        for group, part in ((group, values[group]) for group in ORDER if group in values):
+            quartiles = np.quantile(part[measure], (0.25, 0.5, 0.75)).tolist()
+            rows.append((measure, group, len(part), part["subject"].nunique(), *quartiles))
     return pd.DataFrame(rows, columns=["measure", "group", "lesions", "subjects", "q25", "median", "q75"])
 
 
@@ -120,7 +102,7 @@ def holm(p: Iterable[float]) -> np.ndarray:
 def cliffs_delta(first: Any, second: Any) -> float:
     """P(x > y) - P(x < y) for x of the first and y of the second; ties count half for each side.
 
-    It is 2 U / (m n) - 1 (Cliff 1993; Kerby 2014 calls it the rank-biserial correlation), and 2 AUC - 1.
+    It is 2 U / (m n) - 1 (Cliff 1993; the rank-biserial correlation of Kerby 2014), and 2 AUC - 1.
     """
     return float(_signs(first, second).mean())
 
@@ -138,7 +120,12 @@ def effect(first: pd.DataFrame, second: pd.DataFrame, measure: str, *, resamples
     same = of_first[:, None] == of_second
     delta, within = float(signs.mean()), float(signs[same].mean()) if same.any() else np.nan
     fewest, both = min(len(set(of_first)), len(set(of_second))), len(set(of_first) & set(of_second))
-    note = _note(fewest, both)
+    notes = [note_on_subjects(fewest, " in a group")]
+    if both == 0:
+        notes.append("no subject has both groups: nothing within")
+    elif both < min(fewest, FEW_SUBJECTS):
+        notes.append(f"only {both} with both groups: {'no' if both == 1 else 'too narrow an'} interval within")
+    note = "; ".join(filter(None, notes))
 
     # lesions drawn as if they were subjects: (R, m) and (R, n)
     rng = np.random.default_rng(seed)
@@ -158,22 +145,8 @@ def effect(first: pd.DataFrame, second: pd.DataFrame, measure: str, *, resamples
     return Effect(delta, naive, over, within, inside, note)
 
 
-def _note(fewest: int, both: int) -> str:
-    """What must be said of intervals over so many subjects in the smaller group, and so many that have both."""
-    notes = [note_on_subjects(fewest, " in a group")]
-    if both == 0:
-        notes.append("no subject has both groups: nothing within")
-    elif both < min(fewest, FEW_SUBJECTS):
-        notes.append(f"only {both} with both groups: {'no' if both == 1 else 'too narrow an'} interval within")
-    return "; ".join(filter(None, notes))
-
-
 def valued(table: pd.DataFrame, measure: str) -> pd.DataFrame:
-    """The rows that have a value of a measure, which is float64 whatever it was.
-
-    Raises:
-        ValueError: for lacking columns, a lesion without a subject, or values that are no finite numbers.
-    """
+    """The rows that have a value of a measure, which is float64 whatever it was."""
     lacking = [name for name in ("subject", "group", measure) if name not in table]
     if lacking:
         raise ValueError(f"A table of lesions must have the columns subject, group and {measure}; no {lacking[0]}.")
@@ -194,23 +167,17 @@ def _pair(table: pd.DataFrame, measure: str, pair: tuple[str, str], resamples: i
     subjects = pd.concat(parts)["subject"].nunique()
     row = {"first": pair[0], "second": pair[1], "n_first": len(first), "n_second": len(second), "subjects": subjects}
     small = [f"{g} has {len(part)}" for g, part in zip(pair, parts, strict=True) if len(part) < FEWEST_LESIONS]
+    u = p = np.nan
     if small:
-        u = p = np.nan
         found = Effect(np.nan, note=f"{' and '.join(small)} lesions, {FEWEST_LESIONS} are needed")
     else:
-        u, p = _mann_whitney(first[measure].to_numpy(), second[measure].to_numpy())
         found = effect(first, second, measure, resamples=resamples, seed=seed)
+        u, p = len(first) * len(second) / 2, 1.0
+        if pd.concat(parts)[measure].nunique() > 1:  # exact for up to 8 lesions without ties, else normal
+            u, p = map(float, mannwhitneyu(first[measure], second[measure], alternative="two-sided"))
     row |= {"u": u, "p": p, "delta": found.delta, "naive_low": found.naive[0], "naive_high": found.naive[1]}
     row |= {"low": found.interval[0], "high": found.interval[1], "within": found.within}
     return row | {"within_low": found.within_interval[0], "within_high": found.within_interval[1], "note": found.note}
-
-
-def _mann_whitney(first: np.ndarray, second: np.ndarray) -> tuple[float, float]:
-    """U of the first and two-sided p: exact for up to 8 lesions without ties, else normal, corrected for ties."""
-    if np.ptp(np.r_[first, second]) == 0:
-        return len(first) * len(second) / 2, 1.0
-    u, p = mannwhitneyu(first, second, alternative="two-sided")
-    return float(u), float(p)
 
 
 def _signs(first: Any, second: Any) -> np.ndarray:
@@ -231,33 +198,17 @@ def _quotients(parts: np.ndarray, wholes: np.ndarray) -> np.ndarray:
 # A false lesion or a true one? "False" is the event, so the two rates are the share of false lesions caught and the
 # share of true lesions called false.
 
-ROC_GRID = np.linspace(0, 1, 101)
-"""Shares of true lesions at which a band is given."""
-
-FOLDS = 5
+ROC_GRID = np.linspace(0, 1, 101)  # shares of true lesions at which a band is given
 
 
 @dataclass(frozen=True, eq=False)
 class Roc:
-    """How well one number tells false lesions from true ones.
+    """How well one number tells false lesions from true ones; intervals and `within` as in `Effect`."""
 
-    Attributes:
-        alarms: `(K,)` share of true lesions called false, from 0 to 1, one entry a threshold.
-        caught: `(K,)` share of false lesions called false.
-        band: `(2, 101)` 95 % interval of `caught` over subjects at `ROC_GRID`, point by point; NaN where `interval` is.
-        auc: P(a false lesion looks more false than a true one), ties count half; 0.5 is chance.
-        naive: its 95 % interval as if every lesion were a subject.
-        interval: its 95 % interval over subjects.
-        within: AUC over pairs of lesions of the same subject alone.
-        within_interval: its interval over subjects.
-        false, true, subjects: how many there are.
-        note: why something is NaN, or should not be leant on.
-    """
-
-    alarms: np.ndarray
-    caught: np.ndarray
-    band: np.ndarray
-    auc: float
+    alarms: np.ndarray  # (K,) share of true lesions called false, from 0 to 1, one entry a threshold
+    caught: np.ndarray  # (K,) share of false lesions called false
+    band: np.ndarray  # (2, 101) interval of `caught` over subjects at `ROC_GRID`, point by point; NaN as `interval`
+    auc: float  # P(a false lesion looks more false than a true one), ties count half; 0.5 is chance
     naive: Interval
     interval: Interval
     within: float
@@ -282,14 +233,10 @@ def roc(
     afterwards finds 0.5 or more in pure chance. The paper's order of peaks, TP > FP, says `low`.
 
     Args:
-        table: a row a lesion, columns `subject`, `group` and the measure; groups other than TP and FP and lesions
-            without a value are left out.
+        table: as for `compare_groups`; groups other than TP and FP are left out too.
         measure: name of a column.
         false_when: which values speak for a false lesion.
         resamples, seed: of the bootstraps.
-
-    Raises:
-        ValueError: for fewer than 5 TP or FP, lacking columns, or another side.
     """
     check_choice("false_when", false_when, ("low", "high"))
     found: Any = _found(valued(table, measure))
@@ -298,23 +245,16 @@ def roc(
     false, true = parts
     ranks = effect(false, true, "evidence", resamples=resamples, seed=seed)
     alarms, caught = (curves[0] for curves in _curves(found, np.ones((1, len(found)))))
-    return Roc(
-        alarms,
-        caught,
-        _band(found, resamples, seed),
-        auc=_auc(ranks.delta),
-        naive=_aucs(ranks.naive),
-        interval=_aucs(ranks.interval),
-        within=_auc(ranks.within),
-        within_interval=_aucs(ranks.within_interval),
-        false=len(false),
-        true=len(true),
-        subjects=found["subject"].nunique(),
-        note=ranks.note,
+    auc, within = (ranks.delta + 1) / 2, (ranks.within + 1) / 2
+    naive, interval, inside = (
+        ((low + 1) / 2, (high + 1) / 2) for low, high in (ranks.naive, ranks.interval, ranks.within_interval)
     )
+    counts = len(false), len(true), found["subject"].nunique()
+    band = _band(found, resamples, seed)
+    return Roc(alarms, caught, band, auc, naive, interval, within, inside, *counts, note=ranks.note)
 
 
-def predict_false(table: pd.DataFrame, measures: Sequence[str], *, folds: int = FOLDS) -> pd.DataFrame:
+def predict_false(table: pd.DataFrame, measures: Sequence[str], *, folds: int = 5) -> pd.DataFrame:
     """Probability that each found lesion is false, from a model that has never seen its subject.
 
     Standardised measures, logistic regression (scikit-learn's, ridge penalty of 1), and its probabilities calibrated
@@ -330,10 +270,6 @@ def predict_false(table: pd.DataFrame, measures: Sequence[str], *, folds: int = 
 
     Returns:
         The rows of TP and FP with a column `p_false`.
-
-    Raises:
-        ValueError: for fewer than 3 subjects or 2 folds, or a split whose training part has one subject, or lacks true
-            or false lesions.
     """
     if not measures:
         raise ValueError("A model needs a measure to look at, got none.")
@@ -358,8 +294,8 @@ def calibration(predicted: pd.DataFrame, *, bins: int = 5) -> pd.DataFrame:
     """Are lesions with p_false 0.3 false three times in ten? Lesions in bins of equal number, by `p_false`.
 
     Args:
-        predicted: of `predict_false`.
-        bins: at most; equal probabilities stay together. Lesions without a probability are left out.
+        predicted: of `predict_false`; lesions without a probability are left out.
+        bins: at most; equal probabilities stay together.
 
     Returns:
         A row a bin: `lesions, predicted` (mean)`, observed` (share false)`, low, high` (Wilson's 95 % interval, which
@@ -390,19 +326,8 @@ def _found(table: pd.DataFrame) -> pd.DataFrame:
     return found
 
 
-def _auc(delta: float) -> float:
-    return (delta + 1) / 2
-
-
-def _aucs(deltas: Interval) -> Interval:
-    return _auc(deltas[0]), _auc(deltas[1])
-
-
 def _curves(found: pd.DataFrame, times: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Alarms and caught, `(R, K)` each, from how often each lesion is in a resample, `(R, n)`, both groups in each.
-
-    It is scikit-learn's `roc_curve` with weights, for all resamples at once.
-    """
+    """Alarms and caught `(R, K)` for weights `(R, n)` with both groups: `sklearn.metrics.roc_curve`, all at once."""
     order = np.argsort(-found["evidence"].to_numpy(), kind="stable")
     evidence, false = found["evidence"].to_numpy()[order], (found["group"] == "FP").to_numpy()[order]
     ends = np.flatnonzero(np.r_[np.diff(evidence) != 0, True])  # the last lesion of each threshold
@@ -442,7 +367,7 @@ def _splits(false: np.ndarray, subjects: np.ndarray, folds: int) -> list[tuple[n
     return splits
 
 
-def _calibrated(splits: list[tuple[np.ndarray, np.ndarray]]) -> Any:
+def _calibrated(splits: Any) -> Any:
     from sklearn.calibration import CalibratedClassifierCV
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline

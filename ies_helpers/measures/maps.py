@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -21,31 +21,18 @@ from ies_helpers.subjects.subject import SHIPPED
 
 SignPart = Literal["abs", "positive", "negative"]
 Region = LesionLike | Box
-"""A `Lesion`, a boolean mask `(I, J, K)`, voxels `(V, 3)`, or a box of three slices."""
 
-SHELLS = ((0.0, 2.0), (2.0, 5.0), (5.0, 10.0))
-"""Distances from the lesion, in mm: voxels farther than the first and up to the second."""
-
-COMPLEXITY_THRESHOLD = 0.1
-"""Share of the peak above which a voxel counts for `effective_complexity`, as in Agg2Exp's evaluation."""
+SHELLS = ((0.0, 2.0), (2.0, 5.0), (5.0, 10.0))  # mm from the lesion: farther than the first, up to the second
 
 
 def proportional_energy(saliency: Saliency, region: Region, *, part: SignPart = "abs") -> float:
     """Share of a map that lies in a region: sum(S M) / sum(S), 0 to 1.
 
     Source: Wang et al. 2020 (Score-CAM) for maps in 0 to 1; also called relevance mass accuracy (Arras et al. 2022),
-    there for the positive part. Departure: signed maps have to say which part.
-
-    Args:
-        saliency: `(C, I, J, K)` or `(I, J, K)`.
-        region: where; see `Region`.
-        part: of the signed map.
-
-    Raises:
-        ValueError: for a region or part that cannot be meant, or of another shape.
+    there for the positive part. Departure: signed maps, `(C, I, J, K)` or `(I, J, K)`, have to say which part.
     """
     values, mask = part_of(saliency, part), _mask(region, saliency.shape[-3:])
-    return _over(float(values[mask].sum()), float(values.sum()), mask, why_empty(saliency, part))
+    return _over(values[mask].sum(), values.sum(), mask, why_empty(saliency, part))
 
 
 def average_saliency_focus(saliency: Saliency, region: Region, *, part: SignPart = "abs") -> float:
@@ -54,7 +41,7 @@ def average_saliency_focus(saliency: Saliency, region: Region, *, part: SignPart
     0 for a map that is strong elsewhere; NaN for one that is zero everywhere, which says nothing about a region.
     """
     values, mask = part_of(saliency, part), _mask(region, saliency.shape[-3:])
-    return _over(float(values[mask].sum()), float(mask.sum()) if values.any() else 0.0, mask, why_empty(saliency, part))
+    return _over(values[mask].sum(), mask.sum() * values.any(), mask, why_empty(saliency, part))
 
 
 def relative_focus(saliency: Saliency, region: Region) -> float:
@@ -70,7 +57,7 @@ def pointing_game(saliency: Saliency, region: Region, *, part: SignPart = "abs")
     """
     values, mask = part_of(saliency, part), _mask(region, saliency.shape[-3:])
     peaks = (values == values.max()) & values.any()
-    return _over(float((peaks & mask).sum()), float(peaks.sum()), mask, why_empty(saliency, part))
+    return _over((peaks & mask).sum(), peaks.sum(), mask, why_empty(saliency, part))
 
 
 def rank_accuracy(saliency: Saliency, region: Region, *, part: SignPart = "positive") -> float:
@@ -93,39 +80,29 @@ def gini(saliency: Saliency, *, part: SignPart = "abs") -> float:
     values = np.sort(part_of(saliency, part), axis=None)
     n = len(values)
     weights = (n - np.arange(1, n + 1) + 0.5) / n
-    return 1 - 2 * _over(float((values * weights).sum()), float(values.sum()), None, why_empty(saliency, part))
+    return 1 - 2 * _over((values * weights).sum(), values.sum(), None, why_empty(saliency, part))
 
 
 def effective_complexity(saliency: Saliency, *, part: SignPart = "abs") -> float:
     """Share of voxels above a tenth of the peak; small is simple (Nguyen and Martinez 2020, as Agg2Exp takes it)."""
     values = part_of(saliency, part)
-    above = float((values > COMPLEXITY_THRESHOLD * values.max()).sum())
-    return _over(above, float(values.size) if values.any() else 0.0, None, why_empty(saliency, part))
+    above = (values > 0.1 * values.max()).sum()
+    return _over(above, values.size * values.any(), None, why_empty(saliency, part))
 
 
 def peak(saliency: Saliency, modalities: Sequence[str] | None = None) -> dict[str, float]:
     """Largest and smallest value by channel: `flair_max`, `flair_min`, ..., in the map's unit.
 
-    Args:
-        saliency: `(C, I, J, K)`.
-        modalities: names of the channels; None: `flair` and `t1`, or `all` for a map of one channel.
-
-    Raises:
-        ValueError: for another number of channels, or values that are not finite.
+    Channels without names are `flair` and `t1`, or `all` where there is one.
     """
-    ends = {}
-    for name, channel in _by_channel(saliency, modalities).items():
-        ends |= {f"{name}_max": float(channel.max()), f"{name}_min": float(channel.min())}
-    return ends
+    channels = _by_channel(saliency, modalities).items()
+    return {f"{name}_{end}": float(getattr(channel, end)()) for name, channel in channels for end in ("max", "min")}
 
 
 def channel_shares(saliency: Saliency, channels: Sequence[str] | None = None) -> dict[str, float]:
     """Share of the map's absolute values that each channel has: `flair_share`, ..., which add up to 1; see `peak`."""
-    total = float(saliency.abs().sum())
-    return {
-        f"{name}_share": _over(float(channel.abs().sum()), total, None, "the map is zero everywhere")
-        for name, channel in _by_channel(saliency, channels).items()
-    }
+    named, total, why = _by_channel(saliency, channels), float(saliency.abs().sum()), "the map is zero everywhere"
+    return {f"{name}_share": _over(float(own.abs().sum()), total, None, why) for name, own in named.items()}
 
 
 def sign_balance(saliency: torch.Tensor, region: Region) -> float:
@@ -133,7 +110,7 @@ def sign_balance(saliency: torch.Tensor, region: Region) -> float:
     values, mask = np.asarray(saliency, dtype=np.float64), _mask(region, saliency.shape[-3:])
     check_finite(values, "A map", "explain anew")
     inside = values[..., mask]
-    return _over(float(inside.sum()), float(np.abs(inside).sum()), mask, "the map is zero there")
+    return _over(inside.sum(), np.abs(inside).sum(), mask, "the map is zero there")
 
 
 def shells(region: Region, shape: Sequence[int], affine: Affine) -> dict[str, np.ndarray]:
@@ -155,21 +132,13 @@ def shells(region: Region, shape: Sequence[int], affine: Affine) -> dict[str, np
 
 @dataclass(frozen=True, eq=False)
 class MappedLesion:
-    """A lesion and its map: all that a measure may look at.
-
-    Attributes:
-        saliency: `(C, I, J, K)`.
-        lesion: `(I, J, K)` bool, or another `Region`.
-        affine: `(4, 4)`, voxel indices to mm.
-        channels: what each channel of the map is called; see `peak`.
-        road, deletion: what the network said without the voxels that the map calls relevant; None if it was not asked.
-    """
+    """A lesion and its map: all that a measure may look at."""
 
     saliency: Saliency
     lesion: Region
     affine: Affine
-    channels: Sequence[str] | None = None
-    road: Road | None = None
+    channels: Sequence[str] | None = None  # what each is called; see `peak`
+    road: Road | None = None  # what the network said without the relevant voxels, if it was asked
     deletion: Curve | None = None
 
     @cached_property
@@ -182,33 +151,24 @@ class MappedLesion:
 class Measure:
     """One kind of number about a map, and everything that tables, rankings and figures ask about it.
 
-    Attributes:
-        name: its column in tables, where `columns` does not say otherwise.
-        function: a lesion and its map -> the number, or several by column. NaN where there is none, with a warning that
-            ends in `NaN: <why>.`
-        title: as printed tables and figures have it.
-        columns: its names in tables where they are several; `{}` stands for a channel or a place.
-        better: which end is, `higher` or `lower`: it is then summarised in print, and methods are ranked by it.
-        in_unit: whether it has the map's unit, so that methods of different units do not compare.
-        drawn: a `box` of the lesions' values or a `bar` of their mean, in a panel of its own; `peak` and `balance` are
-            drawn together, each kind in a figure of its own; empty: not at all.
-        kept: whether the table of lesions, `lesions.tsv`, has it.
-        asks_network: whether voxels are removed and the network is asked again.
+    Its `function` gives NaN where there is no number, with a warning that ends in `NaN: <why>.` It is `drawn` as a
+    `box` of the lesions' values or a `bar` of their mean, in a panel of its own; `peak` and `balance` are drawn
+    together, each kind in a figure of its own.
     """
 
-    name: str
-    function: Callable[[MappedLesion], float | dict[str, float]]
-    title: str
-    columns: tuple[str, ...] = ()
-    better: Literal["higher", "lower", ""] = ""
-    in_unit: bool = False
+    name: str  # its column in tables, where `columns` does not say otherwise
+    function: Callable[[MappedLesion], float | dict[str, float]]  # the number, or several by column
+    title: str  # in print
+    columns: tuple[str, ...] = ()  # its names in tables where they are several; `{}` stands for a channel or a place
+    better: Literal["higher", "lower", ""] = ""  # end: then it is summarised in print, and methods are ranked by it
+    in_unit: bool = False  # of the map, so that methods of different units do not compare
     drawn: Literal["box", "bar", "peak", "balance", ""] = "box"
-    kept: bool = False
-    asks_network: bool = False
+    kept: bool = False  # in the table of lesions, `lesions.tsv`
+    asks_network: bool = False  # again, without some voxels
 
 
+# columns of the measures that have one for each channel, or for each shell around the lesion
 PEAKS, SHARES, BALANCES = ("{}_max", "{}_min"), ("{}_share",), ("balance_{}",)
-"""Columns of the measures that have one for each channel, or for each shell around the lesion."""
 
 
 def _balance_inside(of: MappedLesion) -> float:
@@ -220,7 +180,7 @@ def _balance_around(of: MappedLesion) -> dict[str, float]:
     return {f"balance_{name}": sign_balance(of.saliency[0], shell) for name, shell in around.items()}
 
 
-def _deletion(of: MappedLesion) -> float:
+def _deletion_area(of: MappedLesion) -> float:
     return of.deletion.log_area if of.deletion else np.nan
 
 
@@ -243,7 +203,7 @@ MEASURES = {
         Measure("balance", _balance_around, "sign balance around it", BALANCES, drawn="balance"),
         Measure("relative_focus", lambda m: relative_focus(m.saliency, m.lesion), "relative focus", better="higher"),
         Measure("road", lambda m: m.road.mean if m.road else np.nan, "ROAD", better="higher", asks_network=True),
-        Measure("deletion", _deletion, "deletion", better="lower", asks_network=True),
+        Measure("deletion", _deletion_area, "deletion", better="lower", asks_network=True),
     )
 }
 """Every measure. A new one is a row here and one test: tables, summaries, rankings and figures follow.
@@ -272,12 +232,8 @@ def ranked_measures() -> dict[str, Measure]:
 
 
 def measure_map(mapped: MappedLesion) -> tuple[dict[str, float], dict[str, str]]:
-    """What one map says about its lesion: values by column, and for those that are NaN the reason.
-
-    Measures that ask the network are left out where it was not asked.
-    """
-    values: dict[str, float] = {}
-    reasons: dict[str, str] = {}
+    """What one map says about its lesion, by column: values, and of those that are NaN the reason."""
+    values, reasons = dict[str, float](), dict[str, str]()
     for row in MEASURES.values():
         if row.asks_network and mapped.road is None:
             continue
@@ -315,43 +271,38 @@ def _by_channel(saliency: Saliency, channels: Sequence[str] | None) -> dict[str,
     """The channels of a map by name, checked."""
     names = channels or (SHIPPED if len(saliency) > 1 else ("all",))
     if saliency.ndim != 4 or len(saliency) != len(names):
-        raise ValueError(
-            f"A map must be (C, I, J, K) with a channel for each of {', '.join(names)}, got {tuple(saliency.shape)}; "
-            "give the names of its channels."
-        )
+        wanted = f"(C, I, J, K) with a channel for each of {', '.join(names)}"
+        raise ValueError(f"A map must be {wanted}, got {tuple(saliency.shape)}; give the names of its channels.")
     check_finite(saliency, "A map", "explain anew")
     return dict(zip(names, saliency, strict=True))
 
 
 def _mask(region: Region, shape: Sequence[int]) -> np.ndarray:
     """`(I, J, K)` bool. Unlike a lesion, a region may be empty: what is measured in it is then NaN."""
+    shape = tuple(shape)
     if isinstance(region, tuple):
-        mask = np.zeros(tuple(shape), dtype=bool)
-        mask[_checked_box(region, shape)] = True
+        # numpy would cut a box at the border, or take it for something else
+        sides = [s for s in region if isinstance(s, slice) and s.step in (None, 1)]
+        if not len(region) == len(sides) == 3 or not all(
+            0 <= (s.start or 0) <= (n if s.stop is None else s.stop) <= n for s, n in zip(sides, shape, strict=True)
+        ):
+            raise ValueError(f"A box must be three slices inside the grid {shape}, got {region}; cut it at the border.")
+        mask = np.zeros(shape, dtype=bool)
+        mask[region] = True
         return mask
-    if getattr(region, "dtype", None) in (bool, torch.bool):
-        mask = np.asarray(region)
-        if mask.shape != tuple(shape):
-            raise ValueError(f"Map and region must lie on one grid, got {tuple(shape)} and {mask.shape}.")
-        return mask
-    return as_mask(region, shape)
+    if getattr(region, "dtype", None) not in (bool, torch.bool):
+        return as_mask(region, shape)
+    mask = np.asarray(region)
+    if mask.shape != shape:
+        raise ValueError(f"Map and region must lie on one grid, got {shape} and {mask.shape}.")
+    return mask
 
 
-def _checked_box(box: tuple[slice, ...], shape: Sequence[int]) -> tuple[slice, ...]:
-    """Refuse what `mask[box]` would cut at the border, or take for something else."""
-    sides = [s for s in box if isinstance(s, slice) and s.step in (None, 1)]
-    if len(box) == len(sides) == 3 and all(
-        0 <= (s.start or 0) <= (n if s.stop is None else s.stop) <= n for s, n in zip(sides, shape, strict=True)
-    ):
-        return box
-    raise ValueError(f"A box must be three slices inside the grid {tuple(shape)}, got {box}; cut it off at the border.")
-
-
-def _over(part: float, whole: float, mask: np.ndarray | None, why: str) -> float:
+def _over(part: Any, whole: Any, mask: np.ndarray | None, why: str) -> float:
     """A quotient; NaN, and a warning that says why, where there is none."""
     if mask is not None and not mask.any():
         why, whole = "the region has no voxels", 0.0
     if whole == 0:
         warnings.warn(f"A measure of this map is NaN: {why}.", stacklevel=3)
         return float("nan")
-    return part / whole
+    return float(part) / float(whole)

@@ -36,8 +36,7 @@ Structures = Mapping[str, np.ndarray | torch.Tensor]
 
 PARTS: tuple[SignPart, ...] = ("abs", "positive", "negative")
 
-PART_SUFFIX = {"abs": "", "positive": "_pos", "negative": "_neg"}
-"""What Agg2Exp's columns end with."""
+PART_SUFFIX = {"abs": "", "positive": "_pos", "negative": "_neg"}  # what Agg2Exp's columns end with
 
 
 def structure_table(
@@ -47,7 +46,7 @@ def structure_table(
 
     Args:
         maps: name of what is explained -> its signed map, `(C, I, J, K)` or `(I, J, K)`.
-        structures: name -> mask on the maps' grid; see also `labelled`, `read_structures` and `distance_structures`.
+        structures: on the maps' grid; see also `labelled`, `read_structures` and `distance_structures`.
         parts: of the signed maps.
         subject: whose maps they are, for the first column.
 
@@ -55,9 +54,6 @@ def structure_table(
         Columns `subject explained structure part voxels mass mean map_mean map_var reason`. `mass` is a share, 0 to 1;
         `mean` has the map's unit; `map_mean` and `map_var` are of the raw signed values. Where mass or mean is NaN,
         `reason` says why.
-
-    Raises:
-        ValueError: for a mask on another grid than a map, or with values other than 0 and 1.
     """
     if not maps or not structures:
         raise ValueError(f"There must be a map and a structure, got {len(maps)} and {len(structures)}.")
@@ -84,17 +80,16 @@ def structure_table(
             values = part_of(some_map, part).ravel()
             total, why = float(values.sum()), why_empty(some_map, part)
             for name, where in inside.items():
-                whose = {"subject": subject, "explained": explained, "structure": name, "part": part}
-                measured = _mass_and_mean(float(values[where].sum()), total, voxels[name], why)
-                rows.append(whose | {"voxels": voxels[name]} | of_map | measured)
+                row = {"subject": subject, "explained": explained, "structure": name, "part": part} | of_map
+                row |= {"voxels": voxels[name], "mass": np.nan, "mean": np.nan, "reason": ""}
+                if not voxels[name] or not total:
+                    row["reason"] = why if voxels[name] else "the structure has no voxels"
+                else:
+                    held = float(values[where].sum())
+                    row |= {"mass": held / total, "mean": held / voxels[name]}
+                rows.append(row)
     columns = ["subject", "explained", "structure", "part", "voxels", "mass", "mean", "map_mean", "map_var", "reason"]
     return pd.DataFrame(rows, columns=columns)
-
-
-def _mass_and_mean(inside: float, total: float, voxels: int, why: str) -> dict[str, Any]:
-    if voxels and total:
-        return {"mass": inside / total, "mean": inside / voxels, "reason": ""}
-    return {"mass": np.nan, "mean": np.nan, "reason": why if voxels else "the structure has no voxels"}
 
 
 def _flat(name: str, mask: np.ndarray | torch.Tensor, grid: tuple[int, ...]) -> np.ndarray:
@@ -110,13 +105,8 @@ def _flat(name: str, mask: np.ndarray | torch.Tensor, grid: tuple[int, ...]) -> 
 def labelled(labels: np.ndarray | torch.Tensor, names: Mapping[int, str] | Sequence[str]) -> dict[str, np.ndarray]:
     """Structures of a label image `(I, J, K)`, such as a network's argmax.
 
-    Args:
-        labels: whole numbers.
-        names: number -> name, or names in the order of 0, 1, ...; labels of one name are one structure, a label without
-            a name is left out, a name without voxels gives an empty structure.
-
-    Raises:
-        ValueError: for labels that are no whole numbers, or where none of them has a name.
+    Names are by number, or in the order of 0, 1, ...; labels of one name are one structure, a label without a name is
+    left out, a name without voxels gives an empty structure.
     """
     numbers = np.asarray(labels)
     if not np.issubdtype(numbers.dtype, np.integer):
@@ -134,10 +124,6 @@ def wide_table(table: pd.DataFrame, part: SignPart = "abs") -> pd.DataFrame:
 
     `patient`, then for each explained A `A_explanation_in_B_mass` and `A_explanation_in_B_mean` of every structure B,
     `A_explanation_var`, `A_explanation_mean`; all end with `_pos` or `_neg` for those parts.
-
-    Args:
-        table: of `structure_table`, of any number of subjects.
-        part: which of its parts.
     """
     end, rows = PART_SUFFIX[part], []
     chosen: Any = table[table["part"] == part]
@@ -164,15 +150,8 @@ REST, OUTSIDE = "rest of the brain", "outside the brain"
 def distance_structures(subject: Subject, lesion: Lesion, brain: np.ndarray | None = None) -> dict[str, np.ndarray]:
     """The brain by distance from a lesion: itself, shells of 0-2, 2-5, 5-10 mm, beyond, outside the brain.
 
-    Every voxel of the grid lies in exactly one, so masses add to 1.
-
-    Args:
-        subject: gives the grid.
-        lesion: that is explained.
-        brain: `(I, J, K)` bool; None: where any channel is not 0, holes filled.
-
-    Raises:
-        ValueError: for a lesion outside the brain.
+    Every voxel of the grid lies in exactly one, so masses add to 1. The `brain` is where any channel is not 0, holes
+    filled, unless `(I, J, K)` bool is given.
     """
     brain = brain_mask(subject.image, filled=True) if brain is None else brain
     own = _own(subject, lesion, brain)
@@ -182,28 +161,17 @@ def distance_structures(subject: Subject, lesion: Lesion, brain: np.ndarray | No
 
 
 def tissue_structures(
-    subject: Subject,
-    lesion: Lesion,
-    lesions: Iterable[Lesion],
-    tissues: Structures,
-    brain: np.ndarray | None = None,
+    subject: Subject, lesion: Lesion, lesions: Iterable[Lesion], tissues: Structures, brain: np.ndarray | None = None
 ) -> dict[str, np.ndarray]:
     """The brain by tissue: this lesion, other lesions, then `tissues`, the rest of the brain, outside the brain.
 
-    Every voxel belongs to the first that claims it, so masses add to 1.
-
-    Args:
-        subject: gives grid and brain.
-        lesion: that is explained.
-        lesions: all of the subject's, found and missed.
-        tissues: such as `brain_tissues` or `read_structures` give.
-        brain: see `distance_structures`.
+    Every voxel belongs to the first that claims it, so masses add to 1. `lesions` are all of the subject's, found and
+    missed; `tissues` such as `brain_tissues` or `read_structures` give; `brain` as in `distance_structures`.
     """
     brain = brain_mask(subject.image, filled=True) if brain is None else brain
     own = _own(subject, lesion, brain)
     others = np.zeros(subject.shape, dtype=bool)
-    for other in lesions:
-        others[tuple(other.voxels.T)] = True
+    others[tuple(np.concatenate([other.voxels for other in [lesion, *lesions]]).T)] = True
     by_tissue = {name: np.asarray(mask, dtype=bool) for name, mask in tissues.items()}
     return _first_come({OWN_LESION: own, OTHER_LESIONS: others} | by_tissue | {REST: brain, OUTSIDE: ~brain})
 
@@ -229,13 +197,8 @@ def lesion_table(
 ) -> pd.DataFrame:
     """`structure_table` of lesions: each with its own structures, by distance and, with `tissues`, by tissue.
 
-    Args:
-        subject, lesions: all of the subject's lesions.
-        maps: number of a lesion -> its map `(C, I, J, K)`.
-        tissues: see `tissue_structures`.
-
-    Returns:
-        The columns of `structure_table`, with `lesion`, `group` and `by` (`distance` or `tissue`) behind `subject`.
+    `maps` are by number among all of the subject's `lesions`. The columns are those of `structure_table`, with
+    `lesion`, `group` and `by` (`distance` or `tissue`) behind `subject`.
     """
     known = {lesion.number: lesion for lesion in lesions}
     missing = [number for number in maps if number not in known]
@@ -259,17 +222,10 @@ def lesion_table(
 
 TISSUES = ("white matter", "grey matter", "ventricles", "other CSF")
 
-BLUR_MM = 2.0
-"""Width of the gaussian over the template: how far a patient's tissue borders may lie from it."""
-
-VENTRICLE_MM = 6.0
-"""CSF no farther than this from the template's lateral ventricles is ventricle: a patient's are often wider."""
-
-MIXTURE_ROUNDS = 10
-"""Of expectation and maximisation."""
-
-LEAST_OVERLAP = 0.8
-"""Dice coefficient of a brain in MNI space and the template's, at least."""
+BLUR_MM = 2.0  # width of the gaussian over the template: how far a patient's tissue borders may lie from it
+VENTRICLE_MM = 6.0  # CSF so near to the template's lateral ventricles is ventricle: a patient's are often wider
+MIXTURE_ROUNDS = 10  # of expectation and maximisation
+LEAST_OVERLAP = 0.8  # Dice coefficient of a brain in MNI space and the template's
 
 
 def read_labels(path: str | Path, subject: Subject) -> np.ndarray:
@@ -277,10 +233,6 @@ def read_labels(path: str | Path, subject: Subject) -> np.ndarray:
 
     A file on another grid is resampled, nearest neighbour, through the two affines, and a warning says so. That is no
     registration: it must lie in the subject's space.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is no 3D NIfTI image of whole numbers (probabilities, logits), or does not reach the subject.
     """
     path = Path(path)
     image = read_image(path, "label")
@@ -290,37 +242,25 @@ def read_labels(path: str | Path, subject: Subject) -> np.ndarray:
     labels, affine = values.astype(np.int32), np.asarray(image.affine, dtype=np.float64)
     apart = float(np.abs(affine - subject.affine).max())
     if labels.shape != subject.shape or apart > SAME_PLACE_MM:
-        labels = _on_grid_of(subject, labels, affine)
+        moved = resample_from_to(nibabel.Nifti1Image(labels, affine), (subject.shape, subject.affine), order=0)
+        labels = np.asarray(moved.dataobj).astype(np.int32)
         warnings.warn(
             f"{path.name} lies on another grid (shape {values.shape}, affine up to {apart:.3g} apart) than "
             f"{subject.name} (shape {subject.shape}): resampled, nearest neighbour. Small structures may change.",
             stacklevel=2,
         )
     if values.any() and not labels.any():
-        raise ValueError(
-            f"A label image must reach its subject, no label of {path.name} lies in {subject.name}'s grid."
-        )
+        raise ValueError(f"A label image must reach its subject, no label of {path.name} is in {subject.name}'s grid.")
     return labels
-
-
-def _on_grid_of(subject: Subject, labels: np.ndarray, affine: np.ndarray) -> np.ndarray:
-    image = nibabel.Nifti1Image(labels, affine)
-    return np.asarray(resample_from_to(image, (subject.shape, subject.affine), order=0).dataobj).astype(np.int32)
 
 
 def read_structures(
     path: str | Path, subject: Subject, names: Mapping[int, str] | Sequence[str] | None = None
 ) -> dict[str, np.ndarray]:
-    """Structures of a NIfTI file: see `read_labels`.
+    """Structures of a NIfTI file, a mask or a label image, on the subject's grid: see `read_labels`.
 
-    Args:
-        path: a mask or a label image.
-        subject: whose grid they are wanted on.
-        names: label -> name of those wanted, or names of labels 0, 1, ...; None takes every label but 0, a mask by its
-            file's name, others as `label 3`.
-
-    Returns:
-        Name -> bool mask. A warning names those without a voxel, and those wholly outside the brain.
+    Without `names` (see `labelled`) it is every label but 0: a mask by its file's name, others as `label 3`. A warning
+    names structures without a voxel, and those wholly outside the brain.
     """
     labels, stem = read_labels(path, subject), Path(path).name.split(".nii")[0]
     here = [int(n) for n in np.unique(labels) if n]
@@ -339,19 +279,12 @@ def read_structures(
 
 
 def join(structures: Structures, groups: Mapping[str, Sequence[str]]) -> dict[str, np.ndarray]:
-    """Unions of structures, such as `{"lungs": ["lung left", "lung right"]}`.
-
-    Raises:
-        ValueError: for a name that is not among the structures.
-    """
+    """Unions of structures, such as `{"lungs": ["lung left", "lung right"]}`."""
     unknown = sorted({name for some in groups.values() for name in some} - set(structures))
     if unknown or not all(groups.values()):
-        raise ValueError(
-            f"Joined names must be structures, got {unknown or 'none'}; there are {', '.join(structures)}."
-        )
-    return {
-        name: np.any([np.asarray(structures[n], dtype=bool) for n in some], axis=0) for name, some in groups.items()
-    }
+        raise ValueError(f"Joined must be structures, got {unknown or 'none'}; there are {', '.join(structures)}.")
+    masks = {name: np.asarray(mask, dtype=bool) for name, mask in structures.items()}
+    return {name: np.any([masks[n] for n in some], axis=0) for name, some in groups.items()}
 
 
 def brain_tissues(subject: Subject) -> dict[str, np.ndarray]:
@@ -360,13 +293,8 @@ def brain_tissues(subject: Subject) -> dict[str, np.ndarray]:
     A mixture of three gaussians over all channels, weighted at each voxel by nilearn's template (blurred by 2 mm)
     and fitted by expectation-maximisation to the brain without its target. CSF within 6 mm of the template's lateral
     ventricles is called ventricle. In three phantoms 88 to 90 % of the voxels outside lesions got their true tissue;
-    what is wrong is mostly cortex called CSF. Bring masks of your own by `read_structures` where it matters.
-
-    Args:
-        subject: whose affine leads to MNI space (open patients, phantoms, the demo).
-
-    Raises:
-        ValueError: if the brain does not lie where the template's does.
+    what is wrong is mostly cortex called CSF. Bring masks of your own by `read_structures` where it matters, or where
+    a subject's affine does not lead to MNI space.
     """
     brain = brain_mask(subject.image, filled=True)
     # (3, V) prior of white matter, grey matter and CSF at the brain's voxels, none of them impossible anywhere.
@@ -375,9 +303,8 @@ def brain_tissues(subject: Subject) -> dict[str, np.ndarray]:
     prior = np.stack(blurred) + 0.02
     # (V,) the tissue that intensity and prior make most likely; drawn lesions do not shape the mixture.
     known = np.ones(int(brain.sum()), dtype=bool) if subject.target is None else ~subject.target.numpy()[brain]
-    best = _mixture(subject.image.numpy()[:, brain], prior / prior.sum(axis=0), known).argmax(axis=0)
     labels = np.full(subject.shape, -1)
-    labels[brain] = best
+    labels[brain] = _mixture(subject.image.numpy()[:, brain], prior / prior.sum(axis=0), known).argmax(axis=0)
     fluid, near = labels == 2, to_ventricles <= VENTRICLE_MM
     return dict(zip(TISSUES, (labels == 0, labels == 1, fluid & near, fluid & ~near), strict=True))
 
@@ -389,9 +316,6 @@ def template_affine(subject: Subject) -> Affine:
     template's, that of patient 26 by 11 to 20 % along the axes. So along each world axis position and width (mean and
     standard deviation) of the brain are matched with the template's brain in the same field of view. No registration:
     folds do not match.
-
-    Raises:
-        ValueError: if even then the brain does not lie where the template's does.
     """
     brain = brain_mask(subject.image, filled=True)
     world = _world(subject, subject.affine)
@@ -414,8 +338,7 @@ def template_affine(subject: Subject) -> Affine:
 
 def _world(subject: Subject, affine: Affine) -> np.ndarray:
     """`(3, I, J, K)` float32 mm of every voxel."""
-    voxels = np.moveaxis(np.indices(subject.shape), 0, -1)
-    return np.moveaxis(apply_affine(affine, voxels), -1, 0).astype(np.float32)
+    return np.moveaxis(apply_affine(affine, np.moveaxis(np.indices(subject.shape), 0, -1)), -1, 0).astype(np.float32)
 
 
 def _template_brain(world: np.ndarray) -> np.ndarray:

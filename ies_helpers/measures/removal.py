@@ -32,7 +32,7 @@ from ies_helpers.arrays import (
     Saliency,
     Volume,
     Voxels,
-    as_voxels,
+    as_mask,
     check_choice,
     check_finite,
     check_seed,
@@ -45,26 +45,16 @@ from ies_helpers.subjects.tissue import brain_mask
 
 # What is removed: which voxels, in which order.
 
-Replacement = Literal["linear", "mean", "zero"]
-"""What replaces a removed voxel: noisy linear imputation, the region's mean in each channel, or 0."""
+Replacement = Literal["linear", "mean", "zero"]  # noisy linear imputation, the region's mean in each channel, or 0
 
-SURROUNDINGS_VOXELS = 15
-"""Voxels around a lesion that count as its surroundings: in 1 mm scans, where the published scores no longer
-gain from more context (7 mm for the U-Net, 12 to 15 mm for Swin UNETR)."""
-
-IMPUTATION_NOISE = 0.01
-"""Standard deviation of the noise on imputed voxels, in z-scored intensity, as published."""
+IMPUTATION_NOISE = 0.01  # standard deviation of the noise on imputed voxels, in z-scored intensity, as published
 
 
 class Removal:
     """A region's voxels, and one lesion's score without some of them.
 
     A removed voxel is removed from every channel. Its noise is its own: the same whichever map ranks it, and
-    whatever else is removed.
-
-    Attributes:
-        score: of the lesion.
-        voxels: `(N, 3)` of the region, in scan order.
+    whatever else is removed. `score` is of the lesion, `voxels` `(N, 3)` the region's, in scan order.
     """
 
     def __init__(
@@ -77,19 +67,14 @@ class Removal:
         fill: Replacement,
         seed: int,
     ) -> None:
-        """See `road` for the arguments.
-
-        Raises:
-            ValueError: for a fill that does not exist, a seed below 0, or a region on another grid, outside the brain
-                or where the image cannot change the score.
-        """
+        """See `road` for the arguments."""
         check_choice("fill", fill, get_args(Replacement))
         check_seed(seed)
         self.score = LesionScore(network, image, lesion)
         self.voxels = _region(self.score, image, region)
         self.seed = seed
         self._image, self._fill = image, fill
-        values = np.asarray(image[self._at(self.voxels)].cpu(), dtype=np.float64)  # (C, N)
+        values = np.asarray(image[:, *self.voxels.T].cpu(), dtype=np.float64)  # (C, N)
         self._mean = values.mean(axis=1, keepdims=True)
         self._noise = IMPUTATION_NOISE * np.random.default_rng([seed, 0]).standard_normal(values.shape)
 
@@ -102,20 +87,18 @@ class Removal:
 
     def sums(self, saliency: Saliency) -> np.ndarray:
         """`(N,)` sum over channels, the region's voxels in scan order."""
-        image = self._image
-        if saliency.ndim != 4 or saliency.shape[1:] != image.shape[1:]:
+        if saliency.ndim != 4 or saliency.shape[1:] != self._image.shape[1:]:
             raise ValueError(
-                f"Map and image must share their grid, got {tuple(saliency.shape)} and {tuple(image.shape)}; a map of "
-                "all channels at once is (1, I, J, K)."
+                f"Map and image must share their grid, got {tuple(saliency.shape)} and {tuple(self._image.shape)}; "
+                "a map of all channels at once is (1, I, J, K)."
             )
         check_finite(saliency, "A map", "compute it again")
-        return np.asarray(saliency[self._at(self.voxels)].sum(dim=0, dtype=torch.float64).cpu())
+        return np.asarray(saliency[:, *self.voxels.T].sum(dim=0, dtype=torch.float64).cpu())
 
     def rank(self, saliency: Saliency) -> np.ndarray:
-        """`(N,)` positions of the region's voxels, most relevant first; see `relevance`.
+        """`(N,)` positions of the region's voxels, most relevant first, ties broken by a seeded shuffle.
 
-        By exact rank, never by a threshold: where most of a map is zero, a percentile of it is zero too, and a
-        threshold there removes everything. Ties are broken by a seeded shuffle.
+        By exact rank: where most of a map is zero, a percentile of it is zero too, and would remove everything.
         """
         values = self.relevance(saliency)
         shuffled = np.random.default_rng([self.seed, 1]).permutation(len(values))
@@ -126,22 +109,14 @@ class Removal:
         edited, voxels = self.score.image.clone(), self.voxels[removed]
         if len(removed) == 0:
             return edited
+        if self._fill == "linear":
+            values = impute(self._image, voxels) + self._noise[:, removed]
+        else:
+            values = np.repeat(self._mean * (self._fill == "mean"), len(voxels), axis=1)
         local = voxels - self.score.box.start
         within = ((local >= 0) & (local < edited.shape[1:])).all(axis=1)
-        edited[self._at(local[within])] = torch.from_numpy(self._replacing(voxels, removed)[:, within]).to(edited)
+        edited[:, *local[within].T] = torch.from_numpy(values[:, within]).to(edited)
         return edited
-
-    def _replacing(self, voxels: Voxels, removed: np.ndarray) -> np.ndarray:
-        """`(C, n)` values in place of `voxels`."""
-        if self._fill == "linear":
-            return impute(self._image, voxels) + self._noise[:, removed]
-        level = self._mean if self._fill == "mean" else np.zeros_like(self._mean)
-        return np.repeat(level, len(voxels), axis=1)
-
-    @staticmethod
-    def _at(voxels: Voxels) -> tuple[slice | torch.Tensor, ...]:
-        """Index of voxels `(n, 3)` in every channel."""
-        return (slice(None), *torch.as_tensor(voxels).T)
 
 
 def share_of_ties(relevance: np.ndarray) -> float:
@@ -151,51 +126,44 @@ def share_of_ties(relevance: np.ndarray) -> float:
 
 
 def count_voxels(fractions: Sequence[float], size: int) -> np.ndarray:
-    """How many of `size` voxels each fraction asks for, rounded.
-
-    Raises:
-        ValueError: for fractions that are not in (0, 1] and growing, or the smallest below one voxel.
-    """
+    """How many of `size` voxels each fraction asks for, rounded."""
     asked = np.asarray(fractions, dtype=np.float64)
     if asked.ndim != 1 or not len(asked) or not (np.diff(asked, prepend=0) > 0).all() or asked[-1] > 1:
         raise ValueError(f"fractions must grow and lie above 0 and up to 1, got {list(fractions)}.")
     voxels = np.rint(asked * size).astype(np.int64)
     if voxels[0] < 1:
-        raise ValueError(
-            f"The smallest fraction must ask for a voxel, got {asked[0]:g} of {size} voxels; take a larger region or "
-            "larger fractions."
-        )
+        raise ValueError(f"The smallest fraction must ask for a voxel, got {asked[0]:g} of {size}; take a larger one.")
     return voxels
 
 
-def surroundings(lesion: LesionLike, shape: tuple[int, ...], reach: float = SURROUNDINGS_VOXELS) -> LabelMap:
-    """`(I, J, K)` bool: the lesion and all within `reach` voxels of it."""
-    voxels = as_voxels(lesion, shape)
-    box = Box.around(voxels).grow(int(reach) + 1, shape)
-    away = np.ones(box.shape, dtype=bool)
-    away[tuple((voxels - box.start).T)] = False
+def surroundings(lesion: LesionLike, shape: tuple[int, ...], reach: float = 15) -> LabelMap:
+    """`(I, J, K)` bool: the lesion and all within `reach` voxels of it.
+
+    15 in 1 mm scans is where the published scores gain no more from context (7 mm U-Net, 12 to 15 mm Swin UNETR).
+    """
+    mask = as_mask(lesion, shape)
+    box = Box.around(mask).grow(int(reach) + 1, shape)
     near = torch.zeros(tuple(shape), dtype=torch.bool)
-    near[box] = torch.from_numpy(np.asarray(distance_transform_edt(away)) <= reach)
+    near[box] = torch.from_numpy(np.asarray(distance_transform_edt(~mask[box])) <= reach)
     return near
 
 
 def _region(score: LesionScore, image: Volume, region: LabelMap | None) -> Voxels:
     """`(N, 3)` voxels of the region; by default the brain around the lesion."""
-    brain = torch.from_numpy(brain_mask(image))
+    brain = brain_mask(image)
     if region is None:
-        chosen = surroundings(score.voxels, tuple(brain.shape)) & brain
-    elif tuple(region.shape) != tuple(brain.shape):
-        raise ValueError(f"Region and image must share their grid, got {tuple(region.shape)} and {tuple(brain.shape)}.")
+        chosen = surroundings(score.voxels, brain.shape).numpy() & brain
+    elif tuple(region.shape) != brain.shape:
+        raise ValueError(f"Region and image must share their grid, got {tuple(region.shape)} and {brain.shape}.")
     else:
-        chosen = torch.as_tensor(region).bool().cpu()
-    if not bool((chosen & brain).any()):
+        chosen = torch.as_tensor(region).bool().cpu().numpy()
+    if not (chosen & brain).any():
         raise ValueError("A region must hold voxels of the brain, got none where the image is not zero.")
-    if not bool(chosen[score.box].any()):
+    if not chosen[score.box].any():
         raise ValueError(
-            f"A region must hold voxels that can change the lesion's score, got none in {score.box}; take one around "
-            "the lesion."
+            f"A region must hold voxels that can change the lesion's score, got none in {score.box}; move it there."
         )
-    return np.argwhere(chosen.numpy())
+    return np.argwhere(chosen)
 
 
 # What is put in its place: removed voxels as their surroundings would have them, by noisy linear imputation in 3D.
@@ -204,33 +172,16 @@ def _region(score: LesionScore, image: Volume, region: LabelMap | None) -> Voxel
 # over its sum. The same rule in 3D has 26 neighbours: 3/44 across a face, 3/88 an edge, 1/44 a corner; on one slice it
 # is the 2D rule again.
 
-NEIGHBOUR_WEIGHTS = {1: 3 / 44, 2: 3 / 88, 3: 1 / 44}
-"""Squared distance of a neighbour -> its weight, proportional to 1/d^2; the 26 add up to 1."""
-
+NEIGHBOUR_WEIGHTS = {1: 3 / 44, 2: 3 / 88, 3: 1 / 44}  # by squared distance d^2; the 26 add up to 1
 NEIGHBOURS = [offset for offset in itertools.product((-1, 0, 1), repeat=3) if any(offset)]
-
-NOT_REMOVED, BEYOND_IMAGE = -1, -2
-"""What stands in the volume of numbers where a voxel has no number."""
-
-SOLVER_ACCURACY = 1e-8
-"""Residual at which a solution counts as found, relative to the right-hand side."""
+NOT_REMOVED, BEYOND_IMAGE = -1, -2  # what stands in the volume of numbers where a voxel has no number
 
 
 def impute(image: Volume, voxels: Voxels) -> np.ndarray:
-    """Values for removed voxels, each the weighted mean of its 26 neighbours, all at once and in each channel.
+    """`(C, n)` float64 for removed voxels `(n, 3)`: each the weighted mean of its 26 neighbours, all solved at once.
 
     For every removed i: sum_n w_n x_n = x_i sum_n w_n, over the neighbours n inside the volume; removed
     neighbours are unknowns, all others keep their value. The noise of "noisy" is added by the caller.
-
-    Args:
-        image: `(C, I, J, K)`.
-        voxels: `(n, 3)`, removed.
-
-    Returns:
-        `(C, n)` float64.
-
-    Raises:
-        ValueError: if nothing is left to impute from.
     """
     if len(voxels) == image[0].numel():
         raise ValueError(
@@ -239,7 +190,7 @@ def impute(image: Volume, voxels: Voxels) -> np.ndarray:
         )
     matrix, rhs = _system(image, voxels)
     jacobi = diags_array(1 / matrix.diagonal())
-    solved = [cg(matrix, b, rtol=SOLVER_ACCURACY, M=jacobi) for b in rhs]
+    solved = [cg(matrix, b, rtol=1e-8, M=jacobi) for b in rhs]  # residual over the right-hand side
     if any(info for _, info in solved):
         raise RuntimeError(f"The imputation of {len(voxels)} voxels did not converge; take a smaller fraction.")
     return np.stack([x for x, _ in solved])
@@ -283,24 +234,14 @@ ROAD_FRACTIONS = (0.001, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2)
 
 @dataclass(frozen=True, eq=False)
 class Road:
-    """A lesion's score after removal, for each fraction.
+    """A lesion's score, the mean class-1 probability over its voxels, after removal of each of F fractions."""
 
-    Attributes:
-        fractions: `(F,)` of the region, as removed (whole voxels).
-        voxels: `(F,)` how many that is.
-        clean: score with nothing removed: the mean class-1 probability over the lesion's voxels.
-        morf: `(F,)` score with the most relevant removed first.
-        lerf: `(F,)` score with the least relevant removed first.
-        tied: share of the region that the map does not rank, and the shuffle did: 1 for a constant map, whose
-            result is then chance.
-    """
-
-    fractions: np.ndarray
-    voxels: np.ndarray
-    clean: float
-    morf: np.ndarray
-    lerf: np.ndarray
-    tied: float
+    fractions: np.ndarray  # (F,) of the region, as removed (whole voxels)
+    voxels: np.ndarray  # (F,) how many that is
+    clean: float  # score with nothing removed
+    morf: np.ndarray  # (F,) score with the most relevant removed first
+    lerf: np.ndarray  # (F,) score with the least relevant removed first
+    tied: float  # share of the region that the shuffle ranked, not the map: 1 for a constant map, then all is chance
 
     @property
     def score(self) -> np.ndarray:
@@ -328,20 +269,16 @@ def road(
 
     Args:
         network: scores the lesion, on the whole volume or through its windows: `network.through`.
-        image: `(C, I, J, K)`, z-scored.
+        image: z-scored.
         lesion: whose score is asked for.
-        saliency: `(C, I, J, K)` or `(1, I, J, K)`; a voxel's relevance is the sum over channels of absolute
-            values. For another order, such as the positive part's, give that map.
+        saliency: `(C, I, J, K)` or `(1, I, J, K)`; relevance is the sum over channels of absolute values. For
+            another order, such as the positive part's, give that map.
         fractions: of the region to remove, growing.
         fill: `linear` is ROAD's noisy imputation; `mean` and `zero` leave a visible hole, for comparison.
         region: `(I, J, K)` bool, what is ranked and removed; None takes the brain (where any channel is not zero)
             within 15 voxels of the lesion (`surroundings`), the same for every network and method. In a region as
             large as a head the smallest fraction is larger than the lesion, and all sensible maps score alike.
         seed: of the shuffle among ties and of the noise.
-
-    Raises:
-        ValueError: for a map or region on another grid, a region outside the brain or out of the score's reach,
-            or too small for the smallest fraction.
     """
     removal = Removal(network, image, lesion, region=region, fill=fill, seed=seed)
     order, voxels = removal.rank(saliency), count_voxels(fractions, len(removal))
@@ -356,17 +293,11 @@ def road(
 
 @dataclass(frozen=True, eq=False)
 class Curve:
-    """A lesion's mean probability against the number of voxels deleted or inserted.
+    """A lesion's mean probability against the number of voxels deleted or inserted."""
 
-    Attributes:
-        voxels: `(S,)` from 0 to all of the region.
-        scores: `(S,)`.
-        tied: share of the region that the map does not rank, as in `Road`.
-    """
-
-    voxels: np.ndarray
-    scores: np.ndarray
-    tied: float
+    voxels: np.ndarray  # (S,) from 0 to all of the region
+    scores: np.ndarray  # (S,)
+    tied: float  # as in `Road`
 
     @property
     def fractions(self) -> np.ndarray:
@@ -375,10 +306,9 @@ class Curve:
 
     @property
     def area(self) -> float:
-        """Area under the scores against the fraction, as published (trapezoids): low for deletion, high for insertion.
+        """Area under the scores against the fraction, as published: low is good for deletion, high for insertion.
 
-        A lesion is a small part of its surroundings, so that a good map's fall happens at fractions near 0 and
-        hardly counts here: see `log_area`.
+        A lesion is a small part of its surroundings: a good map's fall near 0 hardly counts here, see `log_area`.
         """
         return float(trapezoid(self.scores, self.fractions))
 
@@ -402,13 +332,9 @@ def deletion(
 ) -> Curve:
     """The score while voxels are deleted, the most relevant first, until the region is gone.
 
-    Source: Petsiuk et al. (RISE, BMVC 2018, arXiv 1806.07421). Departure: the number of voxels grows
-    geometrically from 1, so that the first few are resolved.
-
-    Args:
-        network, image, lesion, saliency, region, seed: see `road`.
-        steps: points of the curve after the first, fewer in a region of fewer voxels.
-        fill: see `road`; `linear` takes long where much is deleted.
+    Source: Petsiuk et al. (RISE, BMVC 2018, arXiv 1806.07421). Departure: the number of voxels grows geometrically
+    from 1 in up to `steps` steps, so that the first few are resolved. The `fill` `linear` takes long where much is
+    deleted. See `road` for the rest.
     """
     removal = Removal(network, image, lesion, region=region, fill=fill, seed=seed)
     return _curve(removal, saliency, steps, lambda order, n: order[:n])
@@ -434,16 +360,12 @@ def insertion(
 
 
 def _curve(removal: Removal, saliency: Saliency, steps: int, removed: Callable[[np.ndarray, int], np.ndarray]) -> Curve:
-    order, voxels = removal.rank(saliency), _geometric_steps(len(removal), steps)
-    scores = removal.score(removal.without(removed(order, n)) for n in voxels)[0].numpy()
-    return Curve(voxels, scores, share_of_ties(removal.relevance(saliency)))
-
-
-def _geometric_steps(size: int, steps: int) -> np.ndarray:
-    """0, then up to `steps` whole numbers from 1 to `size`, evenly apart on a logarithmic scale."""
+    order, size = removal.rank(saliency), len(removal)
     if size < 2 or steps < 2:
         raise ValueError(f"A curve needs a region of 2 voxels and 2 steps or more, got {size} and {steps}.")
-    return np.unique(np.r_[0, np.rint(np.geomspace(1, size, steps)).astype(np.int64)])
+    voxels = np.unique(np.r_[0, np.rint(np.geomspace(1, size, steps)).astype(np.int64)])
+    scores = removal.score(removal.without(removed(order, n)) for n in voxels)[0].numpy()
+    return Curve(voxels, scores, share_of_ties(removal.relevance(saliency)))
 
 
 # Correlation over random subsets, and stability.
@@ -469,17 +391,11 @@ def sensitivity_n(
     (IJCAI 2020, arXiv 2005.00631). All maps see the same subsets.
 
     A map must be in logits for this: give a gradient times the image (for fill `zero`), not the gradient.
-    Random subsets of a large region seldom meet the lesion, and then say nothing.
-
-    Args:
-        network, image, lesion, fill, region, seed: see `road`.
-        saliencies: M maps, each `(C, I, J, K)` or `(1, I, J, K)`.
-        fractions: of the region, growing.
-        subsets: of each size, at least 2.
+    Random subsets of a large region seldom meet the lesion, and then say nothing. See `road` for the rest.
 
     Returns:
-        `(M, F)`; NaN where a map or the logit is the same for every subset (a map that is zero in the region, or
-        a score that no voxel of it changes).
+        `(M, F)` for M maps; NaN where a map or the logit is the same for every subset (a map that is zero in the
+        region, or a score that no voxel of it changes).
     """
     if subsets < 2:
         raise ValueError(f"A correlation needs at least 2 subsets, got {subsets}.")
@@ -526,11 +442,11 @@ def sensitivity(
     the largest of what is returned. A map that is the same for every image is perfectly stable, and worthless.
 
     Args:
-        explain: `(C, I, J, K)` image -> map, with its lesion, method and seed inside.
-        image: `(C, I, J, K)`, z-scored.
+        explain: image -> map, with its lesion, method and seed inside.
+        image: z-scored.
         draws: number of noisy images.
         bound: of the noise, in z-scored intensity.
-        seed: of the noise; draw n depends on seed and n alone.
+        seed: draw n depends on seed and n alone.
 
     Returns:
         `(draws,)` relative changes; all NaN if the image's own map is zero everywhere.
@@ -542,9 +458,9 @@ def sensitivity(
     clean = explain(image).double()
     if not bool(clean.any()):
         return np.full(draws, np.nan)
-    changes = []
+    changes = np.empty(draws)
     for draw in range(draws):
         noise = np.random.default_rng([seed, 4, draw]).uniform(-bound, bound, tuple(image.shape))
         noisy = image + torch.from_numpy(noise).to(image)
-        changes.append(float((explain(noisy).double() - clean).norm() / clean.norm()))
-    return np.array(changes)
+        changes[draw] = float((explain(noisy).double() - clean).norm() / clean.norm())
+    return changes

@@ -14,8 +14,7 @@ NO_INTERVAL: Interval = (np.nan, np.nan)
 
 PERCENTILES = (2.5, 97.5)
 
-FEW_SUBJECTS = 10
-"""Below that many subjects a percentile interval over them is likely too narrow, and a note says so."""
+FEW_SUBJECTS = 10  # below that many subjects a percentile interval over them is likely too narrow, and a note says so
 
 
 def draw_times(rng: np.random.Generator, resamples: int, count: int) -> np.ndarray:

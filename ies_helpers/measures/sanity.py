@@ -22,19 +22,12 @@ from ies_helpers.segmentation.network import Network, as_network
 
 
 class Similarity(NamedTuple):
-    """How alike two maps are: 1 if the same, about 0 if they have nothing in common (but see `ssim`), less if opposite.
+    """How alike two maps are: 1 if the same, about 0 with nothing in common (but see `ssim`), less if opposite."""
 
-    Attributes:
-        spearman: rank correlation of the signed values in the region, all channels together.
-        spearman_abs: of the absolute values.
-        ssim: structural similarity, see `ssim`.
-        reason: why they are NaN; empty where they are not.
-    """
-
-    spearman: float
-    spearman_abs: float
+    spearman: float  # rank correlation of the signed values in the region, all channels together
+    spearman_abs: float  # of the absolute values
     ssim: float
-    reason: str = ""
+    reason: str = ""  # why they are NaN
 
 
 def similarity(one: Saliency, other: Saliency, region: LabelMap) -> Similarity:
@@ -66,15 +59,9 @@ def ssim(one: Saliency, other: Saliency, region: LabelMap) -> float:
     """
     weights = np.asarray(region, dtype=bool)
     box = Box.around(weights)
-    total = 0.0
-    for a, b in zip(_scaled(one, box), _scaled(other, box), strict=True):
-        total += float(_ssim_map(1 + a, 1 + b)[weights[box]].mean())
+    scaled = [values / np.abs(values).max() for values in (np.asarray(m[:, *box], dtype=float) for m in (one, other))]
+    total = sum(float(_ssim_map(1 + a, 1 + b)[weights[box]].mean()) for a, b in zip(*scaled, strict=True))
     return total / len(one)
-
-
-def _scaled(saliency: Saliency, box: Box) -> np.ndarray:
-    values = np.asarray(saliency[:, *box], dtype=np.float64)
-    return values / np.abs(values).max()
 
 
 def _ssim_map(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -105,9 +92,7 @@ def pearson(x: np.ndarray, y: np.ndarray) -> float:
 
 # Layers made random.
 
-How = Literal["cascading", "independent"]
-"""`cascading` keeps every layer from the output down to this one random; `independent` this one alone."""
-
+How = Literal["cascading", "independent"]  # each layer random with all from the output down to it, or alone
 AS_TRAINED, SHUFFLED = "as trained", "shuffled map"
 
 
@@ -129,9 +114,8 @@ def randomise_layers(
 
     Args:
         network: whose layers are randomised.
-        explain: network -> map `(C, I, J, K)`, for example `lambda n: gradient(n, image, lesion)`; it must use the
-            network it is given.
-        how: `cascading` or `independent`.
+        explain: network -> map, for example `lambda n: gradient(n, image, lesion)`; it must use the network given.
+        how: `cascading` keeps every layer from the output down to this one random, `independent` this one alone.
         layers: names of submodules, each randomised with all below it, in the order to take them; None takes
             every module with a matrix of weights, with the vectors that follow it (norms, slopes), last first in
             the order of definition, which is the order of computation in the three architectures.
@@ -145,38 +129,25 @@ def randomise_layers(
     network = as_network(network)
     check_choice("how", how, get_args(How))
     other = replace(network, module=copy.deepcopy(network.module))
-    drawn = [(name, [_Drawn(p, seed, n) for n, p in parameters]) for name, parameters in _layers(other.module, layers)]
+    chosen = _layers(other.module, layers)
+    trained = [p.detach().clone() for p in other.module.parameters()]
     original = explain(network)
     region = (original != 0).any(dim=0) if region is None else torch.as_tensor(region).bool()
     rows = [_row(AS_TRAINED, original, original, region)]
-    for name, parameters in drawn:
-        for parameter in parameters:
-            parameter.randomise()
+    for name, parameters in chosen:
+        for n, parameter in parameters:
+            was = trained[n]
+            normal = np.random.default_rng([seed, n]).standard_normal(tuple(was.shape))
+            drawn = torch.from_numpy(np.asarray(normal)).to(was) * was.std(unbiased=False) + was.mean()
+            parameter.data.copy_(drawn)
         rows.append(_row(name, original, explain(other), region))
-        for parameter in parameters if how == "independent" else ():
-            parameter.restore()
+        for n, parameter in parameters if how == "independent" else ():
+            parameter.data.copy_(trained[n])
     rows.append(_row(SHUFFLED, original, shuffled(original, region, seed), region))
     return pd.DataFrame(rows)
 
 
-class _Drawn:
-    """A parameter, and how to make it random and trained again."""
-
-    def __init__(self, parameter: nn.Parameter, seed: int, number: int) -> None:
-        self.parameter, self.trained = parameter, parameter.detach().clone()
-        self.seed = [seed, number]
-
-    def randomise(self) -> None:
-        normal = np.random.default_rng(self.seed).standard_normal(tuple(self.trained.shape))
-        sd, mean = self.trained.std(unbiased=False), self.trained.mean()
-        self.parameter.data.copy_(torch.from_numpy(np.asarray(normal)).to(self.trained) * sd + mean)
-
-    def restore(self) -> None:
-        self.parameter.data.copy_(self.trained)
-
-
-Layer = tuple[str, list[tuple[int, nn.Parameter]]]
-"""Its name, and its parameters with their numbers in the whole module."""
+Layer = tuple[str, list[tuple[int, nn.Parameter]]]  # its name, and its parameters with their numbers in the module
 
 
 def _layers(module: nn.Module, names: Sequence[str] | None) -> list[Layer]:
