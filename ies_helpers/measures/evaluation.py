@@ -21,7 +21,7 @@ from ies_helpers.arrays import LabelMap, Saliency
 from ies_helpers.measures.maps import MappedLesion, measure_map, measure_of, ranked_measures
 from ies_helpers.measures.removal import Curve, Road, deletion, road
 from ies_helpers.measures.resample import PERCENTILES, draw_rows
-from ies_helpers.segmentation.architectures import ARCHITECTURES, load_network
+from ies_helpers.segmentation.architectures import ARCHITECTURES, PUBLISHED, load_network
 from ies_helpers.segmentation.lesions import GROUPS
 from ies_helpers.segmentation.network import Network
 from ies_helpers.subjects.folder import MAPS, SavedMap, Scans, fingerprint, pixels_of, read_maps, write_table
@@ -106,7 +106,7 @@ def networks_of(maps: Sequence[SavedMap], network: str | None = None, **options:
 
     `network` and `options` are for `load_network`; None takes what the sidecars name, if it is shipped or published.
     """
-    known = {name: name for name in ARCHITECTURES} | {"published-unet": "published:unet"}
+    known = {name: name for name in ARCHITECTURES} | {PUBLISHED.replace(":", "-"): PUBLISHED}
     found: dict[str, Network] = {}
     for saved in maps:
         name, digest = saved.record["network"], saved.record["digest"]

@@ -21,8 +21,8 @@ from ies_helpers.subjects.subject import SHIPPED
 
 # How a Swin UNETR halves its grid: eight neighbours side by side, in one of the three orders that MONAI has had.
 #
-# The order is no part of a file of weights: the same tensors load into all three and give other logits, without an
-# error. So it is recorded with the weights, or asked for. Written out here, it does not depend on the MONAI installed.
+# The same tensors load into all three and give other logits, without an error. So the order is recorded with the
+# weights, or asked for. Written out here, it does not depend on the MONAI installed.
 
 MERGINGS = {  # offsets along (I, J, K) in the order of the weights
     "monai-0.9": "000 100 010 001 101 010 001 111",  # `merging` of 0.9.0 to 1.4, the paper's; 110 and 011 never
@@ -356,10 +356,8 @@ def _locate(network: str | Path) -> tuple[Path, str, str | None]:
     if name == PUBLISHED:
         return fetch(name)["checkpoint"], f"{origin}-{architecture}", architecture
     if origin == "published":
-        raise ValueError(
-            f"Of the published checkpoints only {PUBLISHED} has a public address, {name} has none: ask its authors "
-            "for the file and give its path, with its architecture."
-        )
+        rule = f"Of the published checkpoints only {PUBLISHED} has a public address, {name} has none"
+        raise ValueError(f"{rule}: ask its authors for the file and give its path, with its architecture.")
     path = Path(network)
     if not path.is_file():
         known = f"{', '.join(ARCHITECTURES)}, {PUBLISHED}"

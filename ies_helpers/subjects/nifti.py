@@ -92,9 +92,8 @@ def read_values(image: nibabel.Nifti1Image, what: str) -> np.ndarray:
         return values
     except UNREADABLE as error:
         why = " ".join(str(error).split()) or type(error).__name__
-        raise ValueError(
-            f"The {what} image must be whole, {path.name} is truncated or damaged ({why}); copy it again."
-        ) from error
+        met = f"{path.name} is truncated or damaged ({why})"
+        raise ValueError(f"The {what} image must be whole, {met}; copy it again.") from error
 
 
 def read_scan(image: nibabel.Nifti1Image, what: str) -> np.ndarray:

@@ -30,7 +30,7 @@ class Found:
         name: letters and digits.
         images: channel -> its file, in the order of the channels; none for a patient that is made or downloaded.
         target: the file of the lesions that an expert drew.
-        optional: channels that are left out, with a warning, where they cannot join the others.
+        optional: channels that are left out, with a remark, where they cannot join the others.
         remarks: sentences on what was left aside.
     """
 
@@ -145,10 +145,8 @@ def _find_by_name(
         raise ValueError(f"A channel must be named once, got {', '.join(twice)} twice; leave one out.")
     if (files and subject) or (target and not files):
         names = ", ".join([*(["subject"] if subject else []), *files, *(["target"] if target else [])])
-        raise ValueError(
-            "A subject is one name, or the files of its channels (and target) by name, as flair=..., t1=...; got "
-            f"{names}."
-        )
+        rule = "A subject is one name, or the files of its channels (and target) by name, as flair=..., t1=..."
+        raise ValueError(f"{rule}; got {names}.")
     name = name_of_file(given[0][1], given[0][0]) if given else ""
     return Found(name, files, Path(target) if target else None) if given else None
 
@@ -171,7 +169,7 @@ BIDS = r"sub-([A-Za-z0-9]+)(?:_(ses-[A-Za-z0-9]+))?"
 def find_files(folder: Path) -> Found:
     """At most one file of each of `CHANNELS` and one mask anywhere below a folder, maps of ours left aside.
 
-    The paper's channels must be unambiguous; one that is not theirs is left out where two files could be it.
+    Channels other than the paper's are left out where two files could be one.
     """
     descriptions = folder.rglob("dataset_description.json")
     made = [path.parent for path in descriptions if "ies-helpers" in path.read_text(errors="replace")]
@@ -232,10 +230,7 @@ def _bids_name(name: str) -> str | None:
 
 
 def _plain_name(path: Path) -> str:
-    """Letters and digits of a file or folder name, as BIDS wants them; a session's after its subject's.
-
-    So `ROOT/p01/ses-2/FLAIR.nii.gz`, as published, is `p01ses2`, and two sessions have two names.
-    """
+    """Letters and digits of a name, as BIDS wants them; `ROOT/p01/ses-2/FLAIR.nii.gz`, as published, is `p01ses2`."""
     if re.fullmatch(SESSION, path.name):
         return _plain_name(path.parent) + re.sub(r"[^A-Za-z0-9]", "", path.name)
     return _bids_name(path.name) or re.sub(r"[^A-Za-z0-9]", "", path.name.split(".")[0]) or "subject"
@@ -301,8 +296,7 @@ def remarks(subject: Subject) -> list[str]:
     if cosine > SQUARE_TOLERANCE:
         found.append(
             f"The voxel axes of {subject.name} meet at {np.degrees(np.arccos(cosine)):.0f} degrees and not at 90 (a "
-            "tilted gantry?); distances in mm are taken as if they did, and are wrong. Nothing was resampled; "
-            "resample onto a square grid."
+            "tilted gantry?); distances in mm are wrong. Nothing was resampled; resample onto a square grid."
         )
     if "".join(axes) not in ORIENTATIONS:
         found.append(
