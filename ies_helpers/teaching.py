@@ -68,10 +68,7 @@ class Shifted(_Toy):
 
 
 class Neighbourhood(_Toy):
-    """Logit of a voxel: the sum of the first channel over the 3^3 cube around it.
-
-    The mean over V voxels fades as overlaps thin.
-    """
+    """Logit of a voxel: the sum of the first channel over the 3^3 cube around it."""
 
     def __init__(self, channels: int = 2) -> None:
         super().__init__()
@@ -91,18 +88,12 @@ class PlantedCue:
     """A network that looks at a cue some voxels beside a lesion, at nothing else, and a scan to try it on.
 
     Whoever explains it must point at the cue: a map that is bright on the lesion is wrong, however plausible.
-
-    Attributes:
-        network: logit of a voxel = 3 times the first channel `steps` voxels further along the first axis (`Shifted`).
-        image: `(C, I, J, K)`, noise of sd 0.1 with a lesion of 1 and a cue of 1 in the first channel.
-        lesion: `(V, 3)`.
-        cue: `(V, 3)`, the lesion moved by `steps`.
     """
 
-    network: Network
-    image: Volume
+    network: Network  # logit = 3 times the first channel `steps` voxels further along the first axis (`Shifted`)
+    image: Volume  # noise of sd 0.1 with a lesion of 1 and a cue of 1 in the first channel
     lesion: Voxels
-    cue: Voxels
+    cue: Voxels  # the lesion moved by `steps`
 
     def shares(self, saliency: Saliency) -> dict[str, float]:
         """Shares of a map's absolute values on the `cue`, on the `lesion` and `elsewhere`; NaN for an empty map."""
@@ -132,8 +123,6 @@ FAULTS = {
     "tired": "every weight of its deepest level is zero: it has lost its widest view",
     "cue": "it also listens to one FLAIR voxel some millimetres away from each voxel",
 }
-"""What can be wrong with a suspect, and with one of them is not."""
-
 CUE_STEPS, CUE_GAIN = 9, 1.5
 
 
@@ -141,22 +130,14 @@ def suspects(network: Network, seed: int = 0) -> dict[str, Network]:
     """Four copies of a U-Net named A to D, one with each of `FAULTS`, in an order that depends on the seed."""
     if type(network.module).__name__ != "UNet":
         raise ValueError(f"The suspects are made from a MONAI UNet, got {type(network.module).__name__}: load 'unet'.")
-    made = {}
-    for letter, fault in _order(seed).items():
-        module = copy.deepcopy(network.module)
-        made[letter] = replace(network, module=_spoilt(module, fault), name=letter)
-    return made
+    copies = {letter: _spoilt(copy.deepcopy(network.module), fault) for letter, fault in _order(seed).items()}
+    return {letter: replace(network, module=module, name=letter) for letter, module in copies.items()}
 
 
 def accuse(answer: Mapping[str, str], seed: int = 0) -> list[str]:
     """One sentence about each suspect named wrongly, which says what to look at and not what it is.
 
-    Args:
-        answer: letter -> fault, for example `{"A": "sound", "B": "cue", ...}`.
-        seed: that of `suspects`.
-
-    Returns:
-        Nothing if all are right.
+    The answer is letter -> fault, for example `{"A": "sound", "B": "cue", ...}`, the seed that of `suspects`.
     """
     right = _order(seed)
     if set(answer) != set(right) or not set(answer.values()) <= set(FAULTS):
@@ -191,8 +172,7 @@ class _Cued(nn.Module):
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()
-        self.module = module
-        self.cue = Shifted(CUE_STEPS, CUE_GAIN)
+        self.module, self.cue = module, Shifted(CUE_STEPS, CUE_GAIN)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.module(x) + self.cue(x)
@@ -223,36 +203,22 @@ class WholeImage(nn.Module):
 
 @dataclass(frozen=True, eq=False)
 class Trivial:
-    """Images of two classes that differ in a known mask, and a classifier trained on them.
+    """Images of two classes that differ in a known mask, and a classifier trained on them."""
 
-    Attributes:
-        network: nodes 0 (healthy) and 1 (atrophied); explain node 0 by `one_class(network, 0)`.
-        images: `(1, I, J, K)` each.
-        atrophied: for each image, whether the mask was changed.
-        mask: `(I, J, K)` bool, what was changed.
-        voxel: `(1, 3)`, any voxel: what the engine is asked about.
-        correct: share of the images that the network sorts rightly.
-    """
-
-    network: Network
-    images: list[Volume]
-    atrophied: np.ndarray
-    mask: LabelMap
-    voxel: Voxels
-    correct: float
+    network: Network  # nodes 0 (healthy) and 1 (atrophied); explain node 0 by `one_class(network, 0)`
+    images: list[Volume]  # (1, I, J, K) each
+    atrophied: np.ndarray  # for each image, whether the mask was changed
+    mask: LabelMap  # what was changed
+    voxel: Voxels  # (1, 3), any voxel: what the engine is asked about
+    correct: float  # share of the images that the network sorts rightly
 
 
 def trivial_group(count: int = 20, *, atrophy: float = 0.4, steps: int = 200, seed: int = 0) -> Trivial:
     """`count` noisy images of 12^3 voxels, every second with its mask's values lowered, and a logistic regression.
 
     Departure from ClinicaDL, whose mask is an atlas region and whose change per voxel is noisy: a cube of 4^3 voxels,
-    lowered by `atrophy` (share of its value) without further noise.
-
-    Args:
-        count: images, of both classes together.
-        atrophy: 0 leaves both classes alike.
-        steps: of gradient descent on cross-entropy, from zero, both nodes by themselves.
-        seed: of images.
+    lowered by `atrophy` (share of its value; 0 leaves both classes alike) without further noise. The regression takes
+    `steps` of gradient descent on cross-entropy, from zero, both nodes by themselves.
     """
     rng, shape = np.random.default_rng(seed), (12, 12, 12)
     mask = np.zeros(shape, dtype=bool)

@@ -6,6 +6,7 @@ First maps are brought onto a grid (`aligned_at_centre`, `in_mni`), then `group_
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import nibabel
 import numpy as np
@@ -17,34 +18,25 @@ from ies_helpers.subjects.files import replacing
 
 ALIGNED_REACH_MM = 15.0  # how far around a lesion's centre an aligned map reaches
 
+# the MNI152 grid at 2 mm, axes towards right, anterior and superior
 MNI_SHAPE = (91, 109, 91)
 MNI_AFFINE: Affine = np.array([[2.0, 0, 0, -90], [0, 2, 0, -126], [0, 0, 2, -72], [0, 0, 0, 1]])
-"""The MNI152 grid at 2 mm, axes towards right, anterior and superior."""
-
-
-ROUNDING = 1e-9  # standard error, as a share of the mean, below which maps are the same but for rounding
 
 
 @dataclass(frozen=True, eq=False)
 class GroupMap:
     """What maps on one grid have in common.
 
-    Attributes:
-        mean: `(C, I, J, K)` mean of the raw signed maps that reach a voxel, in their unit.
-        t: mean over its standard error (sd with ddof 1); 0 where every map is zero, NaN where fewer than two maps reach
-            or all are the same and not zero.
-        sign: share of positive maps less share of negative ones, -1 to 1; scale plays no part.
-        count: `(I, J, K)` how many maps reach a voxel; where none does, the others are NaN.
-        affine: `(4, 4)`, voxel indices to mm.
-        size: how many maps there are.
+    `t` is the mean over its standard error (sd with ddof 1): 0 where every map is zero, NaN where fewer than two maps
+    reach or all are the same and not zero.
     """
 
-    mean: Saliency
+    mean: Saliency  # of the raw signed maps that reach a voxel, in their unit
     t: Saliency
-    sign: Saliency
-    count: torch.Tensor
+    sign: Saliency  # share of positive maps less share of negative ones, -1 to 1; scale plays no part
+    count: torch.Tensor  # (I, J, K) how many maps reach a voxel; where none does, the others are NaN
     affine: Affine
-    size: int
+    size: int  # how many maps there are
 
 
 def group_map(maps: Iterable[Saliency], affine: Affine) -> GroupMap:
@@ -53,10 +45,6 @@ def group_map(maps: Iterable[Saliency], affine: Affine) -> GroupMap:
     Maps are taken as they are: strong ones weigh more in the mean, not in `sign`. NaN, in any channel, is where a map
     does not reach. ClinicaDL's group map is the mean; it divides by images times elements of an image, so that its
     means in modes other than `image` are too small, and writes files without an affine. Here it is the number of maps.
-
-    Args:
-        maps: each `(C, I, J, K)`, see `aligned_at_centre` and `in_mni`.
-        affine: of their grid.
     """
     count = total = squares = signs = np.zeros(0)
     size, shape = 0, None
@@ -81,7 +69,7 @@ def group_map(maps: Iterable[Saliency], affine: Affine) -> GroupMap:
     with np.errstate(invalid="ignore", divide="ignore"):
         mean = total / np.where(count > 0, count, np.nan)
         error = np.sqrt(squares / np.where(count > 1, count - 1, np.nan) / np.maximum(count, 1))
-        error = np.where(error > ROUNDING * np.abs(mean), error, 0)
+        error = np.where(error > 1e-9 * np.abs(mean), error, 0)  # below, maps are the same but for rounding
         # t is 0 where every map is zero, and has no value where all are the same and not zero
         t = np.where(error > 0, mean / np.where(error > 0, error, 1), np.where((mean == 0) & (count > 1), 0, np.nan))
         sign = signs / np.where(count > 0, count, np.nan)
@@ -97,12 +85,6 @@ def aligned_at_centre(
     The middle is the lesion's voxel nearest (in mm) to its centre of mass, so that scans of 1 mm along these axes are
     copied and not resampled; others are, trilinearly. Lesions are neither turned nor stretched, left is not mirrored.
 
-    Args:
-        saliency: `(C, I, J, K)`.
-        lesion: what it explains.
-        affine: of the scan.
-        reach_mm: half the side, in whole mm.
-
     Returns:
         `(C, n, n, n)`, n = 2 reach + 1, NaN beyond the scan. Its affine is `centred_affine(reach_mm)`.
     """
@@ -110,8 +92,7 @@ def aligned_at_centre(
     in_mm = np.asarray(affine, dtype=np.float64)[:3, :3]
     away = np.square((voxels - voxels.mean(axis=0)) @ in_mm.T).sum(axis=1)
     middle = voxels[np.round(away, 9).argmin()]  # of voxels equally near the first, whatever the rounding
-    at = in_mm @ middle + np.asarray(affine)[:3, 3]
-    grid[:3, 3] += at
+    grid[:3, 3] += in_mm @ middle + np.asarray(affine)[:3, 3]
     side = 2 * int(reach_mm) + 1
     return on_grid(saliency, affine, grid, (side, side, side))
 
@@ -128,10 +109,8 @@ def centred_affine(reach_mm: float = ALIGNED_REACH_MM) -> Affine:
 def in_mni(saliency: Saliency, affine: Affine) -> Saliency:
     """A map on `MNI_SHAPE`, `MNI_AFFINE`, trilinearly; what the scan does not reach is NaN.
 
-    Args:
-        saliency: `(C, I, J, K)` of a scan in MNI space. A map is smoothed to 2 mm before, so that no peak falls
-            between the points.
-        affine: the scan's; `regions.template_affine` gives one that stretches the brain to the template's size.
+    It is smoothed to 2 mm before, so that no peak falls between the points. The scan's `affine` leads to MNI space;
+    `regions.template_affine` gives one that stretches the brain to the template's size.
     """
     spacing = np.array(spacing_of(affine))
     width = np.sqrt(np.maximum(2.0**2 - spacing**2, 0)) / 2.355 / spacing  # half maximum from one voxel to 2 mm
@@ -141,20 +120,11 @@ def in_mni(saliency: Saliency, affine: Affine) -> Saliency:
 
 def on_grid(saliency: Saliency, affine: Affine, grid: Affine, shape: tuple[int, int, int]) -> Saliency:
     """`(C, *shape)` float32: a map at the points of another grid, trilinearly, NaN beyond its own."""
-    to_index = np.linalg.inv(np.asarray(affine, dtype=np.float64)) @ np.asarray(grid)
+    to_index: Any = np.linalg.inv(np.asarray(affine, dtype=np.float64)) @ np.asarray(grid)
     to_index = np.round(to_index, 9)  # what rounding in the inverse adds would turn copies into mixtures
-    taken = [
-        ndimage.affine_transform(
-            np.asarray(channel, dtype=np.float64),
-            to_index[:3, :3],
-            to_index[:3, 3],  # pyright: ignore[reportArgumentType]
-            output_shape=shape,
-            order=1,
-            mode="constant",
-            cval=np.nan,
-        )
-        for channel in saliency
-    ]
+    how: Any = {"output_shape": shape, "order": 1, "mode": "constant", "cval": np.nan}
+    channels = np.asarray(saliency, dtype=np.float64)
+    taken = [ndimage.affine_transform(channel, to_index[:3, :3], to_index[:3, 3], **how) for channel in channels]
     return torch.from_numpy(np.stack(taken)).float()
 
 

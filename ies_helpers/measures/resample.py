@@ -11,7 +11,6 @@ import pandas as pd
 
 Interval = tuple[float, float]
 NO_INTERVAL: Interval = (np.nan, np.nan)
-
 PERCENTILES = (2.5, 97.5)
 
 FEW_SUBJECTS = 10  # below that many subjects a percentile interval over them is likely too narrow, and a note says so
@@ -23,12 +22,7 @@ def draw_times(rng: np.random.Generator, resamples: int, count: int) -> np.ndarr
 
 
 def draw_rows(subjects: pd.Index, resamples: int, seed: int) -> Iterator[np.ndarray]:
-    """Rows of each resample in two stages: as many subjects as there are, and of each as many of its lesions.
-
-    Args:
-        subjects: of each lesion, `(n,)`.
-        resamples, seed: how many, and of which draws.
-    """
+    """Rows of each resample, in two stages: as many subjects as there are, of each as many of its lesions."""
     rng = np.random.default_rng(seed)
     rows_of = [np.flatnonzero(subjects == subject) for subject in subjects.unique()]
     for _ in range(resamples):
