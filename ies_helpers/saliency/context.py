@@ -5,8 +5,9 @@ lesion by 1 to 34 voxels, all channels zero outside. The published plot stretche
 so that its last dilation of 34 voxels stands at 35; here a dilation stands where it is.
 """
 
+import itertools
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -22,14 +23,9 @@ from ies_helpers.subjects.editing import lesion_pattern
 from ies_helpers.subjects.subject import Subject
 
 Fill = Literal["zero", "mean", "blurred"]
-
 By = Literal["steps", "mm"]
-
-STEPS = tuple(range(35))
-"""0 is the lesion alone; 1 to 34 dilations as published."""
-
-BLUR_MM = 4.0
-"""Standard deviation of the gaussian that makes the `blurred` fill."""
+STEPS = tuple(range(35))  # 0 is the lesion alone; 1 to 34 dilations as published
+BLUR_MM = 4.0  # standard deviation of the gaussian that makes the `blurred` fill
 
 
 def perilesional_curve(
@@ -48,9 +44,7 @@ def perilesional_curve(
     Only the windows (or the crop) that can change the score are run, so a curve equals what the whole volume gives.
 
     Args:
-        network: as it predicts, through its windows if it has some; see `through`.
-        image: `(C, I, J, K)`, z-scored.
-        lesion: which stays.
+        network, image, lesion: what is asked, of `(C, I, J, K)`, z-scored, and which lesion stays.
         distances: dilations by the 18-neighbourhood (`steps`), or mm from the nearest lesion voxel's centre (`mm`).
         by: `steps` as published, or `mm`, which is right for any voxel size.
         fill: what stands in place of hidden tissue: `zero` as published, each channel's `mean` over its non-zero
@@ -62,9 +56,6 @@ def perilesional_curve(
     Returns:
         One row a distance: `distance_mm` (a step counts as the mean spacing), `score`, the mean probability over the
         lesion's voxels, `seen`, whether any of them is above the threshold, and `full_score`, with nothing hidden.
-
-    Raises:
-        ValueError: for distances below 0 or none, another `by` or `fill`, or an image or lesion that breaks the rules.
     """
     check_curve(by, fill)
     if not len(distances) or not all(math.isfinite(d) and d >= 0 for d in distances):
@@ -75,8 +66,9 @@ def perilesional_curve(
     spacing = np.array(spacing_of(np.eye(4) if affine is None else affine))
     mask = as_mask(lesion, image.shape[1:])
     far = steps_from(mask) if by == "steps" else ndimage.distance_transform_edt(~mask, spacing)
-    filling = scorer.crop(filled(image, fill, spacing))
-    mean, largest = scorer(_hidden(scorer.image, filling, scorer.crop(torch.as_tensor(far)), distances))
+    filling, far = scorer.crop(filled(image, fill, spacing)), scorer.crop(torch.as_tensor(far))
+    hidden = (torch.where(far <= distance, scorer.image, filling) for distance in distances)
+    mean, largest = scorer(itertools.chain(hidden, [scorer.image]))
     table = pd.DataFrame({"distance_mm": np.asarray(distances, dtype=float), "score": mean[:-1].numpy()})
     table["distance_mm"] *= float(spacing.mean()) if by == "steps" else 1.0
     table["seen"] = largest[:-1].numpy() > network.threshold
@@ -109,15 +101,6 @@ def steps_from(mask: np.ndarray) -> np.ndarray:
     return ndimage.distance_transform_cdt(~mask, metric=CONNECTIVITY)  # pyright: ignore
 
 
-def _hidden(
-    clean: torch.Tensor, filling: torch.Tensor, far: torch.Tensor, distances: Sequence[float]
-) -> Iterator[torch.Tensor]:
-    """The image as seen up to each distance, then whole."""
-    for distance in distances:
-        yield torch.where(far <= distance, clean, filling)
-    yield clean
-
-
 # Dose and response: how visible a lesion must be before a network sees it.
 
 DOSE_COLUMNS = [
@@ -135,20 +118,15 @@ def dose_response(
     depends on goes through it. The network is seen as its maps are: `network.through`.
 
     Args:
-        network: any.
-        subject: without a lesion there.
+        network, subject: the subject has no lesion there yet.
         place: voxel `(i, j, k)` of the centre.
         size: mm3.
-        contrasts: what FLAIR gains in the mean over the lesion's voxels, in z-scored units; 0 tells what the network
-            says of the place without the lesion.
+        contrasts: what FLAIR gains in the mean over the lesion's voxels, in z-scored units; 0 leaves it without lesion.
 
     Returns:
-        One row a contrast, in their order: subject, network, i, j, k, size_mm3, voxels, contrast; score, the mean
-        probability over the lesion's voxels; highest, the largest; seen, whether that is above the network's threshold;
-        logit, the mean logit, whose slope at a contrast is the sum of the `mean` gradient times the pattern.
-
-    Raises:
-        ValueError: for no contrast, one that is not finite, or a lesion that cannot be there.
+        One row a contrast, in their order, with `DOSE_COLUMNS`: score is the mean probability over the lesion's voxels,
+        highest the largest, seen whether that is above the network's threshold, and logit the mean logit, whose slope
+        at a contrast is the sum of the `mean` gradient times the pattern.
     """
     doses = np.asarray(contrasts, dtype=np.float64)
     if doses.ndim != 1 or not len(doses) or not np.isfinite(doses).all():

@@ -21,15 +21,13 @@ from ies_helpers.segmentation.inference import check_finite, check_image
 from ies_helpers.segmentation.network import Network, Through, as_network, at_rest
 from ies_helpers.segmentation.trust import image_field
 
-AFFORDABLE = 2**23
-"""Voxels of the largest crop: a larger lesion is scored crop by crop."""
+AFFORDABLE = 2**23  # voxels of the largest crop: a larger lesion is scored crop by crop
 
 
 class LesionScore:
     """What a network says of one lesion, ready to be asked on any number of edited images.
 
     Attributes:
-        network: seen as `through` says.
         voxels: `(V, 3)` of the lesion.
         box: where the image can change the score, inside the volume. No voxel beyond it can.
         image: `(C, i, j, k)`, the unedited image on `box`. Edit clones of it.
@@ -41,30 +39,18 @@ class LesionScore:
         return object.__new__(PlacedScore if placed and cls is LesionScore else cls)
 
     def __init__(
-        self,
-        network: Network | nn.Module,
-        image: Volume,
-        lesion: LesionLike,
-        *,
-        through: Through | None = None,
+        self, network: Network | nn.Module, image: Volume, lesion: LesionLike, *, through: Through | None = None
     ) -> None:
-        """Find the box.
-
-        Args:
-            network: scores the lesion.
-            image: `(C, I, J, K)`, z-scored.
-            lesion: which is scored.
-            through: `whole` or `windows`; None takes `network.through`, as saliency maps do. The published U-Net
-                finds lesions by `windows`.
-
-        Raises:
-            ValueError: for an image or a lesion that breaks the rules above.
-        """
+        """Find the box; `through` None takes `network.through`, but the published U-Net finds lesions by `windows`."""
         check_image(image)
         network = as_network(network)
         self.network = network if through is None else network.explained_through(through)
-        self.voxels = as_voxels(lesion, tuple(image.shape[1:]))
-        parts = _parts(self.network, image, self.voxels)
+        shape = tuple(image.shape[1:])
+        self.voxels = as_voxels(lesion, shape)
+        if self.network.through == "windows":
+            parts = [window_part(self.network, shape, self.voxels)]
+        else:
+            parts = shared_parts(image_field(self.network, image, self.voxels), shape, self.voxels, AFFORDABLE)
         self.box: Box = union(part.box for part in parts)
         self.image = self.crop(image)
         self._passes = [one for part in parts for one in _passes(part, self.voxels)]
@@ -96,9 +82,6 @@ class LesionScore:
 
         Returns:
             `(B, K, V)` float64 of all K classes, on the CPU.
-
-        Raises:
-            ValueError: for no image, one of another shape, or logits that are not finite.
         """
         unedited: dict[View, torch.Tensor] = {}
         images, batch, scored = self._checked(edited), self._at_once(), []
@@ -160,13 +143,7 @@ class LesionScore:
 
 
 class _Pass(NamedTuple):
-    """One forward pass, and the lesion voxels that it holds.
-
-    Attributes:
-        view: where it looks.
-        which: `(v,)` positions of these voxels in the lesion's list.
-        local: their indices in the view.
-    """
+    """One forward pass, the positions `(v,)` of the voxels that it holds in the lesion's list, and in its box."""
 
     view: View
     which: torch.Tensor
@@ -183,13 +160,6 @@ def _passes(part: Part, voxels: Voxels) -> Iterator[_Pass]:
     for view in part.views:
         held = part.voxels[view.holds(part.voxels)]
         yield _Pass(view, torch.tensor([position[tuple(v)] for v in held.tolist()]), view.local(held))
-
-
-def _parts(network: Network, image: Volume, voxels: Voxels) -> list[Part]:
-    shape = tuple(image.shape[1:])
-    if network.through == "windows":
-        return [window_part(network, shape, voxels)]
-    return shared_parts(image_field(network, image, voxels), shape, voxels, AFFORDABLE)
 
 
 class PlacedScore(LesionScore):
