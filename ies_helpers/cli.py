@@ -76,7 +76,11 @@ class NetworkOptions:
     """A network by its name or file, and how it shall be loaded."""
 
     network: Annotated[
-        str, typer.Option(help="unet, nnunet, swin_unetr, published:unet or a file of weights (.safetensors, .pth).")
+        str,
+        typer.Option(
+            help="unet, nnunet, swin_unetr, published:unet, a file of weights (.safetensors, .pth) or an nnU-Net "
+            "results folder, FOLDER or FOLDER:FOLD."
+        ),
     ] = "unet"
     architecture: ArchitectureOption = None
     merging: MergingOption = None
@@ -84,13 +88,17 @@ class NetworkOptions:
         None
     )
     device: DeviceOption = "auto"
+    mirroring: Annotated[bool, typer.Option(help="nnU-Net: average mirrored copies, as it predicts.")] = True
 
     def load(self, *, use_checkpoint: bool = False) -> Any:
         """The network."""
         from ies_helpers.segmentation.architectures import load_network
+        from ies_helpers.segmentation.nnunet import is_results
 
-        asked: Any = {each.name: getattr(self, each.name) for each in fields(self)}
-        return load_network(asked.pop("network"), **asked, use_checkpoint=use_checkpoint)
+        asked: Any = {each.name: getattr(self, each.name) for each in fields(self)} | {"use_checkpoint": use_checkpoint}
+        if not is_results(self.network) and not asked.pop("mirroring"):
+            raise ValueError(f"mirroring is for an nnU-Net results folder, got it for {self.network}; leave it out.")
+        return load_network(asked.pop("network"), **asked)
 
 
 def with_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -226,14 +234,16 @@ def explain(
     from ies_helpers.measures.evaluation import add_measures
     from ies_helpers.saliency.explain import make_maps
     from ies_helpers.segmentation.lesions import check_choice, segment_into_folder
+    from ies_helpers.segmentation.network import prepare
     from ies_helpers.subjects.sources import load_subject
 
     check_choice(lesions)
-    loaded, net = load_subject(subject, **files.given()), network.load(use_checkpoint=use_checkpoint)
-    view = recipe.view_of(net, len(net.channels or loaded.channels))
+    loaded = load_subject(subject, **files.given())
+    net, loaded = prepare(network.load(use_checkpoint=use_checkpoint), loaded)
+    view = recipe.view_of(net, len(loaded.channels))
     chosen = segment_into_folder(loaded, net, out, progress=not as_json).select(lesions)
     if not as_json:
-        print(describe_work(loaded.with_channels(view.channels), view, chosen, recipe))
+        print(describe_work(loaded, view, chosen, recipe))
     command = shlex.join(["ies", *sys.argv[1:]])
     index, made = make_maps(loaded, view, chosen, out, recipe, progress=not as_json, command=command)
     add_measures(out, loaded.name, made)

@@ -4,7 +4,7 @@
     out = "derivatives/ies"
 
     [network]
-    name = "unet"             # as --network; also architecture, merging, threshold, use_checkpoint, device
+    name = "unet"             # as --network; also architecture, merging, threshold, mirroring, use_checkpoint, device
 
     [[explain]]               # as often as wanted, each like one run of ies explain
     aggregate = "max"
@@ -37,9 +37,9 @@ import traceback
 import warnings
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from importlib.util import find_spec
 from itertools import combinations
 from pathlib import Path
@@ -60,9 +60,9 @@ from ies_helpers.saliency.estimate import in_words
 from ies_helpers.saliency.explain import make_maps
 from ies_helpers.saliency.methods import Recipe
 from ies_helpers.segmentation.architectures import load_network
-from ies_helpers.segmentation.inference import predict
 from ies_helpers.segmentation.lesions import GROUPS, Lesion, Lesions, check_choice, find_lesions, segment_into_folder
-from ies_helpers.segmentation.network import Network
+from ies_helpers.segmentation.network import Network, prepare
+from ies_helpers.segmentation.nnunet import is_results
 from ies_helpers.subjects.files import write_text
 from ies_helpers.subjects.folder import MAPS, open_derivative, versions, write_index, write_table
 from ies_helpers.subjects.sources import BIDS, Found, find_subject, is_word, load_subject
@@ -70,28 +70,18 @@ from ies_helpers.subjects.subject import Subject
 
 # What a cohort shall do: the file, checked before anything is loaded.
 
+# Keys of each table and their defaults; an empty one means not given.
 TOP = {
-    "subjects": [],
-    "out": "ies-out",
-    "targets": "",
-    "threads": 1,
-    "network": {},
-    "explain": [],
-    "perilesional": [],
-    "evaluate": {},
+    **{"subjects": [], "out": "ies-out", "targets": "", "threads": 1},
+    **{"network": {}, "explain": [], "perilesional": [], "evaluate": {}},
 }
 NETWORK = {
-    "name": "unet",
-    "architecture": "",
-    "merging": "",
-    "threshold": 0.0,
-    "use_checkpoint": False,
-    "device": "auto",
+    **{"name": "unet", "architecture": "", "merging": "", "threshold": 0.0},
+    **{"use_checkpoint": False, "device": "auto", "mirroring": True},
 }
 EXPLAIN = {each.name: "" if each.default is None else each.default for each in fields(Recipe)} | {"lesions": "all"}
 PERILESIONAL = {"lesions": "TP:91-119", "fill": "zero", "by": "steps"}
 EVALUATE = {"faithfulness": False, "seed": 0}
-"""Allowed keys of each table and their defaults, an empty one meaning not given."""
 
 KINDS = {name: get_args(kind) or (kind,) for name, kind in get_type_hints(Recipe).items()}
 """Of what type a setting of a recipe may be; other values must be of their default's."""
@@ -134,36 +124,22 @@ class CurveRequest:
         """What its rows of the table of curves tell beside their lesions."""
         return f"curves of fill {self.fill}"
 
-    def as_table(self) -> dict[str, Any]:
-        """As the file has it, defaults and all."""
-        return asdict(self)
+    as_table = asdict
 
 
 @dataclass(frozen=True)
 class Config:
-    """A checked configuration, its paths absolute.
+    """A checked configuration, its paths absolute."""
 
-    Attributes:
-        sources: one entry a subject, the arguments of `load_subject`.
-        out: a BIDS derivative.
-        threads: of torch, for each process.
-        network: the arguments of `load_network`.
-        explain: the wanted maps.
-        perilesional: the wanted curves.
-        evaluate: `faithfulness` and `seed`, or None: not wanted.
-        path: the file.
-        text: of the file.
-    """
-
-    sources: tuple[dict[str, Any], ...]
-    out: Path
-    threads: int
-    network: dict[str, Any]
+    sources: tuple[dict[str, Any], ...]  # the arguments of `load_subject` for each subject
+    out: Path  # a BIDS derivative
+    threads: int  # of torch, for each process
+    network: dict[str, Any]  # the arguments of `load_network`
     explain: tuple[MapRequest, ...]
     perilesional: tuple[CurveRequest, ...]
-    evaluate: dict[str, Any] | None
-    path: Path
-    text: str
+    evaluate: dict[str, Any] | None  # `faithfulness` and `seed`; None: not wanted
+    path: Path  # of the file
+    text: str  # of the file
 
     def asked(self) -> dict[str, Any]:
         """What is asked of every subject, as the file has it."""
@@ -176,13 +152,7 @@ class Config:
 
 
 def read_config(path: Path) -> Config:
-    """Read and check a cohort's TOML file.
-
-    Raises:
-        FileNotFoundError: there is no such file, or nothing matches a pattern.
-        ValueError: the file is no TOML, a key is unknown, a value is of the wrong kind or cannot work, there is
-            nothing to do, or a subject is named twice.
-    """
+    """Read and check a cohort's TOML file; what cannot work, names nothing or says two things of one is refused."""
     if not path.is_file():
         raise FileNotFoundError(f"A cohort is a TOML file, there is none at {path}; chapter 12 shows one to copy.")
     try:
@@ -194,21 +164,21 @@ def read_config(path: Path) -> Config:
     top = _checked(given, TOP, path.name)
     if top["threads"] < 1:
         raise ValueError(f"threads {where} must be 1 or more, got {top['threads']}.")
-    network = _checked(top["network"], NETWORK, f"[network] {where}")
-    options = {key: value for key, value in network.items() if value not in ("", 0.0)}
-    options["network"] = _weights(options.pop("name"), home)
-    maps = tuple(_map_request(table, f"[[explain]] {where}") for table in top["explain"])
-    curves = tuple(
-        CurveRequest(**_checked(table, PERILESIONAL, f"[[perilesional]] {where}")) for table in top["perilesional"]
-    )
+    network = _network(_checked(top["network"], NETWORK, f"[network] {where}"), home)
+    maps, curves = [], []
+    for table in top["explain"]:
+        settings = _checked(table, EXPLAIN, f"[[explain]] {where}", KINDS)
+        lesions, through = settings.pop("lesions"), settings.pop("through") or None
+        maps.append(MapRequest(Recipe(**settings, through=through), lesions))
+    for table in top["perilesional"]:
+        curves.append(CurveRequest(**_checked(table, PERILESIONAL, f"[[perilesional]] {where}")))
     _check_names(maps, f"[[explain]] {where}", by_group=True)
     _check_names(curves, f"[[perilesional]] {where}", by_group=False)
     evaluate = _checked(top["evaluate"], EVALUATE, f"[evaluate] {where}") if "evaluate" in given else None
     if evaluate:
         check_seed(evaluate["seed"], f"seed {where}")
-    sources = tuple(_sources(top["subjects"], home, top["targets"], path.name))
-    out = (home / top["out"]).resolve()
-    return Config(sources, out, top["threads"], options, maps, curves, evaluate, path.absolute(), text)
+    sources, out = tuple(_sources(top["subjects"], home, top["targets"], path.name)), (home / top["out"]).resolve()
+    return Config(sources, out, top["threads"], network, tuple(maps), tuple(curves), evaluate, path.absolute(), text)
 
 
 def _checked(
@@ -220,19 +190,21 @@ def _checked(
     for key, value in given.items():
         if key not in allowed:
             raise ValueError(f"{where} has no key {key!r}; allowed are {', '.join(allowed)}.")
-        default = allowed[key]
-        fits = (kinds or {}).get(key, (type(default),))
+        kind = type(allowed[key])
+        fits = (kinds or {}).get(key, (kind,))
         if type(value) not in fits and not (float in fits and type(value) is int):
-            kind = type(default).__name__
-            raise ValueError(f"{key} of {where} must be of type {kind}, as {default!r}, got {value!r}.")
+            raise ValueError(f"{key} of {where} must be of type {kind.__name__}, as {allowed[key]!r}, got {value!r}.")
     return dict(allowed) | given
 
 
-def _map_request(table: Any, where: str) -> MapRequest:
-    settings: dict[str, Any] = _checked(table, EXPLAIN, where, KINDS)
-    lesions = settings.pop("lesions")
-    settings["through"] = settings["through"] or None
-    return MapRequest(Recipe(**settings), lesions)
+def _network(settings: dict[str, Any], home: Path) -> dict[str, Any]:
+    """The arguments of `load_network`: only what was given, a file or results folder by its absolute path."""
+    name, mirroring = settings.pop("name"), settings.pop("mirroring")
+    own, options = str(home / name), {key: value for key, value in settings.items() if value not in ("", 0.0)}
+    options["network"] = own if Path(own).is_file() or is_results(own) else name
+    if not (mirroring or is_results(own)):
+        raise ValueError(f"mirroring is for an nnU-Net results folder, got it for {name}; leave it out.")
+    return options if mirroring else options | {"mirroring": False}
 
 
 def _check_names(requests: Sequence[MapRequest | CurveRequest], where: str, *, by_group: bool) -> None:
@@ -253,11 +225,6 @@ def _check_names(requests: Sequence[MapRequest | CurveRequest], where: str, *, b
             )
 
 
-def _weights(name: str, home: Path) -> str:
-    """A file of weights by its absolute path; other names as they are."""
-    return str(home / name) if (home / name).is_file() else name
-
-
 def _sources(entries: list[Any], home: Path, targets: str, where: str) -> Iterator[dict[str, Any]]:
     """The arguments of `load_subject` for every subject that the entries stand for, none twice."""
     if not entries:
@@ -274,27 +241,25 @@ def _expanded(entry: Any, home: Path, where: str) -> Iterator[dict[str, Any]]:
     """What one entry stands for: files by name, one subject, or all that match a pattern or lie in a BIDS folder."""
     if isinstance(entry, dict) and set(entry) - {"target"} and all(isinstance(file, str) for file in entry.values()):
         yield {name: str((home / file).resolve()) for name, file in entry.items()}
-        return
-    if not isinstance(entry, str):
+    elif not isinstance(entry, str):
         raise ValueError(
             f"A subject of {where} is a name, or files as {{flair = ..., t1 = ..., target = ...}}, got {entry!r}."
         )
-    if is_word(entry):
+    elif is_word(entry):
         yield {"subject": entry}
-        return
-    matches = sorted(glob.glob(str(home / Path(entry).expanduser()), recursive=True))
-    folders = [Path(match) for match in matches if Path(match).is_dir()]
-    if not folders:
-        raise FileNotFoundError(f"A subject of {where} must be a name or a folder; nothing matches {entry}.")
-    for folder in folders:
-        yield from ({"subject": str(visit.resolve())} for visit in _visits(folder))
+    else:
+        matches = sorted(glob.glob(str(home / Path(entry).expanduser()), recursive=True))
+        folders = [Path(match) for match in matches if Path(match).is_dir()]
+        if not folders:
+            raise FileNotFoundError(f"A subject of {where} must be a name or a folder; nothing matches {entry}.")
+        for folder in folders:
+            yield from ({"subject": str(visit.resolve())} for visit in _visits(folder))
 
 
 def _visits(folder: Path) -> list[Path]:
     """A BIDS folder's subjects, a subject's sessions, or the folder itself."""
     for pattern in ("sub-*", "ses-*"):
-        inner = [f for f in sorted(folder.glob(pattern)) if f.is_dir()]
-        if inner:
+        if inner := [f for f in sorted(folder.glob(pattern)) if f.is_dir()]:
             return [visit for f in inner for visit in _visits(f)]
     return [folder]
 
@@ -309,36 +274,28 @@ def _with_target(source: dict[str, Any], home: Path, targets: str) -> dict[str, 
         return source
     bids = re.match(BIDS, found.files[0].name)
     masks = sorted(glob.glob(str(home / targets.replace("{sub}", bids[0] if bids else found.name)), recursive=True))
-    if not masks:
-        return source
     if len(masks) > 1:
         raise ValueError(f"targets must find one mask a subject, for {found.name} it finds {len(masks)}; narrow it.")
-    return {name: str(path) for name, path in found.images.items()} | {"target": masks[0]}
+    return {name: str(path) for name, path in found.images.items()} | {"target": masks[0]} if masks else source
 
 
 # What is done with one subject: all of it, or as far as the step at which it failed.
 
+# Of `cohort.tsv`. `status` is `done`, `kept` (from an earlier run), `failed` (at `step`, `why`) or `waiting`.
 COLUMNS = ["subject", "status", "lesions", "maps", "curves", "seconds", "step", "why", "notes", "source"]
-"""Of `cohort.tsv`. `status` is `done`, `kept` (from an earlier run), `failed` (at `step`, `why`) or `waiting`."""
 
 CURVES = "perilesional.csv"
 
 
 @dataclass(frozen=True)
 class Task:
-    """One subject of a cohort, ready to be sent to a worker.
-
-    Attributes:
-        config: what to do.
-        source: the arguments of `load_subject`.
-        found: its name and files.
-        digest: of the network's weights.
-    """
+    """One subject of a cohort, ready to be sent to a worker."""
 
     config: Config
-    source: dict[str, Any]
+    source: dict[str, Any]  # the arguments of `load_subject`
     found: Found
-    digest: str
+    digest: str  # of the network's weights
+    channels: tuple[str, ...] | None = None  # that the network takes; None: all
 
     @property
     def name(self) -> str:
@@ -352,11 +309,14 @@ class Task:
 
     @property
     def key(self) -> str:
-        """Equal for equal scans (path, size, time), network and settings."""
-        stamps = [(str(p.resolve()), p.stat().st_size, p.stat().st_mtime_ns) for p in self.found.files]
+        """Equal for equal scans (path, size, time) of the channels taken, target, network and settings."""
+        beside = set() if self.channels is None else {*self.found.images} - {*self.channels}
+        files = [path for path in self.found.files if path not in [self.found.images[name] for name in beside]]
+        stamps = [(str(p.resolve()), p.stat().st_size, p.stat().st_mtime_ns) for p in files]
+        source = {name: word for name, word in self.source.items() if name not in beside}
         asked = self.config.asked()
         network = {k: v for k, v in asked.pop("network").items() if k != "device"}
-        parts = [self.source, stamps, self.digest, network, *asked.values()]
+        parts = [source, stamps, self.digest, network, *asked.values()]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:24]
 
     def blank(self, status: str, **known: Any) -> dict[str, Any]:
@@ -376,17 +336,11 @@ class Task:
 
 
 def work_on(task: Task, devices: Any = None) -> dict[str, Any]:
-    """Do everything that is asked for one subject; a mistake ends in its row and nowhere else.
+    """Do everything that is asked for one subject, its row of `cohort.tsv`; a mistake ends there and nowhere else.
 
-    Args:
-        task: the subject, and what to do with it.
-        devices: a queue of numbers of GPUs, of which one is borrowed; None: whatever `device` says.
-
-    Returns:
-        A row of `cohort.tsv`.
+    `devices` is a queue of numbers of GPUs, of which one is borrowed; None: whatever `device` says.
     """
-    kept = task.kept()
-    if kept:
+    if kept := task.kept():
         return kept
     row, begun, notes = task.blank("failed"), time.perf_counter(), []
     with warnings.catch_warnings(record=True) as caught, torch_threads(task.config.threads), _borrowed(devices):
@@ -412,7 +366,7 @@ def _steps(task: Task, row: dict[str, Any], notes: list[str]) -> Iterator[str]:
     config = task.config
     yield "load"
     subject = load_subject(**task.source)
-    network = load_network(**config.network)
+    network, subject = prepare(load_network(**config.network), subject)
     yield "predict"
     lesions = segment_into_folder(subject, network, config.out)
     row["lesions"] = len(lesions)
@@ -487,19 +441,12 @@ TABLE = "cohort.tsv"
 
 @dataclass(frozen=True)
 class Workforce:
-    """Who does the work.
+    """Who does the work."""
 
-    Attributes:
-        workers: processes; None: all that a Dask cluster has.
-        threads: of each process.
-        devices: GPUs to share out, one to a process.
-        dask: address or scheduler file of a cluster; empty: this machine.
-    """
-
-    workers: int | None
-    threads: int = 1
-    devices: int = 0
-    dask: str = ""
+    workers: int | None  # processes; None: all that a Dask cluster has
+    threads: int = 1  # of each process
+    devices: int = 0  # GPUs to share out, one to a process
+    dask: str = ""  # address or scheduler file of a cluster; empty: this machine
 
     def __str__(self) -> str:
         if self.dask:
@@ -510,12 +457,7 @@ class Workforce:
 
 
 def find_workers(workers: int | None = None, *, threads: int = 1, device: str = "auto", dask: str = "") -> Workforce:
-    """Who can work: `workers` processes; None takes one for each GPU, or one, or all workers of a cluster.
-
-    Raises:
-        ValueError: for fewer workers than one, more than there are GPUs, more threads in all than there are cores, or
-            Dask that is not installed.
-    """
+    """Who can work: `workers` processes; None takes one for each GPU, or one, or all workers of a cluster."""
     if workers is not None and workers < 1:
         raise ValueError(f"There must be at least one worker, got {workers}.")
     if dask:
@@ -534,18 +476,15 @@ def find_workers(workers: int | None = None, *, threads: int = 1, device: str = 
 
 
 def list_tasks(config: Config, network: Network) -> tuple[list[Task], dict[str, dict[str, Any]]]:
-    """The subjects that are left to do, and rows of `cohort.tsv` for all, by source, in the order of the file.
-
-    Raises:
-        ValueError: if two subjects have one name.
-    """
-    tasks, rows, named = [], {}, {}
+    """The subjects that are left to do, and rows of `cohort.tsv` for all, by source, in the order of the file."""
+    tasks, rows, named, of_network = [], {}, {}, (network.digest(), network.channels)
     for source in config.sources:
-        words, task = ", ".join(source.values()), Task(config, source, Found(""), network.digest())
+        words = ", ".join(source.values())
         try:
-            task = Task(config, source, find_subject(**source), task.digest)
+            task = Task(config, source, find_subject(**source), *of_network)
         except (ValueError, OSError) as error:
-            rows[words] = task.blank("failed", subject=Path(words).name, step="find", why=str(error))
+            lost = Task(config, source, Found(Path(words).name), *of_network)
+            rows[words] = lost.blank("failed", step="find", why=str(error))
             continue
         if task.name in named:
             raise ValueError(
@@ -569,10 +508,6 @@ def run_cohort(config: Config, network: Network, crew: Workforce, *, progress: b
 
     Returns:
         `cohort.tsv`, one row a subject, see `COLUMNS`; it is written anew after each subject.
-
-    Raises:
-        ValueError: if two subjects have one name.
-        OSError: if the folder cannot be written.
     """
     out = open_derivative(config.out)
     tasks, rows = list_tasks(config, network)
@@ -596,32 +531,28 @@ def _write(out: Path, rows: dict[str, dict[str, Any]]) -> pd.DataFrame:
 
 def _provenance(config: Config, network: Network) -> dict[str, Any]:
     """What the maps depend on, beside the subjects."""
-    found: dict[str, Any] = versions() | {"python": platform.python_version()}
-    for package in ("joblib", "scipy", "pandas", "distributed"):
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = None
+    also = {name: version(name) if find_spec(name) else None for name in ("joblib", "scipy", "pandas", "distributed")}
+    found = versions() | {"python": platform.python_version()} | also
     return {"config": str(config.path), **config.asked(), "digest": network.digest(), "versions": found}
 
 
 def _rows(tasks: list[Task], crew: Workforce) -> Iterator[dict[str, Any]]:
     """Rows as they come. If a process dies, half as many go on; one that dies alone is told as failed."""
     waiting, workers = {task.name: task for task in tasks}, crew.workers
-    with _devices(crew) as devices, _backend(crew) as deaths:
+    with _devices(crew) as devices, _backend(crew) as death:
         while waiting:
             try:
                 for row in _parallel(list(waiting.values()), workers, devices):
                     waiting.pop(row["subject"])
                     yield row
-            except deaths:
+            except death:
                 workers = max(1, (workers or joblib.effective_n_jobs(-1)) // 2)
                 if workers == 1:
                     break
         for task in waiting.values():
             try:
                 yield from _parallel([task], 2, devices)  # of two, so that it is not this process
-            except deaths:
+            except death:
                 yield task.blank("failed", step="any", why="Its process died; the usual reason is too little memory.")
 
 
@@ -644,19 +575,20 @@ def _devices(crew: Workforce) -> Iterator[Any]:
 
 
 @contextmanager
-def _backend(crew: Workforce) -> Iterator[tuple[type[Exception], ...]]:
+def _backend(crew: Workforce) -> Iterator[type[Exception]]:
     """Joblib's processes on this machine, or those of the cluster; yields what is raised when one of them dies."""
-    with ExitStack() as stack:
-        if not crew.dask:
-            stack.enter_context(joblib.parallel_config(backend="loky", inner_max_num_threads=crew.threads))
-            yield (TerminatedWorkerError,)
-            return
-        from dask.distributed import Client, KilledWorker
+    if not crew.dask:
+        with joblib.parallel_config(backend="loky", inner_max_num_threads=crew.threads):
+            yield TerminatedWorkerError
+        return
+    from dask.distributed import Client, KilledWorker
 
-        where: Any = {"scheduler_file": crew.dask} if Path(crew.dask).is_file() else {"address": crew.dask}
-        client = stack.enter_context(Client(**where))
-        stack.enter_context(joblib.parallel_config(backend="dask", client=client, wait_for_workers_timeout=600))
-        yield (KilledWorker,)
+    where: Any = {"scheduler_file": crew.dask} if Path(crew.dask).is_file() else {"address": crew.dask}
+    with (
+        Client(**where) as client,
+        joblib.parallel_config(backend="dask", client=client, wait_for_workers_timeout=600),
+    ):
+        yield KilledWorker
 
 
 def _gather(out: Path, names: list[str]) -> None:
@@ -673,29 +605,18 @@ def _gather(out: Path, names: list[str]) -> None:
 
 @dataclass(frozen=True)
 class Plan:
-    """What is left to do for the subjects that are `waiting`, if all are like the pilot.
+    """What is left to do for the subjects that are `waiting`, if all are like the pilot."""
 
-    Attributes:
-        waiting, kept, failed: subjects left to do, done by an earlier run, and not to be found.
-        crew: who does it.
-        pilot: the subject that was looked at; empty if none could be.
-        maps: files, one for each lesion, setting and modality.
-        curves: perilesional ones.
-        seconds: of one process.
-        gigabytes: of the maps on disk.
-        why: for each that cannot be found, or could not be a pilot, a sentence.
-    """
-
-    waiting: int
-    kept: int
-    failed: int
+    waiting: int  # subjects left to do
+    kept: int  # done by an earlier run
+    failed: int  # not to be found
     crew: Workforce
-    pilot: str = ""
-    maps: int = 0
-    curves: int = 0
-    seconds: float = 0.0
-    gigabytes: float = 0.0
-    why: tuple[str, ...] = ()
+    pilot: str = ""  # the subject that was looked at; empty if none could be
+    maps: int = 0  # files, one for each lesion, setting and channel
+    curves: int = 0  # perilesional ones
+    seconds: float = 0.0  # of one process
+    gigabytes: float = 0.0  # of the maps on disk
+    why: tuple[str, ...] = ()  # for each that cannot be found, or could not be a pilot, a sentence
 
     def __str__(self) -> str:
         subjects = "1 subject" if self.waiting == 1 else f"{self.waiting} subjects"
@@ -735,13 +656,11 @@ def plan_cohort(
 def _pilot(config: Config, network: Network, task: Task) -> dict[str, Any]:
     """Maps, curves, seconds and gigabytes of one subject."""
     begun = time.perf_counter()
-    subject = load_subject(**task.source).with_channels(network.channels)
-    probability = predict(network, subject.image)
-    lesions = find_lesions(probability, subject.target, threshold=network.threshold, affine=subject.affine)
+    network, subject = prepare(network, load_subject(**task.source))
+    lesions = find_lesions(network, subject)
     total = {"maps": 0, "curves": 0, "seconds": time.perf_counter() - begun, "gigabytes": 0.0}
     for request in config.explain:
-        chosen, _ = select_lesions(lesions, request.lesions)
-        if chosen:
+        if chosen := select_lesions(lesions, request.lesions)[0]:
             files, seconds, size = _maps_of_one(subject, network, chosen, request.recipe)
             total["maps"] += files
             total["seconds"] += seconds

@@ -25,8 +25,10 @@ from ies_helpers import cli, gradcam_pp, gradient, load_network, load_subject, p
 from ies_helpers.__main__ import main
 from ies_helpers.saliency.comparison import input_x_gradient
 from ies_helpers.saliency.methods import METHODS
+from ies_helpers.segmentation.architectures import ARCHITECTURES
 from ies_helpers.subjects import downloads
 from ies_helpers.subjects.folder import read_maps
+from ies_helpers.subjects.sources import SOURCES
 from tests.folders import explain_toy, tiny_network
 from tests.patients import SPOTS, files_below, strays, write_image, write_network, write_patient
 from tests.subjects.local_server import write_registry
@@ -174,6 +176,13 @@ def test_without_arguments_the_commands_are_listed(capsys) -> None:
     assert [c for c in ("fetch", "predict", "explain", "view", "demo") if c not in told] == []
 
 
+def test_help_names_every_architecture_and_source(capsys) -> None:
+    """They are written out there, because their registries are slow to import."""
+    assert run("explain", "--help") == 0
+    told = " ".join(re.sub(r"[│|]", " ", capsys.readouterr().out).split())
+    assert [word for word in (*ARCHITECTURES, *SOURCES) if not re.search(rf"\b{word}\b", told)] == []
+
+
 def test_importing_the_package_is_quick_and_leaves_torch_alone() -> None:
     code = "import ies_helpers, ies_helpers.__main__, sys; sys.exit('torch' in sys.modules or 'monai' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False, timeout=20).returncode == 0
@@ -194,6 +203,7 @@ MISTAKES = {
     "lesions": (["--lesions", "3,,7"], "'3,,7'"),
     "an unknown network": (["--network", "vnet"], "vnet"),
     "no NAME=FILE": (["--image", "flair.nii"], "'flair.nii'"),
+    "mirrored copies of what has none": (["--no-mirroring"], "narrow.safetensors"),
     "a channel named twice": (["--image", "dir=a.nii", "--image", "dir=b.nii"], "dir"),
 }
 

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -25,6 +26,7 @@ from ies_helpers import load_network
 from ies_helpers.__main__ import main
 from ies_helpers.cli import cohort
 from ies_helpers.cohort import Config, Plan, Workforce, find_workers, list_tasks, plan_cohort, read_config, run_cohort
+from ies_helpers.subjects.sources import find_subject
 from tests.dying import Mortal, die
 from tests.patients import SPOTS, files_below, strays, write_image, write_network, write_patient
 
@@ -296,6 +298,26 @@ def test_a_second_run_does_only_what_is_not_there_or_is_another(home: Path, seri
     assert [task.name for task in list_tasks(config, network)[0]] == ["c"]
 
 
+def test_a_channel_that_the_network_does_not_take_is_no_part_of_what_is_finished(home: Path) -> None:
+    """A scan of T2 beside is left alone: it may come, change and go, by folder and by name; of no names all count."""
+    patient, config = home / "patients" / "a", config_of(home, "beside")
+    files = {name: str(patient / f"sub-a_{suffix}.nii.gz") for name, suffix in (("flair", "FLAIR"), ("t1", "T1w"))}
+    beside = {**files, "t2": str(patient / "sub-a_T2w.nii.gz")}
+
+    def key(source: dict[str, Any], channels: tuple[str, ...] | None) -> str:
+        return module.Task(config, source, find_subject(**source), "digest", channels).key
+
+    folder = {"subject": str(patient)}
+    before = [key(source, channels) for source in (folder, files) for channels in (("flair", "t1"), None)]
+    write_image(Path(beside["t2"]), np.zeros((8, 8, 8), dtype=np.uint8))
+    try:
+        after = [key(source, channels) for source in (folder, beside) for channels in (("flair", "t1"), None)]
+    finally:
+        os.remove(beside["t2"])
+    assert [one == other for one, other in zip(before, after, strict=True)] == [True, False, True, False]
+    assert key(files, ("flair",)) != key(files, ("flair", "t1"))
+
+
 def test_a_mistake_that_nobody_foresaw_says_where_it_happened(home: Path, monkeypatch) -> None:
     def broken(*_: object, **__: object) -> None:
         raise RuntimeError("no such kernel\nhere")
@@ -429,6 +451,7 @@ MISTAKES = {
         'subjects = ["demo"]\n[[perilesional]]\nsteps = 3',
         r"\[\[perilesional\]\] of cohort.toml has no key 'steps'; allowed are lesions, fill, by",
     ),
+    "mirrored copies of what has none": ('subjects = ["demo"]\nnetwork = {mirroring = false}', "got it for unet"),
     "a word for a number": ('subjects = ["demo"]\n[[explain]]\ndraws = "50"', "draws must be at least 1 .* got '50' "),
     "a number for a list": ("subjects = 3", r"subjects of cohort.toml must be of type list, as \[\], got 3"),
     "one table for many": ('subjects = ["demo"]\n[explain]\ndraws = 5', "explain of cohort.toml must be of type list"),

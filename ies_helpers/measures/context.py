@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 from ies_helpers.measures.resample import PERCENTILES, draw_rows, note_on_subjects
 from ies_helpers.saliency.context import Fill, perilesional_curve
 from ies_helpers.segmentation.lesions import Lesion
-from ies_helpers.segmentation.network import Network
+from ies_helpers.segmentation.network import Network, prepare
 from ies_helpers.subjects.files import replacing
 from ies_helpers.subjects.folder import fingerprint, pixels_of
 from ies_helpers.subjects.subject import Subject
@@ -188,6 +188,7 @@ class ContextTable:
         progress: bool = False,
     ) -> None:
         """Compute and write the curves that are not there yet, one lesion at a time."""
+        network, subject = prepare(network, subject)
         made = {"by": by, "threshold": network.threshold, "digest": network.digest()}
         self._holds({"network": network.name, "fill": fill}, made)
         pixels = pixels_of(subject.image) + subject.affine.tobytes().hex()

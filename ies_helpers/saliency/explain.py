@@ -17,7 +17,7 @@ from ies_helpers.saliency.gradients import LesionGradient
 from ies_helpers.saliency.methods import METHODS, Recipe
 from ies_helpers.saliency.smoothgrad import PEAK_TARGET, RunState, noise_sigma
 from ies_helpers.segmentation.lesions import Lesion, lesion_of
-from ies_helpers.segmentation.network import Network, as_network
+from ies_helpers.segmentation.network import Network, prepare
 from ies_helpers.subjects.folder import (
     MapRecord,
     add_lesions,
@@ -81,8 +81,7 @@ def make_maps(
     command: str = "",
 ) -> tuple[pd.DataFrame, list[Path]]:
     """What `explain` does; also gives the images of the maps that were made, and not found finished."""
-    network = as_network(network)
-    subject = subject.with_channels(network.channels)
+    network, subject = prepare(network, subject)
     network = recipe.view_of(network, len(subject.channels))
     numbered = _numbered(lesions, subject)
     if not numbered:

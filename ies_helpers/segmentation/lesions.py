@@ -16,7 +16,7 @@ from torch import nn
 
 from ies_helpers.arrays import CONNECTIVITY, Affine, LabelMap, Probability, Voxels, as_mask, check_seed
 from ies_helpers.segmentation.inference import check_window, predict
-from ies_helpers.segmentation.network import Network, as_network
+from ies_helpers.segmentation.network import Network, prepare
 from ies_helpers.subjects.folder import as_tsv, open_derivative, save_lesions, write_table
 from ies_helpers.subjects.subject import Subject
 from ies_helpers.subjects.tissue import inner_white_matter
@@ -200,8 +200,8 @@ def _lesions_of_subject(network: object, subject: object, threshold: float | Non
         raise TypeError(f"find_lesions takes a network and a subject, or a probability and a target; got {kinds}.")
     if affine is not None:
         raise TypeError("affine is for a probability by itself, a subject has its own; leave it out.")
-    network = as_network(network)
-    probability = predict(network, subject.with_channels(network.channels).image)
+    network, subject = prepare(network, subject)
+    probability = predict(network, subject.image)
     threshold = network.threshold if threshold is None else threshold
     return find_lesions(probability, subject.target, threshold=threshold, affine=subject.affine)
 
@@ -294,10 +294,10 @@ def segment_into_folder(subject: Subject, network: Network, out: Path, *, progre
 
     `out` becomes a BIDS derivative; if it cannot be written, that shows before the prediction starts.
     """
-    image = subject.with_channels(network.channels).image
+    network, subject = prepare(network, subject)
     check_window(network, subject.shape)
     open_derivative(out)
-    probability = predict(network, image, progress=progress)
+    probability = predict(network, subject.image, progress=progress)
     lesions = find_lesions(probability, subject.target, threshold=network.threshold, affine=subject.affine)
     groups = {lesion.group for lesion in lesions}
     save_lesions(out, subject, probability, {g: lesions.label_map(subject.shape, g) for g in groups})

@@ -252,3 +252,16 @@ def test_another_table_of_that_name_is_left_alone(tmp_path) -> None:
     (tmp_path / "perilesional.csv").write_text("a,b\n1,2\n")
     with pytest.raises(ValueError, match=r"must have the columns subject, lesion, .* move it away"):
         ContextTable(tmp_path / "perilesional.csv")
+
+
+def test_a_table_gives_a_network_the_channels_that_it_takes(demo, tmp_path, monkeypatch) -> None:
+    """As every command does: a subject with one more has the curves, and the hash, of the channels taken."""
+    subject, network, (lesion, *_) = demo
+    count_curves(monkeypatch)
+    turned = replace(subject, image=subject.image.flip(0), channels=subject.channels[::-1])
+    for name, given in (("turned", turned), ("whole", subject)):
+        wanted = replace(network, channels=("t1",), name=name)
+        ContextTable(tmp_path / f"{name}.csv").add(given, wanted, [lesion], fill="zero", by="steps")
+    tables = [pd.read_csv(tmp_path / f"{name}.csv").drop(columns="network") for name in ("turned", "whole")]
+    pd.testing.assert_frame_equal(*tables)
+    assert tables[0]["full_score"].iloc[0] == pytest.approx(float(subject.image[1][tuple(lesion.voxels.T)].mean()))
