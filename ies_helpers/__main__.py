@@ -9,11 +9,8 @@ import typer
 
 from ies_helpers.cli import cohort, demo, evaluate, explain, fetch, perilesional, predict, view
 
-UsageError: Any = typer.BadParameter.__bases__[0]
-"""Click's, or that of the copy of Click that newer Typer carries."""
-
-INTERRUPTED = 130
-"""Exit code after Ctrl-C, as shells have it."""
+UsageError: Any = typer.BadParameter.__bases__[0]  # Click's, or that of the copy that newer Typer carries
+INTERRUPTED = 130  # exit code after Ctrl-C, as shells have it
 
 app = typer.Typer(
     help="Explain a lesion-segmentation network one lesion at a time.",

@@ -54,11 +54,7 @@ class FileOptions:
     target: File = None
 
     def given(self) -> dict[str, Any]:
-        """The arguments of `load_subject` that name files.
-
-        Raises:
-            ValueError: for what is not NAME=FILE, or a channel named twice.
-        """
+        """The arguments of `load_subject` that name files."""
         images: dict[str, str] = {}
         for word in self.image or ():
             name, _, path = word.partition("=")

@@ -26,22 +26,15 @@ from ies_helpers.segmentation.network import Network
 
 Modalities = Literal["each", "all"]
 
-WORST_ERROR = 0.1
-"""Share of the change above which a completeness error is warned of."""
+WORST_ERROR = 0.1  # share of the change above which a completeness error is warned of
 
 
 class Attribution(NamedTuple):
-    """A map in logits, and whether it adds up.
+    """A map in logits, and whether it adds up."""
 
-    Attributes:
-        saliency: `(C, I, J, K)` float32, zero where the image cannot change the lesion's logits.
-        change: F(image) - F(baseline), in logits.
-        error: |sum of the map - change|, in logits: the completeness error.
-    """
-
-    saliency: Saliency
-    change: float
-    error: float
+    saliency: Saliency  # (C, I, J, K) float32, zero where the image cannot change the lesion's logits
+    change: float  # F(image) - F(baseline), in logits
+    error: float  # |sum of the map - change|, in logits: the completeness error
 
 
 def input_x_gradient(network: Network | nn.Module, image: Volume, lesion: LesionLike) -> Saliency:
@@ -50,11 +43,6 @@ def input_x_gradient(network: Network | nn.Module, image: Volume, lesion: Lesion
     The first-order share of each entry in F(image) - F(0): exact for a linear network. In a z-scored image 0 is the
     mean of the brain, so that tissue of average brightness gets nothing, whatever its gradient. Source: Shrikumar et
     al. (arXiv 1605.01713).
-
-    Args:
-        network: explained on the whole volume or through its windows: `network.through`.
-        image: `(C, I, J, K)`, z-scored.
-        lesion: see `LesionLike`.
     """
     engine = LesionGradient(network, image, lesion, "mean")
     g = engine(image).double()
@@ -80,15 +68,11 @@ def integrated_gradients(
     step, and its logit changes in the first few hundredths of the way. Take `blurred` there.
 
     Args:
-        network, image, lesion: see `input_x_gradient`.
         baseline: what the image is compared with: `zero`; each channel's `mean` over the brain (in a z-scored image
             that is zero, too, up to rounding); the `blurred` image (gaussian of 4 mm among voxels that are not
             zero); or an image `(C, I, J, K)`.
         steps: gradients taken.
         affine: gives `blurred` its mm; None takes voxels of 1 mm.
-
-    Raises:
-        ValueError: for fewer than one step, another baseline, or one on another grid.
     """
     if steps < 1:
         raise ValueError(f"steps must be at least 1, got {steps}.")
@@ -121,11 +105,7 @@ def mean_logits(score: LesionScore, edited: Iterable[torch.Tensor]) -> torch.Ten
 
 
 def baseline_image(image: Volume, baseline: Fill | Volume, affine: Affine | None = None) -> Volume:
-    """The image `(C, I, J, K)` that `baseline` names, or is.
-
-    Raises:
-        ValueError: for another name, or an image on another grid.
-    """
+    """The image `(C, I, J, K)` that `baseline` names, or is."""
     check_image(image)
     if isinstance(baseline, torch.Tensor):
         check_image(baseline)
@@ -158,9 +138,6 @@ def occlusion(
     not tried.
 
     Args:
-        network: scored on the whole volume or through its windows: `network.through`.
-        image: `(C, I, J, K)`, z-scored.
-        lesion: see `LesionLike`.
         side: of a block, in voxels.
         stride: from a block to the next, up to `side`; None: `side`.
         reach: voxels around the lesion's bounding box that are explained, the map is zero beyond; None explains all
@@ -171,9 +148,6 @@ def occlusion(
 
     Returns:
         `(C, I, J, K)` float32, for `all` `(1, I, J, K)`.
-
-    Raises:
-        ValueError: for a side or stride that leaves gaps, a reach that is no number of voxels, or other modalities.
     """
     stride = side if stride is None else stride
     check_choice("modalities", modalities, get_args(Modalities))
@@ -223,16 +197,12 @@ def kernel_shap(
     of the logit when they are all hidden at once; what lies beyond stays as it is in every image.
 
     Args:
-        network, image, lesion, reach, baseline, affine: see `occlusion`.
         side: of a supervoxel, in voxels.
+        reach, baseline, affine: see `occlusion`.
         samples: images scored; must be more than there are supervoxels, two or more times as many.
-        seed: of the subsets.
 
     Returns:
         `(C, I, J, K)` float32: at each voxel the value of its supervoxel.
-
-    Raises:
-        ValueError: without captum, for too few samples, or fewer than two supervoxels.
     """
     captum = captum_attr()
     score = LesionScore(network, image, lesion)
@@ -255,11 +225,7 @@ def kernel_shap(
 
 
 def captum_attr() -> Any:
-    """The module `captum.attr`.
-
-    Raises:
-        ValueError: if it is not installed.
-    """
+    """The module `captum.attr`, or one sentence where it is not installed."""
     try:
         import captum.attr
     except ImportError as error:

@@ -31,8 +31,7 @@ from ies_helpers.subjects.folder import (
 )
 from ies_helpers.subjects.subject import Subject
 
-SAVE_EVERY_S = 30.0
-"""Seconds of work that a killed run may lose."""
+SAVE_EVERY_S = 30.0  # seconds of work that a killed run may lose
 
 
 def explain(
@@ -49,22 +48,18 @@ def explain(
     """Compute and save the maps of `lesions`; a finished map is kept, an interrupted run goes on.
 
     Args:
-        subject, network: what to explain. Channels that the network takes in another order are put into it, by name.
+        subject, network: are fitted to each other, see `prepare`.
         lesions: a mask or voxels among them get their position, from 1, for a number, and the group `unknown`.
         out: a folder, made a BIDS derivative; lesions that it does not hold yet are written into it.
         recipe: how a map is made; None: as `settings` say.
-        progress: show bars.
         command: the command line, for the sidecars.
         settings: the fields of `Recipe` by name, such as `method="gradcam++"` or `draws=8`; beside a `recipe` they
             change it. Of `statistics="frozen"` the error is measured on a few voxels of this image, and told in a
             warning and in the sidecars.
 
     Returns:
-        The index of all maps in `out`, as in `maps.tsv`.
-
-    Raises:
-        ValueError: for settings that cannot work, a channel that is lacking, no lesion, or a folder that holds a map of
-            the same name made otherwise, or other lesions under these numbers.
+        The index of all maps in `out`, as in `maps.tsv`. Of a folder that holds a map of the same name made otherwise,
+        or other lesions under these numbers, nothing is changed: it is refused.
     """
     recipe = replace(recipe, **settings) if recipe else Recipe(**settings)
     return make_maps(subject, network, lesions, out, recipe, progress=progress, command=command)[0]

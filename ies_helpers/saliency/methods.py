@@ -30,17 +30,11 @@ Made = Iterator[tuple[int, "Saliency", dict[str, Any]]]
 
 
 class Cost(NamedTuple):
-    """What maps will take.
+    """What maps will take."""
 
-    Attributes:
-        seconds: on this machine.
-        passes: what takes them, in words: `50 draws by cone`.
-        at_most: whether it may well be less.
-    """
-
-    seconds: float
-    passes: str
-    at_most: bool = False
+    seconds: float  # on this machine
+    passes: str  # what takes them, in words: `50 draws by cone`
+    at_most: bool = False  # whether it may well be less
 
 
 @dataclass(frozen=True)
@@ -76,11 +70,7 @@ def setting(default: Any, told: str, *choices: str) -> Any:
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a map is made; refused where it cannot work, before anything is loaded. `help(Recipe)` explains its fields.
-
-    Raises:
-        ValueError: for a value that is not allowed, or settings that do not go together.
-    """
+    """How a map is made; refused where it cannot work, before anything is loaded. `help(Recipe)` explains its fields."""
 
     method: str = setting("smoothgrad", "How a map is made.")
     aggregate: str = setting("max", "Over the lesion's voxels.", "mean", "sum", "max")
@@ -119,15 +109,7 @@ class Recipe:
         return " ".join([self.method, *(self.heeded[key] for key in ("aggregate", "statistics") if key in self.heeded)])
 
     def view_of(self, network: Network, channels: int) -> Network:
-        """The network as it is explained, refused before any long work where it cannot be.
-
-        Args:
-            network: any.
-            channels: of the image.
-
-        Raises:
-            ValueError: for a network without windows, layer, or norms that can be held still, if these are needed.
-        """
+        """The network as an image of so many channels is explained; refused before any long work where it cannot be."""
         if self.through is not None:
             network = network.explained_through(self.through)  # pyright: ignore[reportArgumentType]
         if METHODS[self.method].reads_layer:
@@ -170,8 +152,7 @@ def methods_heeding(name: str) -> list[str]:
 def one_by_one(prepare: Callable[..., Callable[[Lesion], tuple[Saliency, dict[str, Any]]]]) -> Callable[..., Made]:
     """The `run` of a method that makes one lesion's map after another.
 
-    Args:
-        prepare: called once, `prepare(subject, network, recipe)`; gives what makes a lesion's map and its notes.
+    `prepare(subject, network, recipe)` is called once, and gives what makes a lesion's map and its notes.
     """
 
     def run(
