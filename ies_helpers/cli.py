@@ -279,9 +279,10 @@ def perilesional(
     """How much surrounding tissue a network needs; run it again after an interruption and it goes on."""
     from ies_helpers.cohort import select_lesions
     from ies_helpers.figures.charts import save_perilesional
-    from ies_helpers.measures.context import ContextTable
+    from ies_helpers.measures.context import ContextTable, wide_curves
     from ies_helpers.saliency.context import check_curve
     from ies_helpers.segmentation.lesions import check_choice
+    from ies_helpers.subjects.files import write_text
 
     check_curve(by, fill)
     check_choice(lesions)
@@ -298,8 +299,8 @@ def perilesional(
     for note in without:
         warnings.warn(note, stacklevel=1)
     summary, medians = save_perilesional(out, table.curves)
-    if wide:
-        _write_wide(out, table.curves)
+    for (named, filled), part in table.curves.groupby(["network", "fill"]) if wide else ():
+        write_text(out / f"perilesional_wide_{named}_{filled}.csv", wide_curves(part).to_csv(index=False))
     lines = [made.round(1).to_string(index=False, na_rep="n/a") for made in (summary, medians)]
     made = "perilesional.csv, perilesional_summary.tsv, _medians.tsv and _average.tsv, figures/perilesional.png"
     data = {"lesions": rows_of(summary), "medians": rows_of(medians)}
@@ -320,14 +321,6 @@ def _check_subjects(words: Sequence[str | None], files: FileOptions) -> None:
             )
         if word:
             prepare_subject(word)
-
-
-def _write_wide(out: Path, curves: Any) -> None:
-    from ies_helpers.measures.context import wide_curves
-    from ies_helpers.subjects.files import write_text
-
-    for (network, fill), part in curves.groupby(["network", "fill"]):
-        write_text(out / f"perilesional_wide_{network}_{fill}.csv", wide_curves(part).to_csv(index=False))
 
 
 NOTE = """\
@@ -396,8 +389,7 @@ def _write_evaluation(out: Path, measures: Any, curves: Any, summary: Any, ranki
     from ies_helpers.measures.evaluation import headline, latex, markdown, standings
     from ies_helpers.subjects.files import write_text
 
-    tables = {"measures": measures, "summary": summary, "ranking": ranking, "curves": curves}
-    for name, table in tables.items():
+    for name, table in {"measures": measures, "summary": summary, "ranking": ranking, "curves": curves}.items():
         if len(table):
             write_text(out / f"{name}.csv", table.to_csv(index=False, float_format="%.6g"))
     short = headline(summary)

@@ -500,14 +500,8 @@ def list_tasks(config: Config, network: Network) -> tuple[list[Task], dict[str, 
 def run_cohort(config: Config, network: Network, crew: Workforce, *, progress: bool = False) -> pd.DataFrame:
     """Do the work of a cohort; what is there is kept, a subject that fails does not stop the others.
 
-    Args:
-        config: see `read_config`.
-        network: `load_network(**config.network)`.
-        crew: see `find_workers`. Maps do not depend on it.
-        progress: show a bar over subjects.
-
-    Returns:
-        `cohort.tsv`, one row a subject, see `COLUMNS`; it is written anew after each subject.
+    `network` is `load_network(**config.network)`; maps do not depend on `crew`. Returns `cohort.tsv`, one row a
+    subject, see `COLUMNS`; it is written anew after each.
     """
     out = open_derivative(config.out)
     tasks, rows = list_tasks(config, network)

@@ -70,7 +70,7 @@ def setting(default: Any, told: str, *choices: str) -> Any:
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a map is made; refused where it cannot work, before anything is loaded. `help(Recipe)` explains its fields."""
+    """How a map is made; refused where it cannot work, before anything is loaded. `help(Recipe)` tells its fields."""
 
     method: str = setting("smoothgrad", "How a map is made.")
     aggregate: str = setting("max", "Over the lesion's voxels.", "mean", "sum", "max")
@@ -139,7 +139,7 @@ class Recipe:
         return cost(subject, network, lesions, self) if cost else None
 
 
-Recipe.__doc__ = f"{Recipe.__doc__}\n    Attributes:\n" + "".join(
+Recipe.__doc__ = f"{Recipe.__doc__}\n\n    Attributes:\n" + "".join(
     f"        {each.name}: {each.metadata['help']}\n" for each in fields(Recipe)
 )
 
