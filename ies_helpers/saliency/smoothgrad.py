@@ -36,10 +36,17 @@ from ies_helpers.subjects.subject import noise_reference
 
 Draws: TypeAlias = int | Literal["auto"]
 
-NOISE_SHARE = 0.05  # standard deviation of the noise as a share of FLAIR's range, as published
-PEAK_TARGET = 0.02  # with draws="auto": standard error of the peak, as a share of it, at which no more are added
-FEWEST_DRAWS, MOST_DRAWS = 10, 200  # of fewer the scatter is hardly known; more take longer than they are worth
-SUMS_BYTES = 2**30  # memory for the sums of all lesions computed together, two float64 a value
+NOISE_SHARE = 0.05
+"""Standard deviation of the noise as a share of the range of the FLAIR channel, as published."""
+
+PEAK_TARGET = 0.02
+"""With `draws="auto"`: the standard error of the peak, as a share of the peak, at which no more draws are added."""
+
+FEWEST_DRAWS, MOST_DRAWS = 10, 200
+"""With `draws="auto"`: of fewer draws the scatter is hardly known; more take longer than they are worth."""
+
+SUMS_BYTES = 2**30
+"""Memory that the sums of all lesions computed together may take, two float64 a value."""
 
 # The noise.
 
@@ -55,9 +62,12 @@ def check_noise(draws: int | str, noise: float, seed: int) -> None:
 
 
 def noise_sigma(image: Volume, noise: float, channels: Sequence[str] | None = None) -> float:
-    """Standard deviation of the noise in z-scored `(C, I, J, K)`: a share of max - min of FLAIR, as published.
+    """Standard deviation of the noise, in z-scored intensity: a share of max - min of FLAIR, as published.
 
-    Without FLAIR among the `channels`, or without names, the first counts.
+    Args:
+        image: `(C, I, J, K)`.
+        noise: the share.
+        channels: what the channels are; without FLAIR among them, or without names, the first counts.
     """
     reference = image[noise_reference(channels)]
     return noise * float(reference.max() - reference.min())
@@ -74,11 +84,12 @@ def noisy_image(image: Volume, sigma: float, seed: int, draw: int) -> Volume:
 class NoisyImages:
     """The noisy images of one run, on the network's device.
 
-    `ahead` lets another thread make the next image, and copy it from pinned memory, while a GPU works on this one; None
-    does so for a GPU. On the CPU all cores have enough to do.
+    For a GPU another thread makes the next image, and copies it from pinned memory, while the GPU works on this one. On
+    the CPU all cores have enough to do.
     """
 
     def __init__(self, image: Volume, sigma: float, seed: int, network: Network, ahead: bool | None = None) -> None:
+        """`ahead`: whether to make the next image early; None: for a GPU."""
         self._make = lambda draw: noisy_image(image, sigma, seed, draw)
         self._network = network
         ahead = network.device.type == "cuda" if ahead is None else ahead
@@ -106,17 +117,18 @@ class NoisyImages:
 
 @dataclass(frozen=True)
 class Peak:
-    """The value of a map that is farthest from zero."""
+    """The value of a map that is farthest from zero.
 
-    value: float  # signed, the mean over draws there
-    standard_error: float  # of that value; NaN from one draw
+    Attributes:
+        value: signed, the mean over draws there.
+        standard_error: of that value; NaN from one draw.
+        channel, voxel: where it is, `voxel` in the image's indices `(i, j, k)`.
+    """
+
+    value: float
+    standard_error: float
     channel: int
-    voxel: tuple[int, int, int]  # the image's indices (i, j, k)
-
-    @property
-    def is_known(self) -> bool:
-        """Whether its standard error is at most `PEAK_TARGET` of it."""
-        return self.standard_error <= PEAK_TARGET * abs(self.value)
+    voxel: tuple[int, int, int]
 
     @property
     def relative(self) -> float:
@@ -204,10 +216,25 @@ def has_enough_draws(average: Average, draws: Draws) -> bool:
       hold the truth in 91 to 95 of 100 runs (simulated), a little less often than with a fixed number of draws.
     - It is about the average over the noise alone. What the noise does to the network, and whether the map is true,
       does not get better with draws.
+
+    Args:
+        average: of one lesion; other lesions have no say in it.
+        draws: a number, or `auto`.
     """
     if average.draws < (FEWEST_DRAWS if draws == "auto" else draws):
         return False
-    return average.draws >= most_draws(draws) or average.peak.is_known
+    return average.draws >= most_draws(draws) or _peak_is_known(average.peak)
+
+
+def _peak_is_known(peak: Peak) -> bool:
+    return peak.standard_error <= PEAK_TARGET * abs(peak.value)
+
+
+def _warn_if_unknown(average: Average, name: str, draws: Draws) -> None:
+    """Say so where `auto` ended with `MOST_DRAWS` draws and without its target."""
+    if draws == "auto" and not _peak_is_known(average.peak):
+        error = f"{average.peak.relative:.1%} of it after {average.draws} draws, more than {PEAK_TARGET:.0%}"
+        warnings.warn(f"The standard error of the peak of lesion {name} is {error}.", stacklevel=3)
 
 
 # Where a long run stands, on disk.
@@ -299,13 +326,16 @@ def smoothgrad(
     Args:
         network: explained on the whole volume or through its windows: `network.through`.
         image: `(C, I, J, K)`, z-scored; the network's channels, or FLAIR first where it names none.
+        lesion: see `LesionLike`.
         aggregate: over the lesion's voxels, in each draw: `mean` (equation 2), `sum`, or `max` (equation 3).
         draws: number of noisy images; the paper takes 50. `auto` stops when the standard error of the peak is at most
             2 % of it, after 10 to 200 draws. It is the error of one value, chosen and judged by the same draws:
             `has_enough_draws` says what that tells and what it does not.
         noise: sigma as a share of the FLAIR range.
+        seed: of the noise.
         way: how to compute gradients; None takes the fastest. All are exact.
         statistics: `frozen` holds instance norms still: an approximation for `max`, see `saliency.frozen`.
+        progress: show a bar.
 
     Returns:
         `(C, I, J, K)` float32, signed, in logits per unit of z-scored intensity.
@@ -322,6 +352,10 @@ def smoothgrad_average(
 
     With `shape` the image's `(I, J, K)`: `average.full(shape)` is the map, `average.error.full(shape)` its Monte-Carlo
     standard error at each voxel, `average.peak` the largest value with its own, `average.draws` how many there were.
+
+    Args:
+        network, image, lesion: see `smoothgrad`.
+        settings: those of `smoothgrad`, by name.
     """
     ((_, average),) = smoothgrad_each(network, image, [lesion], **settings)
     return average
@@ -347,8 +381,17 @@ def smoothgrad_each(
     Lesions are taken in groups whose sums fit in memory; a group's averages are yielded after its last draw. With a
     `state`, sums are saved as they grow, and a later run with the same settings goes on from them. With `draws="auto"`
     each lesion stops by itself: neither the others nor an interruption change its map. Rounding on another device may
-    move the stop; the number of draws that it came to gives the same map anywhere. `channels` says which is FLAIR,
-    where the network names none.
+    move the stop; the number of draws that it came to gives the same map anywhere.
+
+    Args:
+        network, image: see `smoothgrad`.
+        lesions: in any order, which changes nothing.
+        state: where sums are kept.
+        channels: of the image, where the network names none: the noise is a share of the range of FLAIR.
+        aggregate, draws, noise, seed, way, statistics, progress: see `smoothgrad`.
+
+    Raises:
+        ValueError: for fewer than one draw, a negative noise or seed, or a map that is not finite.
     """
     check_noise(draws, noise, seed)
     network = as_network(network)
@@ -369,21 +412,24 @@ def smoothgrad_each(
             image_of_draw = noisy(draw)
             for n in [n for n in todo if averages[n].draws == draw]:
                 bar.set_postfix_str(f"draw {draw + 1}/{most}, lesion {names[n]}")
-                averages[n].add(engines[n](image_of_draw))
-                if averages[n].draws == 1:  # a broken network is found at once; each look makes a GPU wait
-                    check_finite(averages[n].sums, network)
+                _add_draw(averages[n], engines[n](image_of_draw), network)
                 bar.update()
             if state:
                 state.save(voxels, [a.sums for a in averages.values()], [a.draws for a in averages.values()])
         bar.total -= sum(most - a.draws for a in averages.values())
         for n, average in averages.items():
             check_finite(average.sums, network)
-            if draws == "auto" and not average.peak.is_known:
-                error = f"{average.peak.relative:.1%} of it after {average.draws} draws, more than {PEAK_TARGET:.0%}"
-                warnings.warn(f"The standard error of the peak of lesion {names[n]} is {error}.", stacklevel=2)
+            _warn_if_unknown(average, names[n], draws)
             yield n, average
     noisy.close()
     bar.close()
+
+
+def _add_draw(average: Average, values: torch.Tensor, network: Network) -> None:
+    """Add one more draw. A broken network is found at the first; a look at each would keep a GPU waiting."""
+    average.add(values)
+    if average.draws == 1:
+        check_finite(average.sums, network)
 
 
 def _groups_in_memory(engines: list[LesionGradient]) -> Iterator[list[int]]:
