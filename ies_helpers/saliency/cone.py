@@ -1,10 +1,9 @@
 """The U-Net's own shortcut: the backward pass of single voxels on the few positions it can reach, exact.
 
-Once a strided-convolution U-Net with batch normalisation has run forward, its backward pass is linear: every
-activation multiplies by a known slope, every convolution by its transpose. For one output voxel that pass
-touches two positions along each axis at the bottom and 79 at the input, so it is carried out on these windows
-alone, for many voxels of one cell at once, in place of a pass over the whole volume for each. A sum over voxels
-is one such pass on the windows of all their cells.
+Once a strided-convolution U-Net with batch normalisation has run forward, its backward pass is linear: every activation
+multiplies by a known slope, every convolution by its transpose. For one output voxel that pass touches two positions
+along each axis at the bottom and 79 at the input, so it is carried out on these windows alone, for many voxels of one
+cell at once. A sum over voxels is one such pass on the windows of all their cells.
 
 Along each axis, with n strides and cells voxel // 2^n from a to b, level g (after g strides) is touched on
 
@@ -16,6 +15,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import torch
@@ -29,14 +29,9 @@ from ies_helpers.segmentation.network import Memory, Network
 
 # What this cone and that of `frozen` share: known slopes, plain convolutions, windows, batches, and a check.
 
-KINKED = (nn.PReLU, nn.LeakyReLU, nn.ReLU)
-"""Activations of slope 1 above zero and a constant slope below."""
-
-BATCH = 4
-"""Voxels taken at once on a CPU: more leave its cache."""
-
-CLOSE = 1e-3
-"""Largest difference from autograd, relative to the largest gradient, at which a cone is trusted."""
+KINKED = (nn.PReLU, nn.LeakyReLU, nn.ReLU)  # activations of slope 1 above zero and a constant slope below
+BATCH = 4  # voxels taken at once on a CPU: more leave its cache
+CLOSE = 1e-3  # largest difference from autograd, relative to the largest gradient, at which a cone is trusted
 
 
 def slope_of(act: nn.Module | None, x: torch.Tensor) -> torch.Tensor:
@@ -64,14 +59,10 @@ def is_plain(conv: object, kind: type, kernel: int, stride: int) -> bool:
 
 
 def lesion_channel(last: nn.Conv3d | nn.ConvTranspose3d, lesion_class: int) -> int | None:
-    """The output of a network's last convolution that is its lesion logit; None where it has none.
-
-    One output z stands for the classes (0, z).
-    """
-    outputs = last.out_channels
-    if outputs == 1:
+    """The output of a network's last convolution that is its lesion logit, if any; one z is the classes (0, z)."""
+    if last.out_channels == 1:
         return 0 if lesion_class == 1 else None
-    return lesion_class if lesion_class < outputs else None
+    return lesion_class if lesion_class < last.out_channels else None
 
 
 def voxels_at_once(budget: int, values: int, like: torch.Tensor) -> int:
@@ -92,13 +83,9 @@ _TRUSTED = Memory()
 
 
 def trusted(network: Network, kind: str, part: Part, cone: Each, autograd: Each) -> bool:
-    """Whether one voxel's gradient by a cone is autograd's on the same view, asked once of a network as it is.
+    """Whether the gradient of a part's first voxel through its first view is autograd's by a cone, too.
 
-    Args:
-        network: the one explained.
-        kind: what the cone takes it for; where the two differ, a warning says that it is none.
-        part: its first voxel is compared, through its first view.
-        cone, autograd: the two ways.
+    Asked once of a network as it is; where the two differ, a warning says that it is not of the `kind`.
     """
 
     def agree() -> bool:
@@ -122,12 +109,9 @@ def trusted(network: Network, kind: str, part: Part, cone: Each, autograd: Each)
 
 @dataclass(eq=False)
 class Layer:
-    """One convolution, and the slope of what follows it, once a forward pass has been seen.
+    """One convolution, what follows it, and, once a forward pass has been seen, the `slope` of that on the crop.
 
-    Attributes:
-        conv: the convolution, strided or transposed.
-        norm, act: what follows, None behind the last convolution.
-        slope: `(1, F, i, j, k)` derivative of the layer's output by the convolution's, on the crop.
+    The slope `(1, F, i, j, k)` is the derivative of the layer's output by the convolution's.
     """
 
     conv: nn.Conv3d | nn.ConvTranspose3d
@@ -142,11 +126,11 @@ class Layer:
             self.slope = self.slope * factor_of(self.norm).view(1, -1, 1, 1, 1)
 
 
-def take_apart(module: nn.Module) -> tuple[list[Layer], Layer, list[Layer]] | None:
+def take_apart(module: Any) -> tuple[list[Layer], Layer, list[Layer]] | None:
     """The layers downwards, at the bottom and upwards (outermost first); None for any other network.
 
-    Checked piece by piece: one 3^3 convolution of stride 2 (or, upwards, its transpose) a level, one of stride
-    1 at the bottom, batch normalisation, an activation of two slopes, plain concatenating skips.
+    Checked piece by piece: one 3^3 convolution of stride 2 (or, upwards, its transpose) a level, one of stride 1 at the
+    bottom, batch normalisation, an activation of two slopes, plain concatenating skips.
     """
     from monai.networks.blocks.convolutions import Convolution  # MONAI takes seconds
     from monai.networks.layers.simplelayers import SkipConnection
@@ -154,34 +138,34 @@ def take_apart(module: nn.Module) -> tuple[list[Layer], Layer, list[Layer]] | No
 
     if not isinstance(module, UNet):
         return None
-    down, up, block = [], [], module.model
+    down: list[Any] = []
+    up: list[Any] = []
+    block: Any = module.model
     while isinstance(block, nn.Sequential) and not isinstance(block, Convolution):
         if len(block) != 3 or not isinstance(block[1], SkipConnection) or block[1].mode != "cat":
             return None
         down.append(_layer(block[0], nn.Conv3d, 2))
         up.append(_layer(block[2], nn.ConvTranspose3d, 2, last=not up))
         block = block[1].submodule
-    bottom = _layer(block, nn.Conv3d, 1)  # pyright: ignore[reportArgumentType]
-    if not down or bottom is None or None in down or None in up:
-        return None
-    return down, bottom, up  # pyright: ignore[reportReturnType]
+    bottom = _layer(block, nn.Conv3d, 1)
+    return (down, bottom, up) if down and bottom and all(down) and all(up) else None
 
 
-def _layer(block: nn.Module, kind: type, stride: int, last: bool = False) -> Layer | None:
-    conv, adn = getattr(block, "conv", None), getattr(block, "adn", None)
+def _layer(block: Any, kind: type, stride: int, last: bool = False) -> Layer | None:
+    """The layer that a block is; None if it is anything more or else."""
+    conv: Any = getattr(block, "conv", None)
+    adn: Any = getattr(block, "adn", None)
     known = [conv] if last else [conv, adn]
     if not is_plain(conv, kind, 3, stride) or any(child not in known for child in block.children()):
         return None
     if last:
-        return Layer(conv) if adn is None else None  # pyright: ignore[reportArgumentType]
+        return Layer(conv) if adn is None else None
     norm, act, dropout = (getattr(adn, name, None) for name in "NAD")
-    if not isinstance(norm, nn.BatchNorm3d) or not isinstance(act, KINKED):
+    known_kinds = isinstance(norm, nn.BatchNorm3d) and isinstance(act, KINKED)
+    if not known_kinds or not isinstance(dropout, nn.Dropout | nn.Dropout3d | None):
         return None
-    if not isinstance(dropout, nn.Dropout | nn.Dropout3d | None):
-        return None
-    if list(adn.children()) != [m for m in (norm, dropout, act) if m is not None]:  # pyright: ignore
-        return None
-    return Layer(conv, norm, act)  # pyright: ignore[reportArgumentType]
+    in_order = list(adn.children()) == [m for m in (norm, dropout, act) if m is not None]
+    return Layer(conv, norm, act) if in_order else None
 
 
 # Its backward pass on the positions that voxels can reach.
@@ -200,8 +184,8 @@ class Cone:
     def seeing(self, x: torch.Tensor) -> Iterator[None]:
         """Run the network itself on a crop `(1, C, i, j, k)` and keep every slope inside, none afterwards.
 
-        It is stopped before its last convolution, which no slope depends on and which is slow on a CPU.
-        Slopes forget a NaN, so `finite` keeps 0, or NaN where what the last convolution gets is not finite.
+        It is stopped before its last convolution, which no slope depends on and which is slow on a CPU. Slopes forget a
+        NaN, so `finite` keeps 0, or NaN where what the last convolution gets is not finite.
         """
 
         def stop(_module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
@@ -222,10 +206,7 @@ class Cone:
                 layer.slope = layer.slope.new_empty(0)
 
     def extremes(self, network: Network, image: Volume, part: Part, budget: int) -> Pairs:
-        """The largest and smallest gradients of a part's voxels, cell by cell, each on its cell's box.
-
-        One forward pass on the part's crop serves all its cells.
-        """
+        """The largest and smallest gradients of a part's voxels, on each cell's box, by one forward pass for all."""
         (view,) = part.views
         batch = voxels_at_once(budget, self.values(), self.up[0].conv.weight)
         with self.seeing(cut(image, view.box, network)):
@@ -265,17 +246,10 @@ class Cone:
         return 3 * (values + self.down[0].conv.in_channels * width**3)
 
     def gradients(self, cell: np.ndarray, origin: np.ndarray, voxels: Voxels, batch: int) -> Iterator[torch.Tensor]:
-        """Gradients of the lesion logits at `voxels`, all of one cell, by the crop that is being seen.
+        """Gradients of the lesion logits at `voxels` of one `cell`, so many at once, by the crop seen from `origin`.
 
-        Args:
-            cell: `(3,)`, the voxels' cell.
-            origin: `(3,)`, first voxel of the crop, a multiple of 2^n.
-            voxels: `(V, 3)`.
-            batch: voxels taken at once.
-
-        Yields:
-            `(B, C, w, w, w)` on the input window [2^n c - 2^(n+1) + 1, 2^n c + 3 * 2^n - 1], which may reach
-            beyond the crop (there it is zero).
+        `(B, C, w, w, w)`, each on the input window [2^n c - 2^(n+1) + 1, 2^n c + 3 * 2^n - 1] of cell c, zero where
+        that reaches beyond the crop.
         """
         slopes = self._slopes(cell, cell, origin)
         for chunk in np.array_split(voxels, -(-len(voxels) // batch)):
@@ -348,9 +322,8 @@ def cone_of(module: nn.Module, lesion_class: int = 1) -> Cone | None:
 def convolve_back(g: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     """Transpose of a 3^3 convolution of stride 2: n positions -> 2 n + 1 along each axis.
 
-    With few output channels the library's transposed convolution is slow, so it is written as one dense 2^3
-    convolution that makes the eight interleaved halves, and a shuffle. Position 2 m takes taps 0 (from m)
-    and 2 (from m - 1), position 2 m + 1 takes tap 1 (from m).
+    With few output channels the library's is slow, so here one dense 2^3 convolution makes the eight interleaved
+    halves. Position 2 m takes taps 0 (from m) and 2 (from m - 1), position 2 m + 1 takes tap 1 (from m).
     """
     channels = weight.shape[1]
     if channels > 4:

@@ -1,17 +1,17 @@
 """Instance-norm networks made local, an approximation asked for by name: `statistics="frozen"`.
 
-Instance normalisation divides by the mean and variance of a whole window, so the exact gradient of one voxel
-has a faint far field over all of it. Here each window's means and variances are recorded on the (noisy) input
-and held while differentiating: the network becomes local, and a small crop decides a voxel. Within it the
-published nnU-Net's gradients are taken on fewer positions still (`frozen_cone`), any other network's by autograd.
-Near the lesion frozen and exact agree; what is left out is the far field. `deviation` says how much, on the data
-at hand.
+Instance normalisation divides by the mean and variance of a whole window, so the exact gradient of one voxel has a
+faint far field over all of it. Here each window's means and variances are recorded on the (noisy) input and held while
+differentiating: the network becomes local, and a small crop decides a voxel. Within it the published nnU-Net's
+gradients are taken on fewer positions still (`FrozenCone`), any other network's by autograd. Near the lesion frozen and
+exact agree; what is left out is the far field. `deviation` says how much, on the data at hand.
 """
 
 import copy
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, fields, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,35 +20,21 @@ from torch import nn
 
 from ies_helpers.arrays import Box, Volume, Voxels
 from ies_helpers.saliency.cone import KINKED, factor_of, is_plain, lesion_channel, slope_of, voxels_at_once, window
-from ies_helpers.saliency.views import (
-    Each,
-    Part,
-    View,
-    cut,
-    forward,
-    group_voxels,
-    upload,
-    window_parts,
-)
+from ies_helpers.saliency.views import Each, Part, View, cut, forward, group_voxels, upload, window_parts
 from ies_helpers.segmentation.field import receptive_field
 from ies_helpers.segmentation.network import Memory, Network
 
 # The published nnU-Net taken apart, block by block; each knows its own backward pass once it was seen forward.
 #
-# The instance norms are held (`frozen`), so every norm is a factor for each channel, and every activation a known
-# slope at each position: gradients are linear, and a window of positions goes to a window of positions.
+# Every held norm is a factor for each channel, every activation a known slope at each position: gradients are linear,
+# and a window of positions goes to a window of positions.
 
 
 @dataclass(eq=False)
 class Block:
     """act(norm1(conv1)), norm2(conv2), in a residual block plus norm3(conv3 of the input), and act again.
 
-    Attributes:
-        convs: conv1, conv2, and conv3 of a residual block.
-        norms: what follows each.
-        act: the activation, which a forward pass runs through twice.
-        slopes: `(1, F, i, j, k)` of either time, on the crop.
-        weights: the convolutions' with the factors of their norms.
+    Once seen: `slopes` `(1, F, i, j, k)` of either activation, on the crop, and `weights` times the norms' factors.
     """
 
     convs: list[nn.Conv3d]
@@ -64,23 +50,18 @@ class Block:
 
     def forget_slopes(self) -> None:
         """Before a forward pass: forget the last one's slopes, and read the norms' factors."""
-        self.slopes, self.weights = [], []
-        for conv, norm in zip(self.convs, self.norms, strict=True):
-            self.weights.append(conv.weight * factor_of(norm).view(-1, 1, 1, 1, 1))
+        pairs = zip(self.convs, self.norms, strict=True)
+        self.slopes, self.weights = [], [c.weight * factor_of(norm).view(-1, 1, 1, 1, 1) for c, norm in pairs]
 
     def note_slope(self, _module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
         """Forward pre-hook of the activation: keep the slope where its input lies."""
         self.slopes.append(slope_of(self.act, inputs[0]))
 
     def back(self, g: torch.Tensor, at: np.ndarray) -> tuple[torch.Tensor, np.ndarray]:
-        """Gradients by the block's output -> by its input.
+        """Gradients by the block's output -> by its input, and where their windows of positions start on the crop.
 
-        Args:
-            g: `(V, F, n, n, n)`, one window of positions for each voxel.
-            at: `(V, 3)`, the first position of each on the crop. What lies beyond the crop is dropped.
-
-        Returns:
-            `(V, E, m, m, m)`, m = s (n + 1) + 3 for stride s, and where these windows start.
+        `(V, F, n, n, n)` from `at` `(V, 3)` -> `(V, E, m, m, m)`, m = s (n + 1) + 3 for stride s. What lies beyond the
+        crop is dropped.
         """
         s, size = self.stride, g.shape[-1]
         # Second activation and convolution, then the first: (V, F, n) -> (V, F, n + 2) -> (V, E, s (n + 1) + 3).
@@ -101,19 +82,13 @@ def windows(volume: torch.Tensor, at: np.ndarray, size: int) -> torch.Tensor:
 
 @dataclass(frozen=True, eq=False)
 class Parts:
-    """The blocks downwards, at the bottom and upwards (outermost first), and what lies between these.
-
-    Attributes:
-        down, bottom, up: blocks.
-        wider: the transposed convolution before each block of `up`.
-        last: the 1^3 convolution that makes the logits.
-    """
+    """The blocks downwards, at the bottom and upwards (outermost first), and what lies between these."""
 
     down: list[Block]
     bottom: Block
     up: list[Block]
-    wider: list[nn.ConvTranspose3d]
-    last: nn.Conv3d
+    wider: list[nn.ConvTranspose3d]  # before each block of `up`
+    last: nn.Conv3d  # of 1^3, makes the logits
 
     @property
     def blocks(self) -> list[Block]:
@@ -121,7 +96,7 @@ class Parts:
         return [*self.down, self.bottom, *self.up]
 
 
-def take_apart(module: nn.Module) -> Parts | None:
+def take_apart(module: Any) -> Parts | None:
     """A DynUNet with held norms, any depth and width, with residual blocks or without; None for anything else.
 
     Checked piece by piece: 3^3 convolutions, the first of a block of stride 1 at the top and 2 below, residuals
@@ -131,35 +106,34 @@ def take_apart(module: nn.Module) -> Parts | None:
 
     if not isinstance(module, DynUNet):
         return None
-    down, up, wider, layer = [], [], [], module.skip_layers
+    down: list[Any] = []
+    up: list[Any] = []
+    wider: list[Any] = []
+    layer: Any = module.skip_layers
     while isinstance(layer, DynUNetSkipLayer):
         down.append(_block(layer.downsample, 2 if down else 1))
         up.append(_block(getattr(layer.upsample, "conv_block", None), 1))
         wider.append(_conv(getattr(layer.upsample, "transp_conv", None), nn.ConvTranspose3d, 2, 2))
         layer = layer.next_layer
     bottom, last = _block(layer, 2), _conv(getattr(module.output_block, "conv", None), nn.Conv3d, 1, 1)
-    if not down or bottom is None or last is None or None in [*down, *up, *wider]:
-        return None
-    return Parts(down, bottom, up, wider, last)  # pyright: ignore[reportArgumentType]
+    return Parts(down, bottom, up, wider, last) if down and bottom and last and all([*down, *up, *wider]) else None
 
 
-def _block(block: nn.Module | None, stride: int) -> Block | None:
+def _block(block: Any, stride: int) -> Block | None:
+    """The block that a module is; None if it is anything else."""
     from monai.networks.blocks.dynunet_block import UnetBasicBlock, UnetResBlock
 
-    shapes = {UnetBasicBlock: [(3, stride), (3, 1)], UnetResBlock: [(3, stride), (3, 1), (1, stride)]}.get(type(block))  # pyright: ignore
-    if block is None or shapes is None:
-        return None
+    shapes = [(3, stride), (3, 1), (1, stride)][: {UnetBasicBlock: 2, UnetResBlock: 3}.get(type(block), 0)]
     found = [_conv(getattr(block, f"conv{n}", None), nn.Conv3d, *shape) for n, shape in enumerate(shapes, 1)]
-    norms = [getattr(block, f"norm{n}", None) for n in range(1, len(shapes) + 1)]
-    if None in found or not all(isinstance(norm, nn.BatchNorm3d) for norm in norms):
-        return None
-    return Block(found, norms, block.lrelu) if isinstance(block.lrelu, KINKED) else None  # pyright: ignore
+    norms: list[Any] = [getattr(block, f"norm{n}", None) for n in range(1, len(shapes) + 1)]
+    known = shapes and all(found) and all(isinstance(norm, nn.BatchNorm3d) for norm in norms)
+    return Block(found, norms, block.lrelu) if known and isinstance(block.lrelu, KINKED) else None
 
 
-def _conv(block: nn.Module | None, kind: type, kernel: int, stride: int) -> nn.Conv3d | nn.ConvTranspose3d | None:
+def _conv(block: Any, kind: type, kernel: int, stride: int) -> Any:
     """The convolution of a block that holds dropout beside it, at most."""
     conv = getattr(block, "conv", None)
-    if block is None or not is_plain(conv, kind, kernel, stride):
+    if not is_plain(conv, kind, kernel, stride):
         return None
     beside = [leaf for leaf in block.modules() if leaf is not conv and not list(leaf.children())]
     return conv if all(isinstance(leaf, nn.Dropout | nn.Dropout3d) for leaf in beside) else None
@@ -167,9 +141,8 @@ def _conv(block: nn.Module | None, kind: type, kernel: int, stride: int) -> nn.C
 
 # The backward pass of a nnU-Net with held statistics on the few positions that each voxel can reach.
 #
-# As `cone`, for a network of stride-1 and stride-2 convolutions: of the published one a voxel touches 2 positions
-# along each axis at the top of the decoder, 4 at the bottom, and 35 at the input, where the crop has 40 to 52.
-# Exact for the network with its statistics held, which `frozen` defines.
+# As `cone`, for convolutions of stride 1 and 2: in the published one a voxel touches 2 positions along each axis at the
+# top of the decoder, 4 at the bottom, and 35 at the input, where the crop has 40 to 52.
 
 
 class FrozenCone:
@@ -256,11 +229,8 @@ def frozen_cone_of(module: nn.Module, lesion_class: int = 1) -> FrozenCone | Non
 
 # A network whose instance norms hold still, and the parts that decide a lesion in it.
 
-BLOCK = 16
-"""Side in voxels of the blocks whose voxels share a crop."""
-
-Moments = list[tuple[torch.Tensor, torch.Tensor]]
-"""Mean and variance of each channel, norm by norm."""
+BLOCK = 16  # side in voxels of the blocks whose voxels share a crop
+Moments = list[tuple[torch.Tensor, torch.Tensor]]  # mean and variance of each channel, norm by norm
 
 
 class Frozen:
@@ -268,14 +238,15 @@ class Frozen:
 
     def __init__(self, network: Network, channels: int) -> None:
         module = copy.deepcopy(network.module).eval().requires_grad_(False)
-        names = [n for n, m in module.named_modules() if isinstance(m, nn.InstanceNorm3d)]
-        for name in names:
-            parent, _, child = name.rpartition(".")
-            setattr(module.get_submodule(parent), child, _still(module.get_submodule(name)))
-        self.held: list[nn.BatchNorm3d] = [module.get_submodule(name) for name in names]  # pyright: ignore
+        self.held: list[nn.BatchNorm3d] = []
+        for name, norm in list(module.named_modules()):
+            if isinstance(norm, nn.InstanceNorm3d):
+                parent, _, child = name.rpartition(".")
+                self.held.append(_still(norm))
+                setattr(module.get_submodule(parent), child, self.held[-1])
         self.network = replace(network, module=module)
         self.field = receptive_field(self.network, channels)
-        if not names or not self.field.bounded:
+        if not self.held or not self.field.bounded:
             raise ValueError(
                 f"statistics='frozen' is for networks that are local but for instance norms; {network.name} is not. "
                 "Take statistics='exact'."
@@ -287,12 +258,11 @@ class Frozen:
         whole = Box.whole(self.field.padded(tuple(shape)))
         windowed = self.network.through == "windows"
         seen = window_parts(self.network, shape, voxels) if windowed else [Part(voxels, [View(whole)], whole)]
-        parts = []
-        for part in seen:
-            for _, some in group_voxels(part.voxels, part.voxels // BLOCK):
-                views = [self._narrowed(view, some) for view in part.views]
-                parts.append(Part.through(views, some, shape))
-        return parts
+        return [
+            Part.through([self._narrowed(view, some) for view in part.views], some, shape)
+            for part in seen
+            for _, some in group_voxels(part.voxels, part.voxels // BLOCK)
+        ]
 
     def _narrowed(self, view: View, voxels: Voxels) -> View:
         """The part of a window that decides `voxels`, and the window itself, whose statistics it uses."""
@@ -313,14 +283,15 @@ class Frozen:
         def note(norm: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
             positions[norm] = inputs[0][0, 0].numel()
 
+        held: list[Any] = self.held
         with ExitStack() as after, torch.no_grad():
-            for norm in self.held:
+            for norm in held:
                 norm.running_mean, norm.running_var = x.new_zeros(norm.num_features), x.new_ones(norm.num_features)
                 after.callback(norm.train().eval)
                 after.callback(norm.register_forward_pre_hook(note).remove)
             self.network.logits(x)
-        biased = [(positions[norm] - 1) / positions[norm] for norm in self.held]  # it divides by one less
-        return [(norm.running_mean, norm.running_var * b) for norm, b in zip(self.held, biased, strict=True)]  # pyright: ignore
+        # It divides by one less than an instance norm.
+        return [(n.running_mean, n.running_var * ((positions[n] - 1) / positions[n])) for n in held]
 
     def forward(self, image: Volume, view: View, recorded: dict[str, Moments]) -> tuple[torch.Tensor, torch.Tensor]:
         """As `views.forward`, with the statistics of the view's window."""
@@ -343,9 +314,8 @@ class Frozen:
             norm.running_mean, norm.running_var = mean, variance
 
 
-def _still(norm: nn.Module) -> nn.BatchNorm3d:
+def _still(norm: nn.InstanceNorm3d) -> nn.BatchNorm3d:
     """A batch norm in evaluation mode with the weights of an instance norm."""
-    assert isinstance(norm, nn.InstanceNorm3d)
     held = nn.BatchNorm3d(norm.num_features, eps=norm.eps, affine=norm.affine, momentum=1.0).eval()
     if norm.affine:
         held.weight, held.bias = norm.weight, norm.bias
