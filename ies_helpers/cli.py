@@ -299,7 +299,7 @@ def perilesional(
     for note in without:
         warnings.warn(note, stacklevel=1)
     summary, medians = save_perilesional(out, table.curves)
-    for (named, filled), part in table.curves.groupby(["network", "fill"]) if wide else ():
+    for (named, filled), part in table.curves.groupby(["network", "fill"]) if wide else ():  # pyright: ignore
         write_text(out / f"perilesional_wide_{named}_{filled}.csv", wide_curves(part).to_csv(index=False))
     lines = [made.round(1).to_string(index=False, na_rep="n/a") for made in (summary, medians)]
     made = "perilesional.csv, perilesional_summary.tsv, _medians.tsv and _average.tsv, figures/perilesional.png"
