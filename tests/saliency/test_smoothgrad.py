@@ -13,6 +13,7 @@ from torch import nn
 from ies_helpers import gradient, smoothgrad
 from ies_helpers.arrays import Box
 from ies_helpers.saliency import smoothgrad as module
+from ies_helpers.saliency.gradients import LesionGradient
 from ies_helpers.saliency.smoothgrad import (
     FEWEST_DRAWS,
     MOST_DRAWS,
@@ -28,7 +29,6 @@ from ies_helpers.saliency.smoothgrad import (
     smoothgrad_average,
     smoothgrad_each,
 )
-from ies_helpers.segmentation.field import receptive_field
 from ies_helpers.segmentation.network import as_network
 from ies_helpers.teaching import Linear, Quadratic
 from tests import oracles
@@ -215,20 +215,20 @@ def test_impossible_settings_are_refused(image: torch.Tensor, draws, noise: floa
 
 @pytest.mark.parametrize(("first", "draws"), [(1, 1), (3, 4)], ids=["from the first draw", "later"])
 def test_a_network_that_is_not_finite_in_any_draw_has_no_map(image: torch.Tensor, first: int, draws: int) -> None:
-    class Breaking(Quadratic):
-        passes = 0
+    passes = -100  # of what is asked of any network before its first draw, and remembered
 
+    class Breaking(Quadratic):
         def lesion_logit(self, x: torch.Tensor) -> torch.Tensor:
-            self.passes += 1
-            return super().lesion_logit(x) * (float("nan") if self.passes >= first else 1)
+            nonlocal passes
+            passes += 1
+            return super().lesion_logit(x) * (float("nan") if passes >= first else 1)
 
     network = Breaking()
-    field = receptive_field(as_network(network), 2)
-    assert field is not None
-    network.passes = 0
+    LesionGradient(network, image, LESION, "sum")
+    passes = 0
     with pytest.raises(ValueError, match="must be finite; breaking gave NaN or infinity"):
         smoothgrad(network, image, LESION, aggregate="sum", draws=4)
-    assert network.passes == draws
+    assert passes == draws
 
 
 # The noise
