@@ -25,6 +25,7 @@ _HOMES = {
     "remove_lesion": "subjects.editing",
     "load_network": "segmentation.architectures",
     "Network": "segmentation.network",
+    "prepare": "segmentation.network",
     "predict": "segmentation.inference",
     "predict_logits": "segmentation.inference",
     "find_lesions": "segmentation.lesions",

@@ -26,7 +26,17 @@ FLOORS = (
 )
 PUBLIC = (
     *("load_subject", "phantom", "Subject", "fetch", "add_lesion", "remove_lesion"),
-    *("load_network", "Network", "predict", "predict_logits", "find_lesions", "Lesion", "Lesions", "true_negatives"),
+    *(
+        "load_network",
+        "Network",
+        "prepare",
+        "predict",
+        "predict_logits",
+        "find_lesions",
+        "Lesion",
+        "Lesions",
+        "true_negatives",
+    ),
     *("one_class", "gradient", "smoothgrad", "smoothgrad_average", "gradcam", "gradcam_pp", "explain"),
     *("perilesional_curve", "dose_response", "input_x_gradient", "integrated_gradients", "occlusion", "kernel_shap"),
     *("proportional_energy", "average_saliency_focus", "pointing_game", "peak", "road", "insertion", "deletion"),

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -81,7 +80,7 @@ def boxed_cam(
 
 def _placed_cam(network: Network, module: nn.Module, image: Volume, voxels: Voxels, pooled: bool) -> Boxed:
     """The same on the network's own grid, for the scan voxels' logits, and brought to the scan as logits are."""
-    grid, inner = network.grid, replace(network, grid=None)
+    grid, inner = network.grid, network.on_its_grid()
     _, places, weights = grid.spread(voxels)
     part = window_part(inner, grid.shape, np.unique(places, axis=0)).weighted(places, weights, grid.shape)
     cam = _cam_of(inner, module, grid.push(image)[0], part, grid.shape, pooled)

@@ -1,7 +1,6 @@
 """The engine's one interface: the voxels of a lesion -> their aggregated gradient, in bounded memory."""
 
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -280,7 +279,7 @@ class PlacedGradient(LesionGradient):
         rows, places, weights = self.grid.spread(self.voxels)
         self._rows = [(places[rows == n], weights[rows == n]) for n in range(len(self.voxels))]
         self._alone = aggregate == "max" and not self.grid.resamples
-        inner, (placed, _) = replace(network, grid=None), self.grid.push(image)
+        inner, (placed, _) = network.on_its_grid(), self.grid.push(image)
         support = np.unique(places, axis=0)
         self.inner = LesionGradient(inner, placed, support, "max" if self._alone else "sum", **options)
         if not self._alone:

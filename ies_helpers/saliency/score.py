@@ -7,7 +7,6 @@ lesion voxel. Edits are made on that box, and nothing else goes through the netw
 
 import itertools
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -176,7 +175,7 @@ class PlacedScore(LesionScore):
         # Scan voxel n is the weighted sum over the support's columns that `_columns` names, where `_rows` is n.
         support, which = np.unique(places, axis=0, return_inverse=True)
         self._rows, self._columns = torch.as_tensor(rows), torch.as_tensor(which.ravel())
-        inner = replace(network, grid=None)
+        inner = network.on_its_grid()
         self.inner = LesionScore(inner, self.grid.push(image)[0], support, through=through)
 
     @property

@@ -3,7 +3,6 @@
 import functools
 import itertools
 import math
-from dataclasses import replace
 
 import numpy as np
 import torch
@@ -101,7 +100,7 @@ def predict_logits(network: Network | nn.Module, image: Volume, *, progress: boo
     check_image(image)
     if network.grid is not None:
         placed, _ = network.grid.push(image)
-        return network.grid.fill(predict_logits(replace(network, grid=None), placed, progress=progress))
+        return network.grid.fill(predict_logits(network.on_its_grid(), placed, progress=progress))
     check_window(network, tuple(image.shape[1:]))
     with torch.no_grad(), at_rest(network):
         by_windows = network.sides is not None

@@ -130,6 +130,11 @@ class Network:
 
         With a `number`, those of one of the averaged `passes` alone.
         """
+        if self.plans is not None:
+            raise ValueError(
+                f"{self.name} sees scans on a grid of its own: bring both together by network, subject = "
+                "prepare(network, subject), and take the subject's image then."
+            )
         module = self.module
         if number is not None and isinstance(module, Copies):
             module = functools.partial(module.run, number=number)
@@ -150,6 +155,10 @@ class Network:
         if self.head == "sigmoid":
             return logits.select(dim, self.lesion_class).sigmoid()
         return logits.softmax(dim=dim).select(dim, self.lesion_class)
+
+    def on_its_grid(self) -> "Network":
+        """A network that `prepare` placed, for images that lie on its own grid already."""
+        return replace(self, plans=None, grid=None)
 
     def explained_through(self, through: Through) -> "Network":
         """The same network, explained `through` the whole volume or its windows."""
@@ -192,7 +201,7 @@ def prepare(network: Network | nn.Module, subject: Subject) -> tuple[Network, Su
     """
     network = as_network(network)
     subject = subject.with_channels(network.channels)
-    if network.plans is None or network.grid is not None:
+    if network.plans is None:
         return network, subject
     if subject.raw is None:
         raise ValueError(

@@ -303,10 +303,12 @@ print(f"peak {float(g.max()):.4f}, which should be 1 / 27 = {1 / 27:.4f}; T1 cou
 #
 # ```python
 # network = ies.load_network("results/Dataset501_ms/nnUNetTrainer__nnUNetPlans__3d_fullres")
+# network, subject = ies.prepare(network, subject)
 # lesions = ies.find_lesions(network, subject)
 # ```
 #
-# On the command line it stands where `unet` would: `ies explain ... --network FOLDER`. The folder is read without
+# `prepare` brings scan and network together: from then on `subject.image` is the scan as this network normalises it.
+# On the command line a folder stands where `unet` would: `ies explain ... --network FOLDER`. The folder is read without
 # nnunetv2 and without running its code; it needs `pip install --no-deps dynamic-network-architectures`.
 #
 # Why not simply wrap its module, as above? Because nnU-Net's prediction is more than its module. Each of these makes

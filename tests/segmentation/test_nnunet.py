@@ -212,7 +212,7 @@ def meet(word: str, affine: np.ndarray, mirroring: bool = True) -> tuple[Network
 
 def written_out(network: Network) -> Callable[[torch.Tensor], torch.Tensor]:
     """The chain as its definition says, through autograd: the image on the scan -> logits `(K, I, J, K)`."""
-    grid, inner = copy.copy(network.grid), replace(network, grid=None)
+    grid, inner = copy.copy(network.grid), network.on_its_grid()
     grid._range = lambda x: tuple(end.detach() for end in network.grid._range(x))  # what splines are clipped to is held
     boxes, bell = window_boxes(inner, grid.shape), importance(inner)
 
@@ -278,6 +278,21 @@ def test_a_fold_or_a_network_of_other_plans_is_refused(results: Path, tmp_path: 
     (other / "plans.json").write_text(json.dumps(written))
     with pytest.raises(ValueError, match="another plan"):
         read_results(other)
+
+
+def test_a_network_that_was_not_brought_to_the_scan_is_refused(results: Path) -> None:
+    """Its maps would be of a brain that lies on its side; a scan prepared twice is as prepared once."""
+    network = read_results(f"{results}:0", mirroring=False)
+    subject = Subject("toy", scan(), AFFINES["finer"], ("flair", "t1"), raw=scan())
+    for explain in (predict, lambda network, image: gradient(network, image, LESION)):
+        with pytest.raises(ValueError, match="prepare"):
+            explain(network, subject.image)
+    once = prepare(network, subject)
+    twice = prepare(*once)
+    torch.testing.assert_close(twice[1].image, once[1].image, atol=0, rtol=0)
+    swapped = replace(subject, channels=("t1", "flair"))
+    with pytest.warns(UserWarning, match="flair, t1"):
+        assert torch.equal(prepare(network, swapped)[1].raw[0], scan()[1])  # pyright: ignore[reportOptionalSubscript]
 
 
 def test_a_lesion_beyond_what_is_not_zero_is_refused(results: Path) -> None:
