@@ -60,7 +60,6 @@ assert {group: [len(le) for le in painted.of(group)] for group in ("TP", "FP", "
 import matplotlib.pyplot as plt
 
 COLOURS = {"TP": "#56B4E9", "FP": "#D55E00", "FN": "#F0E442"}  # told apart with every common colour blindness
-
 figure, ax = plt.subplots(figsize=(10, 5), layout="constrained")
 squares = np.ones((9, 9))
 ax.imshow(np.kron(~TARGET[:, :, 0], squares), cmap="gray", vmin=-2, vmax=1)

@@ -117,13 +117,11 @@ from ies_helpers.measures.regions import brain_tissues
 
 tissues = brain_tissues(subject)
 labels = sum(n * torch.as_tensor(mask) for n, mask in enumerate(tissues.values(), 1))[None]
-colours = {"colours": ListedColormap([REGION_COLOURS[name] for name in tissues]), "unit": None}
+colours = {"colours": ListedColormap([REGION_COLOURS[name] for name in tissues]), "unit": None, "threshold": 0.2}
 figure, axes = plt.subplots(1, 2, figsize=(9, 5.4), layout="constrained")
 where = {"at": tissues["ventricles"], "channel": "t1"}
 plot_slice(subject, ax=axes[0], **where)
-ax = plot_slice(
-    subject, labels, ax=axes[1], scale=Normalize(0.5, len(tissues) + 0.5), threshold=0.2, **colours, **where
-)
+ax = plot_slice(subject, labels, ax=axes[1], scale=Normalize(0.5, len(tissues) + 0.5), **colours, **where)
 
 # %% [markdown]
 # T1 in the plane with most of the ventricles, and over it the tissues: pale white matter, grey cortex and deep nuclei, dark blue
