@@ -1,9 +1,10 @@
 """Files written beside their place and renamed, so that a half-written one never exists; and where ours lie."""
 
+import atexit
 import os
 import platform
+import secrets
 import shutil
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +15,16 @@ LEFTOVER = ".part-"  # how the name of every temporary folder begins; its writer
 DAY = 86400.0  # seconds after which the temporary folder of another machine counts as abandoned
 
 
+_UNFINISHED: set[Path] = set()  # temporary folders in use; a Ctrl-C may fall between making and removing one
+
+
+@atexit.register
+def _remove_unfinished() -> None:
+    for folder in _UNFINISHED:
+        if folder.name.startswith(f"{LEFTOVER}{os.getpid()}-"):  # a forked process leaves its parent's
+            shutil.rmtree(folder, ignore_errors=True)
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A private path near `path`, renamed to `path`, in one step, if the block ends well and removed if it does not.
@@ -21,11 +32,16 @@ def replacing(path: Path) -> Iterator[Path]:
     Folders that `path` needs are made at the end, so that a failure leaves no trace.
     """
     near = next(folder for folder in path.absolute().parents if folder.is_dir())
-    with tempfile.TemporaryDirectory(prefix=f"{LEFTOVER}{os.getpid()}-{platform.node()}-", dir=near) as folder:
-        part = Path(folder) / path.name
-        yield part
+    folder = near / f"{LEFTOVER}{os.getpid()}-{platform.node()}-{secrets.token_hex(4)}"
+    _UNFINISHED.add(folder)
+    try:
+        folder.mkdir(mode=0o700)
+        yield folder / path.name
         path.parent.mkdir(parents=True, exist_ok=True)
-        os.replace(part, path)
+        os.replace(folder / path.name, path)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        _UNFINISHED.discard(folder)
 
 
 def one_line(text: object, most: int = 120) -> str:
