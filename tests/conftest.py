@@ -84,21 +84,23 @@ def rng() -> np.random.Generator:
     return np.random.default_rng(0)
 
 
+def shared_folder(name: str) -> Path:
+    """The folder that the variable `IES_NAME` names, else the one that lies in `shared` beside the checkout."""
+    variable = f"IES_{name.upper()}"
+    named = os.environ.get(variable)
+    folder = Path(named) if named else ROOT.parent / "shared" / name
+    if not folder.is_dir():
+        pytest.skip(f"needs real data: {folder} does not exist; name their folder in {variable}")
+    return folder
+
+
 @pytest.fixture(scope="session")
 def openms() -> Path:
     """The folder that holds the open patients, as their repository lays it out."""
-    named = os.environ.get("IES_OPENMS")
-    folder = Path(named) if named else ROOT.parent / "shared" / "openms"
-    if not folder.is_dir():
-        pytest.skip(f"needs real patients: {folder} does not exist; name their folder in IES_OPENMS")
-    return folder
+    return shared_folder("openms")
 
 
 @pytest.fixture(scope="session")
 def nnunet() -> Path:
     """The folder that holds real nnU-Net v2 results folders with nnU-Net's own answers."""
-    named = os.environ.get("IES_NNUNET")
-    folder = Path(named) if named else ROOT.parent / "shared" / "nnunet"
-    if not folder.is_dir():
-        pytest.skip(f"needs real results folders: {folder} does not exist; name their folder in IES_NNUNET")
-    return folder
+    return shared_folder("nnunet")

@@ -12,10 +12,10 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
 from ies_helpers.arrays import Box, Volume, Voxels
 from ies_helpers.segmentation.field import ReceptiveField, receptive_field
+from ies_helpers.segmentation.inference import pad_end
 from ies_helpers.segmentation.network import Memory, Network, at_rest
 
 CLOSE = 1e-4
@@ -83,9 +83,7 @@ def _piece(network: Network, image: Volume) -> torch.Tensor:
     sides = -(-sides // stride) * stride if network.sides is None else sides
     start = np.maximum(0, (np.array(image.shape[1:]) - sides) // 2)
     inner = image[:, *(Box.of(start, start + sides) & Box.whole(image.shape[1:]))]
-    missing = [int(n) - have for n, have in zip(sides, inner.shape[1:], strict=True)]
-    padded = F.pad(inner, [side for n in reversed(missing) for side in (0, n)])
-    return padded[None].to(network.device, network.dtype).clone()
+    return pad_end(inner, tuple(int(n) for n in sides))[None].to(network.device, network.dtype).clone()
 
 
 def _probabilities(y: torch.Tensor, on_noise: torch.Tensor, network: Network) -> str:
@@ -127,8 +125,7 @@ def _crop_differs(network: Network, image: Volume, voxels: Voxels, field: Recept
     """What a crop gives otherwise than the whole image, in the lesion or at a corner; nothing if it does not."""
     shape = tuple(image.shape[1:])
     places = np.unique(np.array([voxels[len(voxels) // 2], (0, 0, 0), np.array(shape) - 1]), axis=0)
-    padded = [n - have for n, have in zip(field.padded(shape), shape, strict=True)]
-    whole = F.pad(image, [side for n in reversed(padded) for side in (0, n)])[None].to(network.device, network.dtype)
+    whole = pad_end(image, field.padded(shape))[None].to(network.device, network.dtype)
     index = tuple(torch.as_tensor(places, device=whole.device).T)
     with at_rest(network), torch.enable_grad():
         x = whole.clone().requires_grad_()
