@@ -14,7 +14,7 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from ies_helpers.measures.resample import PERCENTILES, draw_rows, note_on_subjects
-from ies_helpers.saliency.context import Fill, perilesional_curve
+from ies_helpers.saliency.context import By, Fill, perilesional_curve
 from ies_helpers.segmentation.lesions import Lesion
 from ies_helpers.segmentation.network import Network, prepare
 from ies_helpers.subjects.files import replacing
@@ -41,15 +41,9 @@ def summarise_curves(curves: pd.DataFrame) -> pd.DataFrame:
         names: Any = key
         at, seen = curve["distance_mm"].to_numpy(), curve["seen"].to_numpy(dtype=bool)
         kept = curve["score"].to_numpy() >= 0.95 * curve["full_score"].to_numpy()
-        first = at[seen][0] if seen.any() else np.nan
-        rows.append((*names, first, _from_here_on(at, seen), _from_here_on(at, kept)))
+        always = [np.logical_and.accumulate(holds[::-1])[::-1] for holds in (seen, kept)]  # from here on
+        rows.append((*names, *(at[holds][0] if holds.any() else np.nan for holds in (seen, *always))))
     return pd.DataFrame(rows, columns=[*CURVE_KEY, "group", "first_seen_mm", "seen_from_mm", "keeps_mm"])
-
-
-def _from_here_on(at: np.ndarray, holds: np.ndarray) -> float:
-    """The smallest distance from which on `holds` is always true; NaN if it is not at the last."""
-    always = np.logical_and.accumulate(holds[::-1])[::-1]
-    return float(at[always][0]) if always.any() else np.nan
 
 
 def median_distances(summary: pd.DataFrame, *, resamples: int = 1000, seed: int = 0) -> pd.DataFrame:
@@ -66,26 +60,27 @@ def median_distances(summary: pd.DataFrame, *, resamples: int = 1000, seed: int 
     rows = []
     for key, part in summary.groupby(["network", "fill"], sort=False):
         names: Any = key
-        about = {"network": names[0], "fill": names[1], "lesions": len(part), "subjects": part["subject"].nunique()}
-        drawn = list(draw_rows(pd.Index(part["subject"]), resamples, seed))
+        of: Any = part["subject"]
+        subjects, drawn = of.nunique(), list(draw_rows(pd.Index(of), resamples, seed))
+        about = {"network": names[0], "fill": names[1], "lesions": len(part), "subjects": subjects}
         for measure in ("first_seen_mm", "keeps_mm"):
             at = part[measure].fillna(np.inf).to_numpy()
-            rows.append(about | {"measure": measure, "reached": int(np.isfinite(at).sum())} | _median(at, drawn, about))
+            found = _median(at, drawn, subjects)
+            rows.append(about | {"measure": measure, "reached": int(np.isfinite(at).sum())} | found)
     columns = ["network", "fill", "measure", "lesions", "reached", "subjects", "median", "low", "high", "note"]
     return pd.DataFrame(rows, columns=columns)
 
 
-def _median(at: np.ndarray, drawn: list[np.ndarray], about: dict[str, Any]) -> dict[str, Any]:
+def _median(at: np.ndarray, drawn: list[np.ndarray], subjects: int) -> dict[str, Any]:
     """Median of distances, some of them infinite, its interval, and what must be said of both."""
-    medians, subjects = [np.median(at[rows]) for rows in drawn], about["subjects"]
+    medians = [np.median(at[rows]) for rows in drawn]
     numbers = {"median": float(np.median(at)), "low": np.nan, "high": np.nan}
     if subjects > 1:
         for name, percentile, method in zip(("low", "high"), PERCENTILES, ("lower", "higher"), strict=True):
             numbers[name] = float(np.percentile(medians, percentile, method=method))  # infinite ones cannot be mixed
-    beyond = ", ".join(name for name, value in numbers.items() if np.isinf(value))
-    notes = [note_on_subjects(subjects), f"beyond all distances shown: {beyond}" if beyond else ""]
-    finite = {name: np.nan if np.isinf(value) else value for name, value in numbers.items()}
-    return finite | {"note": "; ".join(filter(None, notes))}
+    beyond = [name for name, value in numbers.items() if np.isinf(value)]
+    notes = [note_on_subjects(subjects), f"beyond all distances shown: {', '.join(beyond)}" if beyond else ""]
+    return numbers | dict.fromkeys(beyond, np.nan) | {"note": "; ".join(filter(None, notes))}
 
 
 def average_curves(curves: pd.DataFrame, *, resamples: int = 1000, seed: int = 0) -> pd.DataFrame:
@@ -100,10 +95,8 @@ def average_curves(curves: pd.DataFrame, *, resamples: int = 1000, seed: int = 0
     """
     if curves.empty:
         raise ValueError("There must be a perilesional curve to average, the table has none.")
-    averages = []
-    for key, part in curves.groupby(["network", "fill"], sort=False):
-        names: Any = key
-        averages.append(_average(part, resamples, seed).assign(network=names[0], fill=names[1]))
+    groups: Any = curves.groupby(["network", "fill"], sort=False)
+    averages = [_average(part, resamples, seed).assign(network=name, fill=fill) for (name, fill), part in groups]
     columns = ["network", "fill", "distance_mm", "lesions", "subjects", "seen", "mean", "sd", "low", "high", "note"]
     return pd.concat(averages, ignore_index=True).reindex(columns=columns)
 
@@ -157,9 +150,7 @@ TABLE_COLUMNS = [
     *("subject", "lesion", "group", "network", "fill", "distance_mm", "score", "seen", "volume_mm3", "full_score"),
     *("by", "threshold", "digest", "voxels", "image"),
 ]
-
-# read as they stand: a network may be called 31, and a subject NA
-TEXT_COLUMNS = ["subject", "group", "network", "fill", "by", "digest", "image"]
+TEXT_COLUMNS = ["subject", "group", "network", "fill", "by", "digest", "image"]  # a network may be called 31, one NA
 
 
 class ContextTable:
@@ -178,14 +169,7 @@ class ContextTable:
                 raise ValueError(f"{path} must have the columns {wanted}; move it away, or take another --out.")
 
     def add(
-        self,
-        subject: Subject,
-        network: Network,
-        lesions: Sequence[Lesion],
-        *,
-        fill: Fill,
-        by: str,
-        progress: bool = False,
+        self, subject: Subject, network: Network, lesions: Sequence[Lesion], fill: Fill, by: By, progress: bool = False
     ) -> None:
         """Compute and write the curves that are not there yet, one lesion at a time."""
         network, subject = prepare(network, subject)
@@ -197,7 +181,7 @@ class ContextTable:
             of = {"group": lesion.group, "voxels": len(lesion), "image": fingerprint(pixels, lesion.voxels)}
             if self._holds(key, of):
                 continue
-            curve = perilesional_curve(network, subject.image, lesion, by=by, fill=fill, affine=subject.affine)  # pyright: ignore[reportArgumentType]
+            curve = perilesional_curve(network, subject.image, lesion, by=by, fill=fill, affine=subject.affine)
             rows = curve.assign(**key, **made, **of, volume_mm3=lesion.volume_mm3)[TABLE_COLUMNS]
             self.curves = pd.concat([self.curves, rows], ignore_index=True) if len(self.curves) else rows  # pyright: ignore[reportAttributeAccessIssue]
             with replacing(self.path) as part:

@@ -18,7 +18,7 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from ies_helpers.arrays import LabelMap, Saliency
-from ies_helpers.measures.maps import MappedLesion, measure_map, measure_of, ranked_measures
+from ies_helpers.measures.maps import MEASURES, MappedLesion, measure_map, measure_of, ranked_measures
 from ies_helpers.measures.removal import Curve, Road, deletion, road
 from ies_helpers.measures.resample import PERCENTILES, draw_rows
 from ies_helpers.segmentation.architectures import ARCHITECTURES, PUBLISHED, load_network
@@ -32,7 +32,6 @@ MEASURE_COLUMNS = [
 ]
 
 REMOVAL_COLUMNS = ["subject", "network", "lesion", "group", "method", "curve", "voxels", "fraction", "score"]
-"""Of the table of curves: the score with that many voxels removed."""
 
 RANKING_COLUMNS = [
     *("network", "measure", "better", "rank", "method", "mean", "low", "high", "first"),
@@ -43,20 +42,20 @@ RANKING_COLUMNS = [
 def evaluate_maps(
     maps: Sequence[SavedMap], *, networks: Mapping[str, Network] | None = None, seed: int = 0, progress: bool = False
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Measure every map on its own lesion.
+    """Measure every map, of any number of subjects, networks and methods, on its own lesion.
 
     Args:
-        maps: of any number of subjects, networks and methods.
+        maps: as `read_maps` gives them.
         networks: those that made the maps (`networks_of`), to remove voxels and ask again (`road`, `deletion`); None
             leaves these out. Subjects are loaded again as the sidecars say.
         seed: of the shuffles and of the noise.
         progress: show a bar.
 
     Returns:
-        Measures, a row a map and column of `MEASURES`; where a value is NaN its `reason` says why. Then the curves.
+        Measures, a row a map and column of `MEASURES`; where a value is NaN its `reason` says why. Then the curves: the
+        score with so many voxels removed.
     """
-    rows: list[dict[str, Any]] = []
-    points: list[dict[str, Any]] = []
+    rows, points = list[dict[str, Any]](), list[dict[str, Any]]()
     scans, named = Scans(), list(zip(maps, names_of(maps), strict=True))
     for saved, (network, method) in tqdm(named, desc="Measuring", unit="map", disable=not progress):
         saliency, lesion, affine = saved.load()
@@ -64,9 +63,9 @@ def evaluate_maps(
         whose |= {"network": network, "method": method, "lesion_id": _identity(saved), "path": str(saved.images[0])}
         mapped = MappedLesion(saliency, lesion, affine, saved.modalities)
         if networks is not None:
-            removed = _ask_without(saved, saliency, lesion, networks[saved.record["digest"]], scans, seed)
-            points += [whose | point for point in _points(*removed)]
-            mapped = replace(mapped, road=removed[0], deletion=removed[1])
+            found = _ask_without(saved, saliency, lesion, networks[saved.record["digest"]], scans, seed)
+            points += [whose | point for point in _points(*found)]
+            mapped = replace(mapped, road=found[0], deletion=found[1])
         values, reasons = measure_map(mapped)
         for column, value in values.items():
             row = measure_of(column)
@@ -180,9 +179,8 @@ def _identity(saved: SavedMap) -> str:
 def summarise_measures(measures: pd.DataFrame) -> pd.DataFrame:
     """One row for each network, method, group of lesions (`all` too) and measure of what `evaluate_maps` gives.
 
-    Returns:
-        `network, method, group, measure, unit, subjects, n, nan, mean, sd` (ddof 1, NaN from one value)`, q25, median,
-        q75`: `n` maps, of so many subjects, have a value, `nan` have none.
+    Its columns: `network, method, group, measure, unit, subjects, n, nan, mean, sd` (ddof 1, NaN from one value)`, q25,
+    median, q75`; `n` maps, of so many subjects, have a value, `nan` have none.
     """
     if measures.empty:
         raise ValueError("There must be a measured map to summarise, the table has none.")
@@ -207,10 +205,6 @@ def rank_methods(measures: pd.DataFrame, *, resamples: int = 1000, seed: int = 0
     same for all methods. With one subject only lesions are resampled, and the interval is about that subject alone.
     Networks find different lesions, so each has a ranking of its own.
 
-    Args:
-        measures: tidy, as `evaluate_maps` gives it.
-        resamples, seed: of the bootstrap.
-
     Returns:
         `network, measure, better, rank` (methods of equal mean share the smaller)`, method, mean, low, high, first`
         (share of resamples in which its mean is the best, or shares it)`, lesions, subjects, left_out`: lesions
@@ -230,13 +224,11 @@ def _rank(part: pd.DataFrame, measure: str, resamples: int, seed: int) -> pd.Dat
     twice = part[part.duplicated(["subject", "lesion_id", "method"])]
     if len(twice):
         row: Any = twice.iloc[0]
-        raise ValueError(
-            f"A lesion must have one {measure} of each method, {row['lesion_id']} of {row['subject']} has more of "
-            f"{row['method']}; drop repeated rows."
-        )
+        more = f"{row['lesion_id']} of {row['subject']} has more of {row['method']}"
+        raise ValueError(f"A lesion must have one {measure} of each method, {more}; drop repeated rows.")
     # (lesions, methods), and of these only the lesions that every method has a value for
     wide = part.pivot(index=["subject", "lesion_id"], columns="method", values="value")
-    whole, better = wide.dropna(), ranked_measures()[measure].better
+    whole, better = wide.dropna(), MEASURES[measure].better
     table = pd.DataFrame({"measure": measure, "better": better, "method": wide.columns})
     if whole.empty:
         nothing = dict.fromkeys(["rank", "mean", "low", "high", "first"], np.nan)
@@ -262,26 +254,25 @@ IN_LATEX |= {"±": r"$\pm$", "–": "--", "↑": r"$\uparrow$", "↓": r"$\downa
 
 def headline(summary: pd.DataFrame) -> pd.DataFrame:
     """One row for each network, method and group: how many maps, then `mean ± sd` of each measure that is ranked."""
-    ranked = ranked_measures()
-    shown: Any = summary[summary["measure"].isin(list(ranked))]
+    shown: Any = summary[summary["measure"].isin(list(ranked_measures()))]
+    ranked = {name: row for name, row in ranked_measures().items() if name in set(shown["measure"])}
     rows = []
     for names, part in shown.groupby(["network", "method", "group"], sort=False):
-        row: dict[str, str] = dict(zip(("network", "method", "group"), names, strict=True))
-        row["maps"] = str(int((part["n"] + part["nan"]).max()))
-        numbers = part.set_index("measure")
-        for name in (name for name in ranked if name in set(shown["measure"])):
-            heading = f"{ranked[name].title} {'↑' if ranked[name].better == 'higher' else '↓'}"
-            row[heading] = _spread(numbers.loc[name]) if name in numbers.index else "–"
-        rows.append(row)
+        cells: dict[str, str] = dict(zip(("network", "method", "group"), names, strict=True))
+        cells["maps"], numbers = str(int((part["n"] + part["nan"]).max())), part.set_index("measure")
+        for name, row in ranked.items():
+            heading = f"{row.title} {'↑' if row.better == 'higher' else '↓'}"
+            cells[heading] = _spread(numbers.loc[name]) if name in numbers.index else "–"
+        rows.append(cells)
     return pd.DataFrame(rows)
 
 
 def standings(ranking: pd.DataFrame) -> pd.DataFrame:
     """A ranking as people print it: one row for each network, measure and method, the best first."""
-    rows, ranked = [], ranked_measures()
+    rows = []
     for row in ranking.to_dict("records"):
         known = not pd.isna(row["mean"])
-        cells = {"network": row["network"], "measure": ranked[row["measure"]].title}
+        cells = {"network": row["network"], "measure": MEASURES[row["measure"]].title}
         cells |= {"rank": f"{row['rank']:.0f}" if known else "–", "method": row["method"], "mean": _number(row["mean"])}
         cells["95 % interval"] = f"{_number(row['low'])} to {_number(row['high'])}" if known else "–"
         cells |= {"first": f"{row['first']:.0%}" if known else "–", "lesions": str(row["lesions"])}
@@ -324,9 +315,9 @@ def add_measures(folder: Path, subject: str, maps: Iterable[Path | str] | None =
     """Bring `sub-<subject>/lesions.tsv` up to date with what the finished maps of the subject's lesions measure.
 
     A column is called by the map and the measure, `smoothgradmax_flair_max`: the largest value in FLAIR, in the map's
-    unit; which measures, `Measure.kept` says. A lesion that was not explained by a method has no value there; nor has
-    a measure that does not exist. Only maps that the table lacks, that are newer than it, or whose images, as
-    `save_map` or `maps.tsv` name them, are among `maps`, are read from disk. Returns the table.
+    unit; which measures, `Measure.kept` says. What was not explained, or does not exist, has no value. Only maps that
+    the table lacks, that are newer than it, or whose images, as `save_map` or `maps.tsv` name them, are among `maps`,
+    are read from disk. Returns the table.
     """
     folder = Path(folder)
     path = folder / f"sub-{subject}" / "lesions.tsv"
@@ -351,9 +342,8 @@ def add_measures(folder: Path, subject: str, maps: Iterable[Path | str] | None =
         for column in filter(_is_kept, values):
             table.loc[lesion, f"{method}_{column}"] = values[column]
     measured = [column for column in table if _is_kept(column.partition("_")[2])]
-    others = [column for column in table if column not in measured]
     by_method = [column for method in methods for column in measured if column.startswith(f"{method}_")]
-    table = table.reindex(columns=[*others, *by_method]).reset_index(drop=True)
+    table = table.reindex(columns=[*table.columns.difference(measured, sort=False), *by_method]).reset_index(drop=True)
     write_table(path, table)
     return table
 

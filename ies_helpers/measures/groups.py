@@ -49,8 +49,8 @@ def compare_groups(table: pd.DataFrame, measure: str, *, resamples: int = 2000, 
 
     The usual test (Mann-Whitney U, two-sided, as in the paper) takes lesions as independent, so its p is too small
     (`resample` says why). The interval of `delta` therefore resamples whole subjects with all their lesions; `naive`
-    beside it resamples lesions. `within` goes further and compares lesions with lesions of the same subject only: no
-    difference between subjects can make it.
+    beside it resamples lesions. `within` compares lesions of the same subject only: no difference between subjects can
+    make it.
 
     Args:
         table: a row a lesion, columns `subject`, `group` and the measure. Lesions without a value (NaN) and those of
@@ -99,22 +99,15 @@ def holm(p: Iterable[float]) -> np.ndarray:
     return adjusted
 
 
-def cliffs_delta(first: Any, second: Any) -> float:
-    """P(x > y) - P(x < y) for x of the first and y of the second; ties count half for each side.
-
-    It is 2 U / (m n) - 1 (Cliff 1993; the rank-biserial correlation of Kerby 2014), and 2 AUC - 1.
-    """
-    return float(_signs(first, second).mean())
-
-
 def effect(first: pd.DataFrame, second: pd.DataFrame, measure: str, *, resamples: int = 2000, seed: int = 0) -> Effect:
-    """`cliffs_delta` of two tables of lesions with columns `subject` and the measure, and its intervals.
+    """Cliff's delta of two tables of lesions with columns `subject` and the measure, and its intervals.
 
-    Both tables must have values in all rows (`valued`), and some. What an interval over subjects is worth depends on
-    the group with fewer of them, however many the other has.
+    It is P(x > y) - P(x < y) for x of the first and y of the second, ties half for each side: 2 U / (m n) - 1 (Cliff
+    1993; the rank-biserial correlation of Kerby 2014), and 2 AUC - 1. Both tables must have values in all rows
+    (`valued`), and some. What an interval over subjects is worth depends on the group with fewer of them.
     """
-    # (m, n): which of each pair of lesions is larger, and whether both are of one subject
-    signs = _signs(first[measure], second[measure])
+    # (m, n): which of each pair of lesions is larger, -1 to 1, and whether both are of one subject
+    signs = np.sign(np.subtract.outer(*(np.asarray(part[measure], dtype=np.float64) for part in (first, second))))
     names, codes = np.unique(np.r_[first["subject"].astype(str), second["subject"].astype(str)], return_inverse=True)
     of_first, of_second = codes[: len(first)], codes[len(first) :]
     same = of_first[:, None] == of_second
@@ -162,27 +155,22 @@ def valued(table: pd.DataFrame, measure: str) -> pd.DataFrame:
 
 
 def _pair(table: pd.DataFrame, measure: str, pair: tuple[str, str], resamples: int, seed: int) -> dict[str, Any]:
-    parts: Any = [table[table["group"] == group] for group in pair]
-    first, second = parts
-    subjects = pd.concat(parts)["subject"].nunique()
-    row = {"first": pair[0], "second": pair[1], "n_first": len(first), "n_second": len(second), "subjects": subjects}
-    small = [f"{g} has {len(part)}" for g, part in zip(pair, parts, strict=True) if len(part) < FEWEST_LESIONS]
+    both: Any = table[table["group"].isin(pair)]
+    first, second = (both[both["group"] == group] for group in pair)
+    sizes = {"n_first": len(first), "n_second": len(second), "subjects": both["subject"].nunique()}
+    small = [f"{g} has {n}" for g, n in zip(pair, sizes.values(), strict=False) if n < FEWEST_LESIONS]
     u = p = np.nan
     if small:
         found = Effect(np.nan, note=f"{' and '.join(small)} lesions, {FEWEST_LESIONS} are needed")
     else:
         found = effect(first, second, measure, resamples=resamples, seed=seed)
         u, p = len(first) * len(second) / 2, 1.0
-        if pd.concat(parts)[measure].nunique() > 1:  # exact for up to 8 lesions without ties, else normal
+        if both[measure].nunique() > 1:  # exact for up to 8 lesions without ties, else normal
             u, p = map(float, mannwhitneyu(first[measure], second[measure], alternative="two-sided"))
-    row |= {"u": u, "p": p, "delta": found.delta, "naive_low": found.naive[0], "naive_high": found.naive[1]}
-    row |= {"low": found.interval[0], "high": found.interval[1], "within": found.within}
-    return row | {"within_low": found.within_interval[0], "within_high": found.within_interval[1], "note": found.note}
-
-
-def _signs(first: Any, second: Any) -> np.ndarray:
-    """`(m, n)`: 1 where the first is larger, -1 where the second is, 0 for a tie."""
-    return np.sign(np.asarray(first, np.float64)[:, None] - np.asarray(second, np.float64))
+    row = {"first": pair[0], "second": pair[1], **sizes, "u": u, "p": p, "delta": found.delta}
+    row |= dict(zip(("naive_low", "naive_high", "low", "high"), (*found.naive, *found.interval), strict=True))
+    within = dict(zip(("within_low", "within_high"), found.within_interval, strict=True))
+    return row | {"within": found.within} | within | {"note": found.note}
 
 
 def _deltas(signs: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarray:
@@ -233,25 +221,23 @@ def roc(
     afterwards finds 0.5 or more in pure chance. The paper's order of peaks, TP > FP, says `low`.
 
     Args:
-        table: as for `compare_groups`; groups other than TP and FP are left out too.
-        measure: name of a column.
+        table, measure: as for `compare_groups`; groups other than TP and FP are left out too.
         false_when: which values speak for a false lesion.
         resamples, seed: of the bootstraps.
     """
     check_choice("false_when", false_when, ("low", "high"))
     found: Any = _found(valued(table, measure))
     found = found.assign(evidence=found[measure] * (1 if false_when == "high" else -1))
-    parts: Any = [found[found["group"] == group] for group in ("FP", "TP")]
-    false, true = parts
+    false, true = (found[found["group"] == group] for group in ("FP", "TP"))
     ranks = effect(false, true, "evidence", resamples=resamples, seed=seed)
     alarms, caught = (curves[0] for curves in _curves(found, np.ones((1, len(found)))))
     auc, within = (ranks.delta + 1) / 2, (ranks.within + 1) / 2
-    naive, interval, inside = (
-        ((low + 1) / 2, (high + 1) / 2) for low, high in (ranks.naive, ranks.interval, ranks.within_interval)
-    )
+    intervals = (((low + 1) / 2, (high + 1) / 2) for low, high in (ranks.naive, ranks.interval, ranks.within_interval))
+    naive, interval, inside = intervals
     counts = len(false), len(true), found["subject"].nunique()
-    band = _band(found, resamples, seed)
-    return Roc(alarms, caught, band, auc, naive, interval, within, inside, *counts, note=ranks.note)
+    return Roc(
+        alarms, caught, _band(found, resamples, seed), auc, naive, interval, within, inside, *counts, note=ranks.note
+    )
 
 
 def predict_false(table: pd.DataFrame, measures: Sequence[str], *, folds: int = 5) -> pd.DataFrame:
@@ -291,11 +277,7 @@ def predict_false(table: pd.DataFrame, measures: Sequence[str], *, folds: int = 
 
 
 def calibration(predicted: pd.DataFrame, *, bins: int = 5) -> pd.DataFrame:
-    """Are lesions with p_false 0.3 false three times in ten? Lesions in bins of equal number, by `p_false`.
-
-    Args:
-        predicted: of `predict_false`; lesions without a probability are left out.
-        bins: at most; equal probabilities stay together.
+    """Are lesions with p_false 0.3 false three times in ten? Of `predict_false`, in `bins` of equal number or fewer.
 
     Returns:
         A row a bin: `lesions, predicted` (mean)`, observed` (share false)`, low, high` (Wilson's 95 % interval, which
@@ -319,10 +301,8 @@ def _found(table: pd.DataFrame) -> pd.DataFrame:
     found = table.loc[table["group"].isin(["TP", "FP"])]
     true, false = (int((found["group"] == group).sum()) for group in ("TP", "FP"))
     if min(true, false) < FEWEST_LESIONS:
-        raise ValueError(
-            f"Telling false lesions from true ones needs {FEWEST_LESIONS} of each, got {true} TP and {false} FP; "
-            "take more subjects."
-        )
+        needed = f"Telling false lesions from true ones needs {FEWEST_LESIONS} of each"
+        raise ValueError(f"{needed}, got {true} TP and {false} FP; take more subjects.")
     return found
 
 
@@ -359,10 +339,9 @@ def _splits(false: np.ndarray, subjects: np.ndarray, folds: int) -> list[tuple[n
         )
     splits = list(GroupKFold(min(folds, count)).split(false, false, subjects))
     if not all(0 < false[train].sum() < len(train) for train, _ in splits):
-        held = len(set(subjects[false]))
         raise ValueError(
-            "Every split by subject must leave true and false lesions to learn from; "
-            f"of {count} subjects {held} have false ones. Take more subjects, or roc of one measure."
+            f"Every split by subject must leave true and false lesions to learn from; of {count} subjects "
+            f"{len(set(subjects[false]))} have false ones. Take more subjects, or roc of one measure."
         )
     return splits
 

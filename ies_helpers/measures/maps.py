@@ -8,6 +8,7 @@ why; it is never 0 or True. Maps are signed, so every measure of shares says whi
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from functools import cached_property
 from typing import Any, Literal, get_args
 
@@ -26,10 +27,10 @@ SHELLS = ((0.0, 2.0), (2.0, 5.0), (5.0, 10.0))  # mm from the lesion: farther th
 
 
 def proportional_energy(saliency: Saliency, region: Region, *, part: SignPart = "abs") -> float:
-    """Share of a map that lies in a region: sum(S M) / sum(S), 0 to 1.
+    """Share of a map, `(C, I, J, K)` or `(I, J, K)`, that lies in a region: sum(S M) / sum(S), 0 to 1.
 
-    Source: Wang et al. 2020 (Score-CAM) for maps in 0 to 1; also called relevance mass accuracy (Arras et al. 2022),
-    there for the positive part. Departure: signed maps, `(C, I, J, K)` or `(I, J, K)`, have to say which part.
+    Source: Wang et al. 2020 (Score-CAM) for maps in 0 to 1; of the positive part also called relevance mass accuracy
+    (Arras et al. 2022).
     """
     values, mask = part_of(saliency, part), _mask(region, saliency.shape[-3:])
     return _over(values[mask].sum(), values.sum(), mask, why_empty(saliency, part))
@@ -107,9 +108,9 @@ def channel_shares(saliency: Saliency, channels: Sequence[str] | None = None) ->
 
 def sign_balance(saliency: torch.Tensor, region: Region) -> float:
     """From -1, all negative, to 1, all positive: sum(S) / sum(|S|) over a region."""
-    values, mask = np.asarray(saliency, dtype=np.float64), _mask(region, saliency.shape[-3:])
-    check_finite(values, "A map", "explain anew")
-    inside = values[..., mask]
+    mask = _mask(region, saliency.shape[-3:])
+    check_finite(saliency, "A map", "explain anew")
+    inside = np.asarray(saliency, dtype=np.float64)[..., mask]
     return _over(inside.sum(), np.abs(inside).sum(), mask, "the map is zero there")
 
 
@@ -122,8 +123,8 @@ def shells(region: Region, shape: Sequence[int], affine: Affine) -> dict[str, np
     near = Box.around(mask).grow(reach, shape)
     away: np.ndarray = np.asarray(ndimage.distance_transform_edt(~mask[near], sampling=spacing))
     around = {f"{low:g}-{high:g}": np.zeros_like(mask) for low, high in SHELLS}
-    for shell, (nearest, farthest) in zip(around.values(), SHELLS, strict=True):
-        shell[near] = (away > nearest) & (away <= farthest)
+    for shell, (low, high) in zip(around.values(), SHELLS, strict=True):
+        shell[near] = (away > low) & (away <= high)
     return around
 
 
@@ -152,14 +153,13 @@ class Measure:
     """One kind of number about a map, and everything that tables, rankings and figures ask about it.
 
     Its `function` gives NaN where there is no number, with a warning that ends in `NaN: <why>.` It is `drawn` as a
-    `box` of the lesions' values or a `bar` of their mean, in a panel of its own; `peak` and `balance` are drawn
-    together, each kind in a figure of its own.
+    `box` of the lesions' values or a `bar` of their mean; `peak` and `balance` have a figure of their own.
     """
 
     name: str  # its column in tables, where `columns` does not say otherwise
     function: Callable[[MappedLesion], float | dict[str, float]]  # the number, or several by column
     title: str  # in print
-    columns: tuple[str, ...] = ()  # its names in tables where they are several; `{}` stands for a channel or a place
+    columns: tuple[str, ...] = ()  # its names in tables where they are several; `?*` stands for a channel or a place
     better: Literal["higher", "lower", ""] = ""  # end: then it is summarised in print, and methods are ranked by it
     in_unit: bool = False  # of the map, so that methods of different units do not compare
     drawn: Literal["box", "bar", "peak", "balance", ""] = "box"
@@ -167,63 +167,45 @@ class Measure:
     asks_network: bool = False  # again, without some voxels
 
 
-# columns of the measures that have one for each channel, or for each shell around the lesion
-PEAKS, SHARES, BALANCES = ("{}_max", "{}_min"), ("{}_share",), ("balance_{}",)
+def _balance_around(of: MappedLesion) -> dict[str, float]:
+    around = shells(of.lesion, of.saliency.shape[-3:], of.affine)
+    return {f"balance_{name}": sign_balance(of.saliency[0], shell) for name, shell in around.items()}
 
 
 def _balance_inside(of: MappedLesion) -> float:
     return sign_balance(of.saliency[0], of.lesion)
 
 
-def _balance_around(of: MappedLesion) -> dict[str, float]:
-    around = shells(of.lesion, of.saliency.shape[-3:], of.affine)
-    return {f"balance_{name}": sign_balance(of.saliency[0], shell) for name, shell in around.items()}
-
-
 def _deletion_area(of: MappedLesion) -> float:
     return of.deletion.log_area if of.deletion else np.nan
 
 
-def _of_strength(measure: Callable[[Saliency, Region], float]) -> Callable[[MappedLesion], float]:
-    return lambda mapped: measure(mapped.strength, mapped.lesion)
-
-
+PEAKS = ("?*_max", "?*_min")
 MEASURES = {
     row.name: row
     for row in (
         Measure("peak", lambda m: peak(m.saliency, m.channels), "peak", PEAKS, in_unit=True, drawn="peak", kept=True),
-        Measure("share", lambda m: channel_shares(m.saliency, m.channels), "share", SHARES, drawn="", kept=True),
-        Measure("energy", _of_strength(proportional_energy), "energy", better="higher", kept=True),
-        Measure("focus", _of_strength(average_saliency_focus), "focus", in_unit=True, drawn=""),
-        Measure("pointing", _of_strength(pointing_game), "pointing", better="higher", drawn="bar"),
+        Measure("share", lambda m: channel_shares(m.saliency, m.channels), "share", ("?*_share",), drawn="", kept=True),
+        Measure("energy", lambda m: proportional_energy(m.strength, m.lesion), "energy", better="higher", kept=True),
+        Measure("focus", lambda m: average_saliency_focus(m.strength, m.lesion), "focus", in_unit=True, drawn=""),
+        Measure("pointing", lambda m: pointing_game(m.strength, m.lesion), "pointing", better="higher", drawn="bar"),
         Measure("rank_accuracy", lambda m: rank_accuracy(m.saliency, m.lesion), "rank accuracy", better="higher"),
         Measure("gini", lambda m: gini(m.strength), "Gini", better="higher"),
         Measure("complexity", lambda m: effective_complexity(m.strength), "complexity", better="lower"),
         Measure("balance_inside", _balance_inside, "sign balance in the lesion", drawn="balance", kept=True),
-        Measure("balance", _balance_around, "sign balance around it", BALANCES, drawn="balance"),
+        Measure("balance", _balance_around, "sign balance around it", ("balance_?*",), drawn="balance"),
         Measure("relative_focus", lambda m: relative_focus(m.saliency, m.lesion), "relative focus", better="higher"),
         Measure("road", lambda m: m.road.mean if m.road else np.nan, "ROAD", better="higher", asks_network=True),
         Measure("deletion", _deletion_area, "deletion", better="lower", asks_network=True),
     )
 }
-"""Every measure. A new one is a row here and one test: tables, summaries, rankings and figures follow.
-
-`relative_focus` is the focus over the map's largest absolute value; `balance` is of the first channel, in the lesion
-and in `SHELLS` around it; `road` is the mean over fractions of (LeRF - MoRF) / 2, `deletion` the mean height of its
-curve on a logarithmic scale.
-"""
+"""Every measure; a new one is a row here and one test. `balance` is of the first channel, in the lesion and around."""
 
 
 def measure_of(column: str) -> Measure | None:
     """The row of `MEASURES` that a column of a table belongs to: `flair_max` to `peak`; None for an unknown one."""
-    if column in MEASURES:
-        return MEASURES[column]
-    for row in MEASURES.values():
-        for pattern in row.columns:
-            start, _, end = pattern.partition("{}")
-            if column.startswith(start) and column.endswith(end) and len(column) > len(start + end):
-                return row
-    return None
+    having = (row for row in MEASURES.values() if any(fnmatchcase(column, pattern) for pattern in row.columns))
+    return MEASURES.get(column) or next(having, None)
 
 
 def ranked_measures() -> dict[str, Measure]:

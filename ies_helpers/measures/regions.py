@@ -31,12 +31,10 @@ from ies_helpers.subjects.phantom import template_tissues
 from ies_helpers.subjects.subject import Subject
 from ies_helpers.subjects.tissue import brain_mask
 
-Structures = Mapping[str, np.ndarray | torch.Tensor]
-"""Name -> mask `(I, J, K)`, bool or 0 and 1. Masks may overlap."""
+Structures = Mapping[str, np.ndarray | torch.Tensor]  # name -> mask (I, J, K), bool or 0 and 1; they may overlap
 
-PARTS: tuple[SignPart, ...] = ("abs", "positive", "negative")
-
-PART_SUFFIX = {"abs": "", "positive": "_pos", "negative": "_neg"}  # what Agg2Exp's columns end with
+PART_SUFFIX: dict[SignPart, str] = {"abs": "", "positive": "_pos", "negative": "_neg"}  # of Agg2Exp's columns
+PARTS = tuple(PART_SUFFIX)
 
 
 def structure_table(
@@ -74,20 +72,16 @@ def structure_table(
         some_map = torch.from_numpy(some[:, :, None, None])
         mean = float(some.sum() / raw.size)
         squares = float(np.square(some - mean).sum()) + (raw.size - some.size) * mean**2
-        of_map = {"map_mean": mean, "map_var": squares / raw.size}
+        of_map = mean, squares / raw.size
         inside = {name: mask[there] for name, mask in masks.items()}
         for part in parts:
             values = part_of(some_map, part).ravel()
             total, why = float(values.sum()), why_empty(some_map, part)
             for name, where in inside.items():
-                row = {"subject": subject, "explained": explained, "structure": name, "part": part} | of_map
-                row |= {"voxels": voxels[name], "mass": np.nan, "mean": np.nan, "reason": ""}
-                if not voxels[name] or not total:
-                    row["reason"] = why if voxels[name] else "the structure has no voxels"
-                else:
-                    held = float(values[where].sum())
-                    row |= {"mass": held / total, "mean": held / voxels[name]}
-                rows.append(row)
+                reason = "" if total and voxels[name] else why if voxels[name] else "the structure has no voxels"
+                held = np.nan if reason else float(values[where].sum())
+                shares = held / (total or np.nan), held / (voxels[name] or np.nan)
+                rows.append((subject, explained, name, part, voxels[name], *shares, *of_map, reason))
     columns = ["subject", "explained", "structure", "part", "voxels", "mass", "mean", "map_mean", "map_var", "reason"]
     return pd.DataFrame(rows, columns=columns)
 
@@ -143,8 +137,7 @@ def wide_table(table: pd.DataFrame, part: SignPart = "abs") -> pd.DataFrame:
 
 # A lesion's own structures: itself, shells of mm around it, other lesions, tissues; a table of a patient's lesions.
 
-OWN_LESION, OTHER_LESIONS = "this lesion", "other lesions"
-REST, OUTSIDE = "rest of the brain", "outside the brain"
+OWN_LESION, OTHER_LESIONS, REST, OUTSIDE = "this lesion", "other lesions", "rest of the brain", "outside the brain"
 
 
 def distance_structures(subject: Subject, lesion: Lesion, brain: np.ndarray | None = None) -> dict[str, np.ndarray]:
@@ -212,17 +205,16 @@ def lesion_table(
             schemes["tissue"] = tissue_structures(subject, lesion, known.values(), tissues, brain)
         for by, structures in schemes.items():
             table = structure_table({lesion.label: saliency}, structures, subject=subject.name)
-            for place, (column, value) in enumerate({"lesion": number, "group": lesion.group, "by": by}.items(), 1):
-                table.insert(place, column, value)
-            tables.append(table)
-    return pd.concat(tables, ignore_index=True)
+            tables.append(table.assign(lesion=number, group=lesion.group, by=by))
+    table = pd.concat(tables, ignore_index=True)
+    return table.reindex(columns=["subject", "lesion", "group", "by", *table.columns[1:-3]])
 
 
 # Structures from elsewhere: label images in NIfTI files, joined labels, and tissues by the MNI template.
 
 TISSUES = ("white matter", "grey matter", "ventricles", "other CSF")
 
-BLUR_MM = 2.0  # width of the gaussian over the template: how far a patient's tissue borders may lie from it
+TEMPLATE_BLUR_MM = 2.0  # how far a patient's tissue borders may lie from the template's
 VENTRICLE_MM = 6.0  # CSF so near to the template's lateral ventricles is ventricle: a patient's are often wider
 MIXTURE_ROUNDS = 10  # of expectation and maximisation
 LEAST_OVERLAP = 0.8  # Dice coefficient of a brain in MNI space and the template's
@@ -293,13 +285,14 @@ def brain_tissues(subject: Subject) -> dict[str, np.ndarray]:
     A mixture of three gaussians over all channels, weighted at each voxel by nilearn's template (blurred by 2 mm)
     and fitted by expectation-maximisation to the brain without its target. CSF within 6 mm of the template's lateral
     ventricles is called ventricle. In three phantoms 88 to 90 % of the voxels outside lesions got their true tissue;
-    what is wrong is mostly cortex called CSF. Bring masks of your own by `read_structures` where it matters, or where
-    a subject's affine does not lead to MNI space.
+    what is wrong is mostly cortex called CSF. Where it matters bring masks of your own, by `read_structures`.
     """
     brain = brain_mask(subject.image, filled=True)
     # (3, V) prior of white matter, grey matter and CSF at the brain's voxels, none of them impossible anywhere.
     white, grey, csf, to_ventricles = template_tissues(_world(subject, template_affine(subject)))
-    blurred = [ndimage.gaussian_filter(t, BLUR_MM / np.array(subject.spacing))[brain] for t in (white, grey, csf)]
+    blurred = [
+        ndimage.gaussian_filter(t, TEMPLATE_BLUR_MM / np.array(subject.spacing))[brain] for t in (white, grey, csf)
+    ]
     prior = np.stack(blurred) + 0.02
     # (V,) the tissue that intensity and prior make most likely; drawn lesions do not shape the mixture.
     known = np.ones(int(brain.sum()), dtype=bool) if subject.target is None else ~subject.target.numpy()[brain]
@@ -314,8 +307,7 @@ def template_affine(subject: Subject) -> Affine:
 
     The open patients were moved and turned into MNI space but not stretched: their brains are smaller than the
     template's, that of patient 26 by 11 to 20 % along the axes. So along each world axis position and width (mean and
-    standard deviation) of the brain are matched with the template's brain in the same field of view. No registration:
-    folds do not match.
+    standard deviation) of the brain are matched with the template's brain in the same field of view. Folds differ.
     """
     brain = brain_mask(subject.image, filled=True)
     world = _world(subject, subject.affine)
@@ -329,9 +321,9 @@ def template_affine(subject: Subject) -> Affine:
         template = _template_brain(_world(subject, affine))
         dice = 2 * (brain & template).sum() / (brain.sum() + template.sum())
     if dice < LEAST_OVERLAP:
+        overlap = f"that of {subject.name} overlaps it by a Dice coefficient of {dice:.2f}, less than {LEAST_OVERLAP}"
         raise ValueError(
-            f"A template needs a brain in MNI space; that of {subject.name} overlaps it by a Dice coefficient of "
-            f"{dice:.2f}, less than {LEAST_OVERLAP}. Give masks of your own, see read_structures."
+            f"A template needs a brain in MNI space; {overlap}. Give masks of your own, see read_structures."
         )
     return affine
 
@@ -355,10 +347,8 @@ def _mixture(values: np.ndarray, prior: np.ndarray, known: np.ndarray) -> np.nda
         mean = weight @ values[:, known].T
         variance = weight @ np.square(values[:, known]).T - np.square(mean) + 1e-6
         # Expectation: each tissue's likelihood (3, V) times the prior, as shares.
-        log = [
-            -0.5 * (np.square(values - m[:, None]) / v[:, None] + np.log(v)[:, None]).sum(axis=0)
-            for m, v in zip(mean, variance, strict=True)
-        ]
+        each = zip(mean[..., None], variance[..., None], strict=True)
+        log = [-0.5 * (np.square(values - m) / v + np.log(v)).sum(axis=0) for m, v in each]
         joint = np.stack(log) + np.log(prior)
         posterior = np.exp(joint - joint.max(axis=0))
         posterior /= posterior.sum(axis=0)

@@ -15,7 +15,7 @@ the score is the lesion's.
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, TypedDict, Unpack, get_args
 
 import numpy as np
 import torch
@@ -50,6 +50,21 @@ Replacement = Literal["linear", "mean", "zero"]  # noisy linear imputation, the 
 IMPUTATION_NOISE = 0.01  # standard deviation of the noise on imputed voxels, in z-scored intensity, as published
 
 
+class Removing(TypedDict, total=False):
+    """How voxels are removed.
+
+    `fill` `linear` is ROAD's noisy imputation; `mean` and `zero` leave a visible hole, for comparison. `region`,
+    `(I, J, K)` bool, is what is ranked and removed; None takes the brain (where any channel is not zero) within 15
+    voxels of the lesion (`surroundings`), the same for every network and method. In a region as large as a head the
+    smallest fraction is larger than the lesion, and all sensible maps score alike. `seed` is of the shuffle among ties
+    and of the noise.
+    """
+
+    fill: Replacement
+    region: LabelMap | None
+    seed: int
+
+
 class Removal:
     """A region's voxels, and one lesion's score without some of them.
 
@@ -58,35 +73,23 @@ class Removal:
     """
 
     def __init__(
-        self,
-        network: Network | nn.Module,
-        image: Volume,
-        lesion: LesionLike,
-        *,
-        region: LabelMap | None,
-        fill: Replacement,
-        seed: int,
+        self, network: Network | nn.Module, image: Volume, lesion: LesionLike, **how: Unpack[Removing]
     ) -> None:
-        """See `road` for the arguments."""
-        check_choice("fill", fill, get_args(Replacement))
-        check_seed(seed)
+        self._fill, self.seed = how.get("fill", "linear"), how.get("seed", 0)
+        check_choice("fill", self._fill, get_args(Replacement))
+        check_seed(self.seed)
         self.score = LesionScore(network, image, lesion)
-        self.voxels = _region(self.score, image, region)
-        self.seed = seed
-        self._image, self._fill = image, fill
+        self.voxels = _region(self.score, image, how.get("region"))
+        self._image = image
         values = np.asarray(image[:, *self.voxels.T].cpu(), dtype=np.float64)  # (C, N)
         self._mean = values.mean(axis=1, keepdims=True)
-        self._noise = IMPUTATION_NOISE * np.random.default_rng([seed, 0]).standard_normal(values.shape)
+        self._noise = IMPUTATION_NOISE * np.random.default_rng([self.seed, 0]).standard_normal(values.shape)
 
     def __len__(self) -> int:
         return len(self.voxels)
 
-    def relevance(self, saliency: Saliency) -> np.ndarray:
-        """`(N,)` sum over channels of absolute values, the region's voxels in scan order."""
-        return self.sums(saliency.abs())
-
     def sums(self, saliency: Saliency) -> np.ndarray:
-        """`(N,)` sum over channels, the region's voxels in scan order."""
+        """`(N,)` sum over channels, the region's voxels in scan order; of absolute values it is their relevance."""
         if saliency.ndim != 4 or saliency.shape[1:] != self._image.shape[1:]:
             raise ValueError(
                 f"Map and image must share their grid, got {tuple(saliency.shape)} and {tuple(self._image.shape)}; "
@@ -100,9 +103,9 @@ class Removal:
 
         By exact rank: where most of a map is zero, a percentile of it is zero too, and would remove everything.
         """
-        values = self.relevance(saliency)
-        shuffled = np.random.default_rng([self.seed, 1]).permutation(len(values))
-        return shuffled[np.argsort(-values[shuffled], kind="stable")]
+        relevance = self.sums(saliency.abs())
+        shuffled = np.random.default_rng([self.seed, 1]).permutation(len(relevance))
+        return shuffled[np.argsort(-relevance[shuffled], kind="stable")]
 
     def without(self, removed: np.ndarray) -> torch.Tensor:
         """The image on the score's box without the voxels at these positions, `(C, i, j, k)`."""
@@ -150,20 +153,19 @@ def surroundings(lesion: LesionLike, shape: tuple[int, ...], reach: float = 15) 
 
 def _region(score: LesionScore, image: Volume, region: LabelMap | None) -> Voxels:
     """`(N, 3)` voxels of the region; by default the brain around the lesion."""
-    brain = brain_mask(image)
+    brain = torch.from_numpy(brain_mask(image))
     if region is None:
-        chosen = surroundings(score.voxels, brain.shape).numpy() & brain
-    elif tuple(region.shape) != brain.shape:
-        raise ValueError(f"Region and image must share their grid, got {tuple(region.shape)} and {brain.shape}.")
-    else:
-        chosen = torch.as_tensor(region).bool().cpu().numpy()
+        region = surroundings(score.voxels, brain.shape) & brain
+    if region.shape != brain.shape:
+        raise ValueError(f"Region and image must share their grid, got {tuple(region.shape)} and {tuple(brain.shape)}.")
+    chosen = torch.as_tensor(region).bool().cpu()
     if not (chosen & brain).any():
         raise ValueError("A region must hold voxels of the brain, got none where the image is not zero.")
     if not chosen[score.box].any():
         raise ValueError(
             f"A region must hold voxels that can change the lesion's score, got none in {score.box}; move it there."
         )
-    return np.argwhere(chosen)
+    return np.argwhere(chosen.numpy())
 
 
 # What is put in its place: removed voxels as their surroundings would have them, by noisy linear imputation in 3D.
@@ -188,16 +190,6 @@ def impute(image: Volume, voxels: Voxels) -> np.ndarray:
             "Linear imputation needs a voxel that is kept, got all of the image removed; take a smaller region or "
             "fraction, or fill='mean'."
         )
-    matrix, rhs = _system(image, voxels)
-    jacobi = diags_array(1 / matrix.diagonal())
-    solved = [cg(matrix, b, rtol=1e-8, M=jacobi) for b in rhs]  # residual over the right-hand side
-    if any(info for _, info in solved):
-        raise RuntimeError(f"The imputation of {len(voxels)} voxels did not converge; take a smaller fraction.")
-    return np.stack([x for x, _ in solved])
-
-
-def _system(image: Volume, voxels: Voxels) -> tuple[csr_array, np.ndarray]:
-    """The symmetric positive definite matrix `(n, n)` and one right-hand side a channel, `(C, n)`."""
     # The removed voxels' box with a frame of neighbours: values (C, i j k), and each removed voxel's number (i, j, k).
     # One more layer around both, so that every neighbour can be looked up, is marked as beyond the image.
     box = Box.around(voxels).grow(1, image.shape[1:])
@@ -207,24 +199,23 @@ def _system(image: Volume, voxels: Voxels) -> tuple[csr_array, np.ndarray]:
     number[tuple((voxels - box.start).T)] = np.arange(len(voxels))
     number = np.pad(number, 1, constant_values=BEYOND_IMAGE)
 
-    # Positions (n,) of the removed voxels in the flattened volume, and how far a step along each axis leads in it.
-    at = np.asarray(np.ravel_multi_index(tuple((voxels - box.start + 1).T), number.shape))
-    step = (number.shape[1] * number.shape[2], number.shape[2], 1)
+    # (26, n) where each removed voxel's neighbours are in the flattened volume, and their numbers.
+    step = np.array([number.shape[1] * number.shape[2], number.shape[2], 1])
+    there = (np.array(NEIGHBOURS) @ step)[:, None] + (voxels - box.start + 1) @ step
+    neighbours = number.ravel()[there]
+    weights = np.array([NEIGHBOUR_WEIGHTS[sum(map(abs, offset))] for offset in NEIGHBOURS])[:, None]
 
-    # One neighbour after the other: inside the image it adds to the diagonal; a kept one goes to the right-hand side
-    # with its value, a removed one into the matrix.
-    diagonal, rhs, entries = np.zeros(len(voxels)), np.zeros((len(image), len(voxels))), []
-    for offset in NEIGHBOURS:
-        weight = NEIGHBOUR_WEIGHTS[sum(map(abs, offset))]
-        there = at + sum(s * o for s, o in zip(step, offset, strict=True))
-        neighbour = number.ravel()[there]
-        diagonal += weight * (neighbour != BEYOND_IMAGE)
-        kept, removed = neighbour == NOT_REMOVED, np.flatnonzero(neighbour >= 0)
-        rhs[:, kept] += weight * values[:, there[kept]]
-        entries.append((removed, neighbour[removed], np.full(len(removed), -weight)))
-    rows, columns, weights = (np.concatenate(part) for part in zip(*entries, strict=True))
-    matrix = csr_array((weights, (rows, columns)), shape=(len(voxels), len(voxels)))
-    return csr_array(matrix + diags_array(diagonal)), rhs
+    # The symmetric positive definite system: one inside the image adds to the diagonal (n,); a kept one goes to the
+    # right-hand sides (C, n) with its value, a removed one into the matrix (n, n).
+    diagonal = (weights * (neighbours != BEYOND_IMAGE)).sum(axis=0)
+    rhs = [(weights * np.where(neighbours == NOT_REMOVED, channel[there], 0)).sum(axis=0) for channel in values]
+    which, rows = np.nonzero(neighbours >= 0)
+    between = csr_array((-weights[which, 0], (rows, neighbours[which, rows])), shape=(len(voxels), len(voxels)))
+    matrix, jacobi = csr_array(between + diags_array(diagonal)), diags_array(1 / diagonal)
+    solved = [cg(matrix, b, rtol=1e-8, M=jacobi) for b in rhs]  # residual over the right-hand side
+    if any(info for _, info in solved):
+        raise RuntimeError(f"The imputation of {len(voxels)} voxels did not converge; take a smaller fraction.")
+    return np.stack([x for x, _ in solved])
 
 
 # ROAD: most against least relevant.
@@ -261,31 +252,24 @@ def road(
     saliency: Saliency,
     *,
     fractions: Sequence[float] = ROAD_FRACTIONS,
-    fill: Replacement = "linear",
-    region: LabelMap | None = None,
-    seed: int = 0,
+    **how: Unpack[Removing],
 ) -> Road:
     """How much a lesion's probability falls when a map's most, or least, relevant voxels are removed.
 
     Args:
         network: scores the lesion, on the whole volume or through its windows: `network.through`.
-        image: z-scored.
-        lesion: whose score is asked for.
+        image, lesion: z-scored, and whose score is asked for.
         saliency: `(C, I, J, K)` or `(1, I, J, K)`; relevance is the sum over channels of absolute values. For
             another order, such as the positive part's, give that map.
         fractions: of the region to remove, growing.
-        fill: `linear` is ROAD's noisy imputation; `mean` and `zero` leave a visible hole, for comparison.
-        region: `(I, J, K)` bool, what is ranked and removed; None takes the brain (where any channel is not zero)
-            within 15 voxels of the lesion (`surroundings`), the same for every network and method. In a region as
-            large as a head the smallest fraction is larger than the lesion, and all sensible maps score alike.
-        seed: of the shuffle among ties and of the noise.
+        how: `fill` (here `linear` unless said), `region` and `seed`, see `Removing`.
     """
-    removal = Removal(network, image, lesion, region=region, fill=fill, seed=seed)
+    removal = Removal(network, image, lesion, **how)
     order, voxels = removal.rank(saliency), count_voxels(fractions, len(removal))
     removed = [order[:0], *(order[:n] for n in voxels), *(order[-n:] for n in voxels)]
     clean, *scores = removal.score(map(removal.without, removed))[0].numpy()
     morf, lerf = np.array(scores).reshape(2, -1)
-    return Road(voxels / len(order), voxels, float(clean), morf, lerf, share_of_ties(removal.relevance(saliency)))
+    return Road(voxels / len(order), voxels, float(clean), morf, lerf, share_of_ties(removal.sums(saliency.abs())))
 
 
 # Deletion and insertion: the score voxel by voxel.
@@ -319,53 +303,43 @@ class Curve:
         return float(trapezoid(self.scores[1:], steps) / steps[-1])
 
 
+class Stepping(Removing, total=False):
+    """The same, in up to `steps` steps: the number of voxels grows geometrically from 1; 24 unless said."""
+
+    steps: int
+
+
 def deletion(
-    network: Network | nn.Module,
-    image: Volume,
-    lesion: LesionLike,
-    saliency: Saliency,
-    *,
-    steps: int = 24,
-    fill: Replacement = "mean",
-    region: LabelMap | None = None,
-    seed: int = 0,
+    network: Network | nn.Module, image: Volume, lesion: LesionLike, saliency: Saliency, **how: Unpack[Stepping]
 ) -> Curve:
     """The score while voxels are deleted, the most relevant first, until the region is gone.
 
-    Source: Petsiuk et al. (RISE, BMVC 2018, arXiv 1806.07421). Departure: the number of voxels grows geometrically
-    from 1 in up to `steps` steps, so that the first few are resolved. The `fill` `linear` takes long where much is
-    deleted. See `road` for the rest.
+    Source: Petsiuk et al. (RISE, BMVC 2018, arXiv 1806.07421). Departure: geometric steps, so that the first few voxels
+    are resolved. The `fill` is `mean` unless said; `linear` takes long where much is deleted. See `road` for the rest.
     """
-    removal = Removal(network, image, lesion, region=region, fill=fill, seed=seed)
-    return _curve(removal, saliency, steps, lambda order, n: order[:n])
+    return _curve((network, image, lesion), saliency, lambda order, n: order[:n], **how)
 
 
 def insertion(
-    network: Network | nn.Module,
-    image: Volume,
-    lesion: LesionLike,
-    saliency: Saliency,
-    *,
-    steps: int = 24,
-    fill: Replacement = "mean",
-    region: LabelMap | None = None,
-    seed: int = 0,
+    network: Network | nn.Module, image: Volume, lesion: LesionLike, saliency: Saliency, **how: Unpack[Stepping]
 ) -> Curve:
     """The score while voxels are put back into an emptied region, the most relevant first; see `deletion`.
 
     Departure from RISE: it starts from the fill, not from a blurred image.
     """
-    removal = Removal(network, image, lesion, region=region, fill=fill, seed=seed)
-    return _curve(removal, saliency, steps, lambda order, n: order[n:])
+    return _curve((network, image, lesion), saliency, lambda order, n: order[n:], **how)
 
 
-def _curve(removal: Removal, saliency: Saliency, steps: int, removed: Callable[[np.ndarray, int], np.ndarray]) -> Curve:
+def _curve(
+    asked: Any, saliency: Saliency, removed: Callable[[np.ndarray, int], np.ndarray], steps: int = 24, **how: Any
+) -> Curve:
+    removal = Removal(*asked, **{"fill": "mean"} | how)
     order, size = removal.rank(saliency), len(removal)
     if size < 2 or steps < 2:
         raise ValueError(f"A curve needs a region of 2 voxels and 2 steps or more, got {size} and {steps}.")
     voxels = np.unique(np.r_[0, np.rint(np.geomspace(1, size, steps)).astype(np.int64)])
     scores = removal.score(removal.without(removed(order, n)) for n in voxels)[0].numpy()
-    return Curve(voxels, scores, share_of_ties(removal.relevance(saliency)))
+    return Curve(voxels, scores, share_of_ties(removal.sums(saliency.abs())))
 
 
 # Correlation over random subsets, and stability.
@@ -379,9 +353,7 @@ def sensitivity_n(
     *,
     fractions: Sequence[float] = (0.01, 0.1, 0.5),
     subsets: int = 50,
-    fill: Replacement = "zero",
-    region: LabelMap | None = None,
-    seed: int = 0,
+    **how: Unpack[Removing],
 ) -> np.ndarray:
     """Correlation between what maps give to random subsets and how far the logit falls without these.
 
@@ -390,8 +362,9 @@ def sensitivity_n(
     et al. (ICLR 2018, arXiv 1711.06104); at one fraction it is the faithfulness correlation of Bhatt et al.
     (IJCAI 2020, arXiv 2005.00631). All maps see the same subsets.
 
-    A map must be in logits for this: give a gradient times the image (for fill `zero`), not the gradient.
-    Random subsets of a large region seldom meet the lesion, and then say nothing. See `road` for the rest.
+    A map must be in logits for this: give a gradient times the image (for the fill `zero`, the one unless said), not
+    the gradient. Random subsets of a large region seldom meet the lesion, and then say nothing. See `road` for the
+    rest.
 
     Returns:
         `(M, F)` for M maps; NaN where a map or the logit is the same for every subset (a map that is zero in the
@@ -401,17 +374,18 @@ def sensitivity_n(
         raise ValueError(f"A correlation needs at least 2 subsets, got {subsets}.")
     if not len(saliencies):
         raise ValueError("saliencies must hold a map to correlate, got none; give [saliency].")
-    removal = Removal(network, image, lesion, region=region, fill=fill, seed=seed)
+    how.setdefault("fill", "zero")
+    removal = Removal(network, image, lesion, **how)
     sizes = count_voxels(fractions, len(removal))
-    given = [removal.sums(saliency) for saliency in saliencies]  # (N,) each
+    sums = [removal.sums(saliency) for saliency in saliencies]  # (N,) each
     found = np.empty((len(saliencies), len(sizes)))
     for n, size in enumerate(sizes):
-        rng = np.random.default_rng([seed, 2, n])
+        rng = np.random.default_rng([removal.seed, 2, n])
         chosen = [rng.choice(len(removal), size, replace=False) for _ in range(subsets)]
         edited = map(removal.without, [np.empty(0, dtype=np.int64), *chosen])
         logits = removal.score.logits(edited)[:, removal.score.network.lesion_class].mean(dim=1).numpy()
         falls = logits[0] - logits[1:]
-        found[:, n] = [pearson(np.array([g[subset].sum() for subset in chosen]), falls) for g in given]
+        found[:, n] = [pearson(np.array([s[subset].sum() for subset in chosen]), falls) for s in sums]
     return found
 
 
@@ -423,13 +397,10 @@ def faithfulness_correlation(
     *,
     fraction: float = 0.1,
     subsets: int = 100,
-    fill: Replacement = "zero",
-    region: LabelMap | None = None,
-    seed: int = 0,
+    **how: Unpack[Removing],
 ) -> np.ndarray:
     """`sensitivity_n` at one fraction: `(M,)`."""
-    settings = {"subsets": subsets, "region": region, "seed": seed}
-    return sensitivity_n(network, image, lesion, saliencies, fractions=[fraction], fill=fill, **settings)[:, 0]
+    return sensitivity_n(network, image, lesion, saliencies, fractions=[fraction], subsets=subsets, **how)[:, 0]
 
 
 def sensitivity(
@@ -443,9 +414,7 @@ def sensitivity(
 
     Args:
         explain: image -> map, with its lesion, method and seed inside.
-        image: z-scored.
-        draws: number of noisy images.
-        bound: of the noise, in z-scored intensity.
+        image, draws, bound: z-scored, how many noisy ones, and how noisy in z-scored intensity.
         seed: draw n depends on seed and n alone.
 
     Returns:

@@ -13,7 +13,6 @@ from ies_helpers.measures import groups
 from ies_helpers.measures.groups import (
     ROC_GRID,
     calibration,
-    cliffs_delta,
     compare_groups,
     effect,
     group_table,
@@ -41,6 +40,11 @@ def drawn(rng: np.random.Generator, subjects: int, each: int, between: float, sh
 
 def halves(table: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     return table[table["group"] == "TP"], table[table["group"] == "FP"]
+
+
+def cliffs_delta(first, second) -> float:
+    """The effect of two lists of values, of one subject."""
+    return effect(*(pd.DataFrame({"subject": "a", "peak": v}) for v in (first, second)), "peak", resamples=1).delta
 
 
 def test_delta_of_pairs_by_hand() -> None:
