@@ -16,26 +16,23 @@ from ies_helpers.figures.slices import (
     GROUP_COLOURS,
     PLANES,
     Canonical,
+    Place,
     add_colour_bar,
     busiest,
     check_map,
-    cube_around,
     cut_plane,
     draw_slice,
-    framed,
-    label_of,
+    largest_shown,
     letter_sides,
     paint,
     show_painted,
     slice_centre,
     split_outlined,
     symmetric,
-    whole_frame,
-    zoom,
 )
 from ies_helpers.measures.groupmaps import GroupMap
 from ies_helpers.saliency.methods import GRADIENT_UNIT
-from ies_helpers.segmentation.lesions import Lesion
+from ies_helpers.segmentation.lesions import Lesion, Lesions
 from ies_helpers.subjects.subject import Subject
 
 
@@ -62,15 +59,13 @@ def plot_saliency(
     space = Canonical(subject)
     mask = space.turn_mask(lesion)
     maps = [space.turn(channel) for channel in saliency.numpy()]
-    centre, frame = busiest(mask), cube_around(mask, reach_mm, space.spacing)
-    scale = symmetric(_largest_shown(maps, centre, frame))
-    figure, axes = plt.subplots(len(maps), 3, figsize=(10, 3.2 * len(maps) + 0.6), squeeze=False, layout="constrained")
+    centre, frame = busiest(mask), space.frame_around(mask, reach_mm)
+    scale = symmetric(largest_shown(maps, PLANES, centre, frame) or float(saliency.abs().max()))
+    figure, axes = _make_rows(len(maps), 0.6)
     for row, values in enumerate(maps):
         for ax, plane in zip(axes[row], PLANES, strict=True):
-            draw_slice(ax, space, plane, centre, row, values, scale, [(mask, "white")])
-            zoom(ax, plane, frame)
-            ax.set_title(f"{label_of(subject.channels[row])}, {plane}", fontsize=11)
-    add_colour_bar(figure, scale, axes.ravel().tolist(), unit, saliency)
+            draw_slice(ax, space, plane, centre, frame, row, values, scale, [(mask, "white")])
+    add_colour_bar(scale, axes.ravel().tolist(), unit, saliency)
     known = isinstance(lesion, Lesion)
     what = f"lesion {lesion.number} ({lesion.group}, {len(lesion)} voxels)" if known else "one lesion"
     figure.suptitle(title or f"{subject.name}: {what}", fontsize=13)
@@ -88,21 +83,16 @@ def plot_lesions(
     """
     lesions = list(lesions)
     space = Canonical(subject)
-    labels = np.zeros(subject.shape, dtype=np.int32)
-    for lesion in lesions:
-        labels[tuple(lesion.voxels.T)] = lesion.number
-    labels = space.turn(labels)
+    labels = space.turn(Lesions(lesions).label_map(subject.shape).numpy())
     centre = slice_centre(space, at) if at is not None or not lesions else _show_all_groups(labels, lesions)
     coloured, *_ = split_outlined(lesions)
     outlines = [(space.turn_mask(mask), colour) for colour, mask in coloured.items()]
-    frame, rows = whole_frame(space), len(subject.channels)
-    figure, axes = plt.subplots(rows, 3, figsize=(10, 3.2 * rows + 0.4), squeeze=False, layout="constrained")
-    for row, name in enumerate(subject.channels):
-        for ax, (plane, axis) in zip(axes[row], PLANES.items(), strict=True):
-            draw_slice(ax, space, plane, centre, row, outlines=outlines)
-            _number_lesions(ax, cut_plane(labels, plane, centre[axis]), lesions)
-            zoom(ax, plane, frame)
-            ax.set_title(f"{label_of(name)}, {plane}", fontsize=11)
+    frame = space.whole_frame()
+    figure, axes = _make_rows(len(subject.channels), 0.4)
+    for row, panels in enumerate(axes):
+        for ax, plane in zip(panels, PLANES, strict=True):
+            draw_slice(ax, space, plane, centre, frame, row, outlines=outlines)
+            _number_lesions(ax, cut_plane(labels, plane, centre), lesions)
     counts = {g: sum(le.group == g for le in lesions) for g in GROUP_COLOURS}
     handles = [Line2D([], [], color=GROUP_COLOURS[g], lw=3, label=f"{g} ({n})") for g, n in counts.items() if n]
     if handles:
@@ -112,7 +102,12 @@ def plot_lesions(
     return figure
 
 
-def _show_all_groups(labels: np.ndarray, lesions: Sequence[Lesion]) -> tuple[int, int, int]:
+def _make_rows(rows: int, more: float) -> tuple[Figure, np.ndarray]:
+    """Axes `(rows, 3)`, one column a plane; `more` is the height for what is above and below, in inches."""
+    return plt.subplots(rows, 3, figsize=(10, 3.2 * rows + more), squeeze=False, layout="constrained")
+
+
+def _show_all_groups(labels: np.ndarray, lesions: Sequence[Lesion]) -> Place:
     """Where planes show most: groups that no plane before has shown, then lesions, then voxels of them."""
     group_of = {lesion.number: lesion.group for lesion in lesions}
     where = np.argwhere(labels)
@@ -136,12 +131,6 @@ def _number_lesions(ax: Axes, cut: np.ndarray, lesions: Iterable[Lesion]) -> Non
             here = (float(across.max()) + 1, float(up.max()) + 1)
             style = {"color": GROUP_COLOURS[lesion.group], "fontsize": 11, "fontweight": "bold"}
             ax.annotate(str(lesion.number), here, annotation_clip=True, path_effects=DARK_RIM, **style)
-
-
-def _largest_shown(maps: Sequence[np.ndarray], centre: Sequence[int], frame: np.ndarray) -> float:
-    """The largest absolute value in the planes shown; where they show none, of the maps."""
-    cuts = [framed(cut_plane(m, plane, centre[axis]), plane, frame) for m in maps for plane, axis in PLANES.items()]
-    return max(float(np.abs(cut).max()) for cut in cuts) or max(float(np.abs(m).max()) for m in maps)
 
 
 # Several maps of one lesion under each other: networks, or methods, compared as in the paper's Figures 1 and 2.
@@ -173,34 +162,32 @@ def plot_maps(
         check_map(values, subject, f" {name!r}")
     space = Canonical(subject)
     mask = space.turn_mask(lesion)
-    centre, frame = busiest(mask), cube_around(mask, reach_mm, space.spacing)
+    centre, frame = busiest(mask), space.frame_around(mask, reach_mm)
     columns = 1 + max(len(values) for values in maps.values())
     side = min(2.9, 8.8 / columns)
     size = (side * columns + 1.2, side * len(maps) + 0.3)
     figure, axes = plt.subplots(len(maps), columns, figsize=size, squeeze=False, layout="constrained")
-    labels = [label_of(channel) for channel in subject.channels]
     for row, (name, saliency) in zip(axes, maps.items(), strict=True):
         turned = [space.turn(channel) for channel in saliency.numpy()]
-        cuts = [cut_plane(values, plane, centre[PLANES[plane]]) for values in turned]
-        scale = symmetric(max(float(np.abs(framed(cut, plane, frame)).max()) for cut in cuts))
-        titles = [f"{name}: map of {label}" for label in (labels if len(turned) == len(labels) else ["all"])]
-        panels = [(f"{labels[0]}, {plane}", 0, None), *zip(titles, range(len(turned)), turned, strict=True)]
-        for ax, (title, channel, values) in zip(row, panels, strict=False):
-            draw_slice(ax, space, plane, centre, channel, values, scale, [(mask, "white")])
-            zoom(ax, plane, frame)
+        scale = symmetric(largest_shown(turned, [plane], centre, frame))
+        labels = space.channels if len(turned) == len(space.channels) else ["all"]
+        titles = [f"{space.channels[0]}, {plane}", *(f"{name}: map of {label}" for label in labels)]
+        for n, (ax, title) in enumerate(zip(row, titles, strict=False)):
+            values = turned[n - 1] if n else None
+            draw_slice(ax, space, plane, centre, frame, max(0, n - 1), values, scale, [(mask, "white")])
             ax.set_title(title, fontsize=12)
-        for spare in row[len(panels) :]:
+        for spare in row[len(titles) :]:
             spare.set_axis_off()
-        add_colour_bar(figure, scale, list(row), unit, np.stack(cuts))
+        add_colour_bar(scale, list(row), unit, np.stack([cut_plane(values, plane, centre) for values in turned]))
     return figure
 
 
 # What a group of lesions shares: mean, t and agreement in sign in three planes, and the individual maps beside them.
 
-GROUP_MAP_UNITS = {
-    "mean": f"mean, {GRADIENT_UNIT}",
-    "t": "t (mean over its standard error)",
-    "sign": "share positive − share negative",
+GROUP_ROWS = {  # where the colours end, None at the largest value shown, and the unit
+    "mean": (None, f"mean,\n{GRADIENT_UNIT}"),
+    "t": (10.0, "t\n(mean over its standard error)"),
+    "sign": (1.0, "share positive − share negative"),
 }
 
 
@@ -227,45 +214,42 @@ def plot_group_map(
         background: `(I, J, K)` in grey below, on the group's grid.
     """
     at = [n // 2 for n in group.count.shape] if at is None else at
+    grey = np.full(group.count.shape, 0.35)
+    if background is not None:  # kept dark, so that the map stands out
+        grey = np.clip(background / (1.7 * float(background.max())), 0, 1)
     shown = list(individuals)[:8]
     below = -(-len(shown) // 4)
     figure = plt.figure(figsize=(10, 2.65 * (3 + below) + 0.5), layout="constrained")
     halves: Any = figure.subfigures(2, 1, height_ratios=(3, below)) if shown else (figure, None)
-    for row, (kind, unit) in enumerate(GROUP_MAP_UNITS.items()):
+    for row, (kind, (top, unit)) in enumerate(GROUP_ROWS.items()):
         values = getattr(group, kind)[modality].numpy()
-        cuts = [(f"{kind}, {plane}", plane, cut_plane(values, plane, at[axis])) for plane, axis in PLANES.items()]
+        panels = [(f"{kind}, {plane}", plane, values) for plane in PLANES]
         axes = [halves[0].add_subplot(3, 3, 3 * row + column) for column in (1, 2, 3)]
-        top = {"t": 10.0, "sign": 1.0}.get(kind)
-        _draw_group_row(halves[0], axes, cuts, top, background, at, unit.replace(", ", ",\n").replace(" (", "\n("))
+        _draw_group_row(axes, panels, at, grey, top, unit)
     if shown:
         called = names or [f"map {n + 1}" for n in range(len(shown))]
+        panels = [(name, "axial", np.asarray(m)[modality]) for name, m in zip(called, shown, strict=False)]
         axes = [halves[1].add_subplot(below, 4, n + 1) for n in range(len(shown))]
-        slices = [cut_plane(np.asarray(m)[modality], "axial", at[2]) for m in shown]
-        cuts = [(name, "axial", cut) for name, cut in zip(called, slices, strict=False)]
-        _draw_group_row(halves[1], axes, cuts, None, background, at, f"individual maps,\n{GRADIENT_UNIT}")
+        _draw_group_row(axes, panels, at, grey, None, f"individual maps,\n{GRADIENT_UNIT}")
     figure.suptitle(title or f"{group.size} maps", fontsize=13)
     return figure
 
 
 def _draw_group_row(
-    figure: Any,
     axes: Sequence[Axes],
-    cuts: Sequence[tuple[str, str, np.ndarray]],
-    top: float | None,
-    background: np.ndarray | None,
+    panels: Sequence[tuple[str, str, np.ndarray]],
     at: Sequence[int],
+    grey: np.ndarray,
+    top: float | None,
     unit: str,
 ) -> None:
-    """Slices, each with its title and plane, on one scale up to `top` (None: the largest of them), with one bar."""
-    if top is None:
-        top = max((float(np.nanmax(np.abs(cut))) for *_, cut in cuts if np.isfinite(cut).any()), default=0.0)
-    for ax, (title, plane, cut) in zip(axes, cuts, strict=True):
-        grey = np.full(cut.shape, 0.35)
-        if background is not None:  # kept dark, so that the map stands out
-            grey = np.clip(cut_plane(background, plane, at[PLANES[plane]]) / (1.7 * float(background.max())), 0, 1)
-        drawn = show_painted(ax, paint(grey, cut, symmetric(top)), 1.0, symmetric(top))
+    """Panels of title, plane and map on one scale up to `top` (None: the largest value shown), with one bar."""
+    cuts = [cut_plane(values, plane, at) for _, plane, values in panels]
+    scale = symmetric(max(float(np.abs(cut[np.isfinite(cut)]).max(initial=0)) for cut in cuts) if top is None else top)
+    for ax, (title, plane, _), cut in zip(axes, panels, cuts, strict=True):
+        drawn = show_painted(ax, paint(cut_plane(grey, plane, at), cut, scale), 1.0, scale)
         letter_sides(ax, plane)
         ax.set_title(title, fontsize=11)
-    bar = figure.colorbar(drawn, ax=axes, shrink=0.85, pad=0.02)  # pyright: ignore[reportPossiblyUnbound]
+    bar = axes[0].figure.colorbar(drawn, ax=axes, shrink=0.85, pad=0.02)  # pyright: ignore[reportPossiblyUnbound]
     bar.ax.set_facecolor("0.4")
     bar.set_label(unit)

@@ -9,10 +9,11 @@ import tempfile
 from base64 import b64encode
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from html import escape
 from importlib.resources import files
 from io import BytesIO
-from itertools import zip_longest
+from itertools import product, zip_longest
 from pathlib import Path
 from string import Template
 from typing import TYPE_CHECKING, Any
@@ -37,11 +38,8 @@ from ies_helpers.figures.slices import (
     busiest,
     channel_index,
     channel_map,
-    check_map,
-    cube_around,
     cut_plane,
     draw_outline,
-    label_of,
     paint,
     peak_of,
     show_painted,
@@ -82,24 +80,14 @@ def saliency_html(
     from nilearn.plotting import view_img  # takes a second
 
     channel = channel_index(subject, modality, "modality")
-    check_map(saliency, subject)
-    values, voxels = channel_map(saliency, channel), as_voxels(lesion, subject.shape)
+    values, voxels = channel_map(subject, saliency, channel), as_voxels(lesion, subject.shape)
     box = Box.around(voxels).grow(np.ceil(PAGE_REACH_MM / np.asarray(subject.spacing)).astype(int), subject.shape)
-    affine = subject.affine @ from_matvec(np.eye(3), box.start)
-    top = float(np.abs(values).max())
-    return view_img(
-        nibabel.Nifti1Image(values[box].astype(np.float32), affine),
-        bg_img=nibabel.Nifti1Image(subject.image[channel].numpy()[box].astype(np.float32), affine),
-        threshold=threshold * top if top else None,
-        vmax=top or 1.0,
-        symmetric_cmap=True,
-        cmap=SIGNED,
-        cut_coords=tuple(apply_affine(subject.affine, voxels.mean(axis=0))),
-        black_bg=True,
-        colorbar=True,
-        resampling_interpolation="nearest",
-        title=title,
-    )
+    affine, top = subject.affine @ from_matvec(np.eye(3), box.start), float(np.abs(values).max())
+    scan = subject.image[channel].numpy()
+    over, below = (nibabel.Nifti1Image(v[box].astype(np.float32), affine) for v in (values, scan))
+    look: Any = {"cmap": SIGNED, "symmetric_cmap": True, "vmax": top or 1.0, "colorbar": True, "black_bg": True}
+    look |= {"threshold": threshold * top if top else None, "resampling_interpolation": "nearest", "title": title}
+    return view_img(over, bg_img=below, cut_coords=tuple(apply_affine(subject.affine, voxels.mean(axis=0))), **look)
 
 
 def save_html(view: "StatMapView", path: Path) -> None:
@@ -113,21 +101,16 @@ def save_html(view: "StatMapView", path: Path) -> None:
 def view_3d(subject: Subject, saliency: Saliency, *, modality: str | None = None, threshold: float = FAINT) -> Any:
     """An ipyniivue widget: the scan, and over it one channel's map, red where positive, blue where negative.
 
-    Needs a running kernel, WebGL 2 in the browser, and `pip install 'ies-helpers[niivue]'`.
-
-    Args:
-        saliency: `(C, I, J, K)`, or `(1, I, J, K)` for a map of all channels.
-        modality: which channel; None is the first.
-        threshold: share of the map's largest absolute value below which nothing is drawn, or it would hide the rest.
+    Needs a running kernel, WebGL 2 in the browser, and `pip install 'ies-helpers[niivue]'`. Below the share `threshold`
+    of the map's largest absolute value nothing is drawn, or it would hide the rest. See `saliency_html`.
     """
     channel = channel_index(subject, modality, "modality")
     check_threshold(threshold)
-    check_map(saliency, subject)
-    values = channel_map(saliency, channel)
+    values = channel_map(subject, saliency, channel)
     peak = float(np.abs(values).max())
     if peak == 0:
-        name = subject.channels[channel]
-        raise ValueError(f"The map of {name} is zero everywhere, there is nothing to draw; choose another one.")
+        what = f"The map of {subject.channels[channel]} is zero everywhere"
+        raise ValueError(f"{what}, there is nothing to draw; choose another one.")
     try:
         from ipyniivue import NiiVue
     except ImportError as error:
@@ -154,9 +137,10 @@ def draw_folder(folder: Path) -> Iterator[Path]:
         subject = scans(saved)
         saliency, mask, _ = saved.load()
         title, picture = title_of(saved), picture_path(saved)
+        page = picture.with_suffix(".html")
         yield save_figure(plot_saliency(subject, saliency, mask, title=title, unit=saved.record["unit"]), picture)
-        save_html(saliency_html(subject, saliency, mask, title=title), picture.with_suffix(".html"))
-        yield picture.with_suffix(".html")
+        save_html(saliency_html(subject, saliency, mask, title=title), page)
+        yield page
 
 
 def picture_path(saved: SavedMap) -> Path:
@@ -200,32 +184,33 @@ class Tile:
     aspect: float  # height over width of a pixel
 
     @property
-    def peak_in_words(self) -> str:
-        """The peak and its unit."""
-        return f"peak {self.peak:+.3g} {self.saved.record['unit']}" if self.peak else "zero everywhere"
+    def record(self) -> dict[str, Any]:
+        """How its map was made."""
+        return self.saved.record
 
     @property
-    def lesion(self) -> tuple[str, str]:
-        """What tells its lesion from others: subject and place."""
-        record = self.saved.record
-        return record["subject"], record.get("image") or str(record["lesion"])
+    def peak_in_words(self) -> str:
+        """The peak and its unit."""
+        return f"peak {self.peak:+.3g} {self.record['unit']}" if self.peak else "zero everywhere"
+
+    @property
+    def columns(self) -> dict[str, str]:
+        """What a row of the index can be chosen by, where there is a choice."""
+        about = self.record
+        return {"subject": about["subject"], "network": self.network, "method": self.method, "group": about["group"]}
 
 
 def make_tiles(maps: Sequence[SavedMap]) -> Iterator[Tile]:
     """One tile a map: the axial slice that holds most of the lesion."""
-    scans, spaces = Scans(), {}
+    scans, turn = Scans(), lru_cache(1)(Canonical)
     for saved, (network, method) in zip(maps, names_of(maps), strict=True):
-        subject = scans(saved)
-        if subject not in spaces:
-            spaces = {subject: Canonical(subject)}
-        space = spaces[subject]
+        space = turn(scans(saved))
         saliency, lesion, _ = saved.load()
         turned, mask = space.turn(saliency[0].numpy()), space.turn(lesion.numpy())
-        index = busiest(mask)[2]
-        cuts = (space.grey(0, "axial", index), cut_plane(turned, "axial", index), cut_plane(mask, "axial", index))
-        frame = cube_around(mask, CLOSE_UP_MM, space.spacing)
-        peak, label = float(turned[peak_of(turned)]), label_of(subject.channels[0])
-        yield Tile(saved, network, method, label, *cuts, peak, frame, space.aspect("axial"))
+        at, peak = busiest(mask), float(turned[peak_of(turned)])
+        cuts = space.grey(0, "axial", at), cut_plane(turned, "axial", at), cut_plane(mask, "axial", at)
+        frame, aspect = space.frame_around(mask, CLOSE_UP_MM), space.aspect("axial")
+        yield Tile(saved, network, method, space.channels[0], *cuts, peak, frame, aspect)
 
 
 def draw_contact_sheets(tiles: Sequence[Tile], *, threshold: float = FAINT) -> Iterator[Figure]:
@@ -237,9 +222,12 @@ def draw_contact_sheets(tiles: Sequence[Tile], *, threshold: float = FAINT) -> I
     check_threshold(threshold)
     if not tiles:
         raise ValueError("There must be a map to draw, got none.")
-    ways = list(dict.fromkeys((tile.network, tile.method) for tile in tiles))
-    placed = {(tile.lesion, (tile.network, tile.method)): tile for tile in tiles}
-    places = [placed.get((lesion, way)) for lesion in dict.fromkeys(tile.lesion for tile in tiles) for way in ways]
+    placed = {}  # by lesion, which its place tells from others, and by what made the map
+    for tile in tiles:
+        lesion = tile.record["subject"], tile.record.get("image") or tile.record["lesion"]
+        placed[lesion, (tile.network, tile.method)] = tile
+    lesions, ways = (list(dict.fromkeys(keys)) for keys in zip(*placed, strict=True))
+    places = [placed.get(place) for place in product(lesions, ways)]
     across = len(ways) * max(1, TILES_ACROSS // len(ways))
     several = len({tile.network for tile in tiles}) > 1
     for start in range(0, len(places), across * TILES_DOWN):
@@ -272,9 +260,9 @@ def _draw_page(places: Sequence[Tile | None], across: int, threshold: float, sev
             ax.set_axis_off()
             continue
         _draw_tile(ax, tile, threshold)
-        record, way = tile.saved.record, f"{tile.network}, {tile.method}" if several else tile.method
-        title = f"{record['subject']} L{record['lesion']} ({record['group']})\n{way}"
-        ax.set_title(title, color=GROUP_COLOURS.get(record["group"], "white"), fontsize=8)
+        way = f"{tile.network}, {tile.method}" if several else tile.method
+        title = "{subject} L{lesion} ({group})\n".format_map(tile.record) + way
+        ax.set_title(title, color=GROUP_COLOURS.get(tile.record["group"], "white"), fontsize=8)
         style = {"color": "white", "fontsize": 8, "path_effects": DARK_RIM, "transform": ax.transAxes, "va": "top"}
         ax.text(0.03, 0.97, f"{tile.peak:+.3g}" if tile.peak else "zero everywhere", **style)
     _add_bar_of_shares(figure, axes.ravel().tolist(), shown, threshold)
@@ -295,7 +283,7 @@ def _add_bar_of_shares(figure: Figure, axes: list[Axes], tiles: Sequence[Tile], 
     """One bar for all tiles, in shares of each one's peak, and the unit of the numbers in them."""
     units: dict[str, list[str]] = {}
     for tile in tiles:
-        units.setdefault(tile.saved.record["unit"], []).append(tile.saved.record["method"])
+        units.setdefault(tile.record["unit"], []).append(tile.record["method"])
     lines = [f"{', '.join(dict.fromkeys(methods))} in {unit}" for unit, methods in units.items()]
     hidden = f"; below {threshold:.0%} not shown" if threshold else ""
     scale = ScalarMappable(symmetric(1.0), SIGNED)
@@ -329,7 +317,7 @@ def draw_overview(folders: Sequence[Path], *, threshold: float = FAINT) -> Itera
 
 def index_page(tiles: Sequence[Tile], sheets: Sequence[Path], out: Path, *, threshold: float = FAINT) -> str:
     """The page: a row a map, its picture inside the page, links to its PNG and page relative to the folder `out`."""
-    subjects = {tile.saved.record["subject"] for tile in tiles}
+    subjects = {tile.record["subject"] for tile in tiles}
     whose = ", ".join(sorted(subjects)) if len(subjects) < 4 else f"{len(subjects)} subjects"
     title = escape(f"{len(tiles)} saliency maps of {whose}")
     links = " ".join(f'<a href="{_link(sheet, out)}">{sheet.name}</a>' for sheet in sheets)
@@ -340,16 +328,10 @@ def index_page(tiles: Sequence[Tile], sheets: Sequence[Path], out: Path, *, thre
         "voxel would raise the score of the lesion, or lower it). Colours reach to the peak of each map; "
         f"below {threshold:.0%} of it nothing is shown. All in one picture: {links}"
     )
-    filters = "".join(_choice(name, [_columns(tile)[name] for tile in tiles]) for name in _columns(tiles[0]))
+    filters = "".join(_choice(name, [tile.columns[name] for tile in tiles]) for name in tiles[0].columns)
     rows = "\n".join(_table_row(tile, out, threshold) for tile in tiles)
     template = Template((files("ies_helpers.figures") / "index_page.html").read_text(encoding="utf-8"))
     return template.substitute(title=title, lead=lead, filters=filters, rows=rows, pixels=TILE_PIXELS)
-
-
-def _columns(tile: Tile) -> dict[str, str]:
-    """What a row can be chosen by, where there is a choice."""
-    record = tile.saved.record
-    return {"subject": record["subject"], "network": tile.network, "method": tile.method, "group": record["group"]}
 
 
 def _choice(name: str, values: Sequence[str]) -> str:
@@ -362,14 +344,14 @@ def _choice(name: str, values: Sequence[str]) -> str:
 
 
 def _table_row(tile: Tile, out: Path, threshold: float) -> str:
-    record, how, png = tile.saved.record, f"{tile.network}, {tile.method}", picture_path(tile.saved)
-    data = "".join(f' data-{key}="{escape(value)}"' for key, value in _columns(tile).items())
+    record, how, png = tile.record, f"{tile.network}, {tile.method}", picture_path(tile.saved)
+    data = "".join(f' data-{key}="{escape(value)}"' for key, value in tile.columns.items())
     alt = f"{tile.channel} through {tile.saved.title}, outlined, with its map by {how}: {tile.peak_in_words}"
     source = f"data:image/jpeg;base64,{b64encode(tile_jpeg(tile, threshold=threshold)).decode()}"
     size = f'width="{TILE_PIXELS}" height="{TILE_PIXELS}"'
     cells = [
         f'<img src="{source}" alt="{escape(alt)}" {size} loading="lazy">',
-        escape(f"{record['subject']}, lesion {record['lesion']}, {record['voxels']} voxels"),
+        escape("{subject}, lesion {lesion}, {voxels} voxels".format_map(record)),
         escape(record["group"]),
         escape(how),
         escape(tile.peak_in_words),

@@ -6,7 +6,6 @@ matplotlib axes with outlines and letters. Every figure of a scan goes through t
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from functools import partial
 from typing import Literal, TypeAlias
 
 import matplotlib.pyplot as plt
@@ -15,12 +14,11 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Colormap, LinearSegmentedColormap, Normalize
-from matplotlib.figure import Figure, SubFigure
 from matplotlib.image import AxesImage
 from matplotlib.patheffects import withStroke
 from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation
 
-from ies_helpers.arrays import HasVoxels, LesionLike, Saliency, as_mask, check_choice, spacing_of
+from ies_helpers.arrays import Box, HasVoxels, LesionLike, Saliency, as_mask, check_choice, spacing_of
 from ies_helpers.saliency.methods import GRADIENT_UNIT
 from ies_helpers.segmentation.lesions import Lesion
 from ies_helpers.subjects.subject import Subject
@@ -35,14 +33,8 @@ OKABE_ITO = {  # told apart with every common colour blindness, in the order in 
     "sky blue": "#56B4E9",
     "yellow": "#F0E442",
 }
-
-GROUP_COLOURS = {
-    "TP": OKABE_ITO["sky blue"],
-    "FP": OKABE_ITO["vermilion"],
-    "FN": OKABE_ITO["yellow"],
-    "TN": OKABE_ITO["green"],
-    "unknown": OKABE_ITO["purple"],
-}
+_COLOUR_NAMES = {"TP": "sky blue", "FP": "vermilion", "FN": "yellow", "TN": "green", "unknown": "purple"}
+GROUP_COLOURS = {group: OKABE_ITO[name] for group, name in _COLOUR_NAMES.items()}
 
 # Blue below zero, orange to red above, see-through at zero: no white, which a lesion in FLAIR is itself. Blue is darker
 # than orange and red at every strength, so that a copy in grey still tells the sign.
@@ -51,6 +43,7 @@ _ABOVE = [(0.5, (1.0, 0.85, 0.3, 0.0)), (0.7, (1.0, 0.6, 0.0, 0.9)), (1.0, (0.95
 SIGNED = LinearSegmentedColormap.from_list("signed", _BELOW + _ABOVE)
 
 PLANES = {"axial": 2, "coronal": 1, "sagittal": 0}  # the axis that each cuts, in right-anterior-superior order
+IN_PLANE = {"axial": (0, 1), "coronal": (0, 2), "sagittal": (1, 2)}  # and those that run across and up
 DARK_RIM = [withStroke(linewidth=2, foreground="black")]  # makes bright text legible on any grey
 CLOSE_UP_MM = 15.0  # how far around a lesion a close-up shows
 
@@ -85,12 +78,17 @@ def channel_index(subject: Subject, channel: str | None, name: str = "channel") 
     return subject.channels.index(channel)
 
 
-def channel_map(saliency: Saliency, index: int) -> np.ndarray:
-    """The map `(I, J, K)` that belongs over a channel: its own, or that of all channels at once."""
+def channel_map(subject: Subject, saliency: Saliency, index: int) -> np.ndarray:
+    """The map `(I, J, K)`, checked, that belongs over a channel: its own, or that of all channels at once."""
+    check_map(saliency, subject)
     return saliency[min(index, len(saliency) - 1)].numpy()
 
 
 # Where a slice lies: axes turned as figures show them, planes, and how much of a plane is shown.
+# `at` is the voxel `(i, j, k)` that planes cut, in display order; None looks through the whole head instead.
+
+Place = tuple[int, int, int]
+At: TypeAlias = Sequence[int] | None
 
 
 class Canonical:
@@ -100,8 +98,9 @@ class Canonical:
         self._orientation, self._shape = io_orientation(subject.affine), subject.shape
         self.affine = subject.affine @ inv_ornt_aff(self._orientation, subject.shape)
         self.spacing = np.array(spacing_of(self.affine))
+        self.channels = [label_of(channel) for channel in subject.channels]
         self.image = [self.turn(channel) for channel in subject.image.numpy()]
-        self.windows = [grey_window(channel) for channel in self.image]
+        self._windows = [grey_window(channel) for channel in self.image]
 
     def turn(self, volume: np.ndarray) -> np.ndarray:
         """`(I, J, K)` in scan order -> in display order."""
@@ -113,71 +112,67 @@ class Canonical:
             lesion = np.asarray(lesion)[None]
         return self.turn(as_mask(lesion, self._shape))  # pyright: ignore[reportArgumentType]
 
-    def grey(self, channel: int, plane: str, index: int) -> np.ndarray:
-        """A slice of the scan, `(rows, columns)` from 0 to 1."""
-        return to_grey(cut_plane(self.image[channel], plane, index), self.windows[channel])
+    def grey(self, channel: int, plane: str, at: At) -> np.ndarray:
+        """The scan in a plane, `(rows, columns)` from 0 to 1; what is exactly 0 lies outside the head, and is black.
 
-    def shadow(self, channel: int, plane: str) -> np.ndarray:
-        """The head as an X-ray sees it: the mean grey along each line of sight, `(rows, columns)` up to 2/3."""
-        mean = to_grey(self.image[channel], self.windows[channel]).mean(axis=PLANES[plane]).T
-        return mean * 2 / 3 / (mean.max() or 1.0)  # so that outlines stay brighter
+        Looked through, as by an X-ray, it is the mean along each line of sight, up to 2/3: outlines stay brighter.
+        """
+        shown = self.image[channel] if at is None else cut_plane(self.image[channel], plane, at)
+        low, high = self._windows[channel]
+        grey = np.where(shown == 0, 0, np.clip((shown - low) / (high - low), 0, 1))
+        if at is not None:
+            return grey
+        mean = grey.mean(axis=PLANES[plane]).T
+        return mean * 2 / 3 / (mean.max() or 1.0)
 
     def aspect(self, plane: str) -> float:
         """Height over width of a voxel in a plane."""
-        across, up = in_plane(plane)
+        across, up = IN_PLANE[plane]
         return float(self.spacing[up] / self.spacing[across])
 
+    def frame_around(self, mask: np.ndarray, reach_mm: float) -> np.ndarray:
+        """`(3, 2)`: a frame as many mm wide along each axis, `reach_mm` beyond the longest side of the mask."""
+        box = Box.around(mask)
+        half = ((np.array(box.shape) * self.spacing).max() / 2 + reach_mm) / self.spacing
+        middle = (box.start + box.stop - 1) / 2
+        return np.stack([middle - half, middle + half], axis=1)
 
-def in_plane(plane: str) -> tuple[int, int]:
-    """The axes that run across and up in a plane."""
-    across, up = (axis for axis in range(3) if axis != PLANES[plane])
-    return across, up
+    def whole_frame(self) -> np.ndarray:
+        """`(3, 2)`: the frame of all that is not zero and three voxels around it, inside the volume."""
+        head = np.any(self.image, axis=0)
+        box = Box.around(head if head.any() else ~head).grow(3, head.shape)
+        return np.stack([box.start, box.stop], axis=1) - 0.5
 
 
-def cut_plane(volume: np.ndarray, plane: str, index: int) -> np.ndarray:
-    """One slice `(rows, columns)`: the first remaining axis runs across, the second up."""
-    return np.take(volume, index, axis=PLANES[plane]).T
+def cut_plane(volume: np.ndarray, plane: str, at: At) -> np.ndarray:
+    """One slice `(rows, columns)`: the first remaining axis runs across, the second up.
 
-
-def look_through(volume: np.ndarray, plane: str) -> np.ndarray:
-    """The value of largest magnitude along each line of sight, `(rows, columns)`, its sign kept."""
+    Looked through, it is the value of largest magnitude along each line of sight, its sign kept.
+    """
     axis = PLANES[plane]
+    if at is not None:
+        return np.take(volume, at[axis], axis=axis).T
     where = np.abs(volume).argmax(axis=axis, keepdims=True)
     return np.take_along_axis(volume, where, axis).squeeze(axis).T
 
 
-def busiest(mask: np.ndarray) -> tuple[int, int, int]:
+def busiest(mask: np.ndarray) -> Place:
     """Along each axis, the slice that holds most of the mask."""
     i, j, k = (int(mask.sum(axis=others).argmax()) for others in ((1, 2), (0, 2), (0, 1)))
     return i, j, k
 
 
-def peak_of(values: np.ndarray) -> tuple[int, int, int]:
+def peak_of(values: np.ndarray) -> Place:
     """The voxel of largest absolute value."""
     i, j, k = (int(n) for n in np.unravel_index(int(np.abs(values).argmax()), values.shape))
     return i, j, k
 
 
-def cube_around(mask: np.ndarray, reach_mm: float, spacing: np.ndarray) -> np.ndarray:
-    """`(3, 2)`: a frame as many mm wide along each axis, `reach_mm` beyond the longest side of the mask."""
-    where = np.argwhere(mask)
-    low, high = where.min(axis=0), where.max(axis=0)
-    half = (((high - low + 1) * spacing).max() / 2 + reach_mm) / spacing
-    return np.stack([(low + high) / 2 - half, (low + high) / 2 + half], axis=1)
-
-
-def whole_frame(space: Canonical) -> np.ndarray:
-    """`(3, 2)`: the frame of all that is not zero and three voxels around it, inside the volume."""
-    inside = np.any(space.image, axis=0)
-    where = np.argwhere(inside) if inside.any() else np.array([[0, 0, 0], inside.shape])
-    low, high = np.maximum(where.min(axis=0) - 3, 0), np.minimum(where.max(axis=0) + 3, np.array(inside.shape) - 1)
-    return np.stack([low - 0.5, high + 0.5], axis=1)
-
-
-def framed(cut: np.ndarray, plane: str, frame: np.ndarray) -> np.ndarray:
-    """The part of a slice `(rows, columns)` inside a frame."""
-    across, up = (slice(max(0, int(frame[a][0] + 0.5)), int(frame[a][1] + 0.5)) for a in in_plane(plane))
-    return cut[up, across]
+def largest_shown(maps: Iterable[np.ndarray], planes: Iterable[str], at: At, frame: np.ndarray) -> float:
+    """The largest absolute value of the maps that planes show inside the frame."""
+    inside = [slice(max(0, int(low + 0.5)), int(high + 0.5)) for low, high in frame]
+    cuts = [cut_plane(m, p, at)[inside[IN_PLANE[p][1]], inside[IN_PLANE[p][0]]] for p in planes for m in maps]
+    return max(float(np.abs(cut).max()) for cut in cuts)
 
 
 # The painter.
@@ -188,12 +183,6 @@ def grey_window(volume: np.ndarray) -> tuple[float, float]:
     inside = volume[volume != 0]
     low, high = np.percentile(inside, (1, 99.7)) if inside.size else (0.0, 1.0)
     return (float(low), float(high)) if high > low else (float(high) - 1, float(high))
-
-
-def to_grey(values: np.ndarray, window: tuple[float, float]) -> np.ndarray:
-    """Values of a scan as grey from 0 to 1; what is exactly 0 lies outside the head, and is black."""
-    low, high = window
-    return np.where(values == 0, 0, np.clip((values - low) / (high - low), 0, 1))
 
 
 def symmetric(top: float) -> Normalize:
@@ -247,24 +236,23 @@ def draw_outline(ax: Axes, cut: np.ndarray, colour: str, width: float = 1.2) -> 
 
 def zoom(ax: Axes, plane: str, frame: np.ndarray) -> None:
     """Show the frame `(3, 2)` of a plane."""
-    across, up = in_plane(plane)
-    ax.set_xlim(*frame[across])
-    ax.set_ylim(*frame[up])
+    across, up = IN_PLANE[plane]
+    ax.set(xlim=frame[across], ylim=frame[up])
 
 
 def letter_sides(ax: Axes, plane: str) -> None:
     """Left and right (or posterior and anterior) in the lower corners."""
-    left, right = ("P", "A") if plane == "sagittal" else ("L", "R")
     style = {"color": "white", "fontsize": 12, "transform": ax.transAxes, "va": "bottom", "path_effects": DARK_RIM}
-    ax.text(0.02, 0.02, left, ha="left", **style)
-    ax.text(0.98, 0.02, right, ha="right", **style)
+    for x, letter, ha in zip((0.02, 0.98), "PA" if plane == "sagittal" else "LR", ("left", "right"), strict=True):
+        ax.text(x, 0.02, letter, ha=ha, **style)
 
 
 def draw_slice(
     ax: Axes,
     space: Canonical,
     plane: str,
-    at: Sequence[int] | None,
+    at: At,
+    frame: np.ndarray,
     channel: int = 0,
     values: np.ndarray | None = None,
     scale: Normalize | None = None,
@@ -272,32 +260,25 @@ def draw_slice(
     colours: Colormap = SIGNED,
     **how: float,
 ) -> None:
-    """The plane through the voxel `at`, or the view through the whole head for None, with letters.
+    """What a frame shows of a plane of the scan, with letters, titled by channel and plane.
 
     The map, `values`, and the masks of the outlines are `(I, J, K)` in display order; `how` is of `paint`.
     """
-    if at is None:
-        cut, grey = partial(look_through, plane=plane), space.shadow(channel, plane)
-    else:
-        index = at[PLANES[plane]]
-        cut, grey = partial(cut_plane, plane=plane, index=index), space.grey(channel, plane, index)
-    over = None if values is None else cut(values)
-    show_painted(ax, paint(grey, over, scale, colours=colours, **how), space.aspect(plane), scale, colours)
+    over = None if values is None else cut_plane(values, plane, at)
+    painted = paint(space.grey(channel, plane, at), over, scale, colours=colours, **how)
+    show_painted(ax, painted, space.aspect(plane), scale, colours)
     for mask, colour in outlines:
-        draw_outline(ax, cut(mask), colour)
+        draw_outline(ax, cut_plane(mask, plane, at), colour)
     letter_sides(ax, plane)
+    zoom(ax, plane, frame)
+    ax.set_title(f"{space.channels[channel]}, {plane}", fontsize=11)
 
 
 def add_colour_bar(
-    figure: Figure | SubFigure,
-    scale: Normalize,
-    axes: Sequence[Axes],
-    unit: str,
-    values: Saliency | np.ndarray,
-    colours: Colormap = SIGNED,
+    scale: Normalize, axes: Sequence[Axes], unit: str, values: Saliency | np.ndarray, colours: Colormap = SIGNED
 ) -> None:
     """The bar of a map; only its upper half where the map is nowhere negative."""
-    bar = figure.colorbar(ScalarMappable(scale, colours), ax=axes, shrink=0.8, pad=0.02)
+    bar = axes[0].figure.colorbar(ScalarMappable(scale, colours), ax=axes, shrink=0.8, pad=0.02)
     bar.ax.set_facecolor("0.4")
     low, high = float(values.min()), float(values.max())
     bar.set_label(unit if low or high else f"{unit} (the map is zero everywhere)", fontsize=10)
@@ -363,31 +344,26 @@ def plot_slice(
         The axes; `ax.images[0]` has the colours of the map, for a colour bar of several axes.
     """
     check_choice("plane", plane, list(PLANES))
-    index = channel_index(subject, channel)
-    if saliency is not None:
-        check_map(saliency, subject)
-    space = Canonical(subject)
-    values = None if saliency is None else space.turn(channel_map(saliency, index))
+    index, space = channel_index(subject, channel), Canonical(subject)
+    values = None if saliency is None else space.turn(channel_map(subject, saliency, index))
     coloured, about, close = split_outlined(lesion)
     outlines = [(space.turn_mask(one), colour) for colour, one in coloured.items()]
-    centre = slice_centre(space, about if at is None else at, values)
-    frame = whole_frame(space)
+    centre = None if through else slice_centre(space, about if at is None else at, values)
+    frame = space.whole_frame()
     if close and reach_mm is not None and outlines:
-        frame = cube_around(outlines[0][0], reach_mm, space.spacing)
+        frame = space.frame_around(outlines[0][0], reach_mm)
     table = plt.get_cmap(colours)
     if values is not None and not isinstance(scale, Normalize):
-        cut = look_through(values, plane) if through else cut_plane(values, plane, centre[PLANES[plane]])
-        top = float(np.abs(framed(cut, plane, frame)).max()) if scale is None else scale
+        top = largest_shown([values], [plane], centre, frame) if scale is None else scale
         scale = symmetric(top) if table == SIGNED else Normalize(0, top or 1.0)
     norm = scale if isinstance(scale, Normalize) else None
     if ax is None:
         ax = plt.subplots(figsize=(5.4, 4.6), layout="constrained")[1]
     how = {"threshold": threshold, "opacity": opacity}
-    draw_slice(ax, space, plane, None if through else centre, index, values, norm, outlines, table, **how)
-    zoom(ax, plane, frame)
-    ax.set_title(f"{label_of(subject.channels[index])}, {plane}" if title is None else title)
+    draw_slice(ax, space, plane, centre, frame, index, values, norm, outlines, table, **how)
+    ax.set_title(ax.get_title() if title is None else title)
     if values is not None and norm is not None and unit is not None:
-        add_colour_bar(ax.figure, norm, [ax], unit, values, table)
+        add_colour_bar(norm, [ax], unit, values, table)
     return ax
 
 

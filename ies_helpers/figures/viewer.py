@@ -32,15 +32,15 @@ from PIL import Image
 from ies_helpers.arrays import LesionLike, Saliency, as_voxels
 from ies_helpers.figures.slices import (
     GROUP_COLOURS,
+    IN_PLANE,
     OKABE_ITO,
     PLANES,
     SIGNED,
     Canonical,
+    Place,
     busiest,
     check_map,
-    cube_around,
     cut_plane,
-    in_plane,
     label_of,
     letter_sides,
     paint,
@@ -126,12 +126,12 @@ def read_subject_maps(folder: Path, name: str | None = None) -> SubjectMaps:
 
 
 def _as_lesions(lesions: LesionOrLesions, subject: Subject) -> Lesions:
-    if isinstance(lesions, Lesion):
-        return Lesions([lesions])
+    if isinstance(lesions, Lesions):
+        return lesions
     if isinstance(lesions, torch.Tensor | np.ndarray):
         score = np.full(subject.shape, np.nan, dtype=np.float32)
-        return Lesions([lesion_of(1, "unknown", as_voxels(lesions, subject.shape), score, subject.affine)])
-    return lesions if isinstance(lesions, Lesions) else Lesions(list(lesions))  # pyright: ignore[reportArgumentType]
+        lesions = lesion_of(1, "unknown", as_voxels(lesions, subject.shape), score, subject.affine)
+    return Lesions([lesions] if isinstance(lesions, Lesion) else list(lesions))  # pyright: ignore[reportArgumentType]
 
 
 def _saved_lesions(folder: Path, subject: Subject) -> Lesions:
@@ -139,14 +139,13 @@ def _saved_lesions(folder: Path, subject: Subject) -> Lesions:
     score = np.full(subject.shape, np.nan, dtype=np.float32)  # of lesions that no prediction of ours found
     if probability.is_file():
         score = read_values(read_image(probability, "probability's"), "probability's").astype(np.float32)
-    found = []
+    found = {}
     for group in GROUPS:
-        if not (path := groups_path(folder, subject.name, group)).is_file():
-            continue
-        labels = read_values(read_image(path, "lesions'"), "lesions'")
-        for number in np.unique(labels[labels > 0]):
-            found.append(lesion_of(int(number), group, np.argwhere(labels == number), score, subject.affine))
-    return Lesions(sorted(found, key=lambda lesion: lesion.number))
+        if (path := groups_path(folder, subject.name, group)).is_file():
+            labels = read_values(read_image(path, "lesions'"), "lesions'")
+            for number in map(int, np.unique(labels[labels > 0])):
+                found[number] = lesion_of(number, group, np.argwhere(labels == number), score, subject.affine)
+    return Lesions([found[number] for number in sorted(found)])
 
 
 # Three planes through one voxel, drawn fast: what does not move is drawn once and kept.
@@ -155,8 +154,6 @@ def _saved_lesions(folder: Path, subject: Subject) -> Lesions:
 PANEL, GAP, HEAD, BAR = 3.1, 0.06, 0.32, 1.05
 
 VIEWER_REACH_MM = 20.0  # how far around the lesion a close-up shows
-
-Place = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
@@ -193,7 +190,7 @@ class ThreePlanes:
         self.maps: list[np.ndarray] = []
         self.unit, self.top, self._number = "", 0.0, 0
         head = np.any(self.space.image, axis=0)
-        self._whole = self._close = cube_around(head if head.any() else ~head, 3.0, self.space.spacing)
+        self._whole = self._close = self.space.frame_around(head if head.any() else ~head, 3.0)
         self._kept: tuple[object, object] = (None, None)
         self._build()
 
@@ -201,7 +198,7 @@ class ThreePlanes:
         """Take another lesion or map; None is a lesion without one."""
         mask = self.space.turn(lesion.mask(self.subject.shape).numpy())
         self._number, self.unit = lesion.number, unit
-        self._close = cube_around(mask, VIEWER_REACH_MM, self.space.spacing)
+        self._close = self.space.frame_around(mask, VIEWER_REACH_MM)
         self.maps = [] if saliency is None else [self.space.turn(channel) for channel in saliency.numpy()]
         low, high = (0.0, 0.0) if saliency is None else (float(saliency.min()), float(saliency.max()))
         self.top = max(-low, high)
@@ -223,18 +220,17 @@ class ThreePlanes:
 
     def paint(self, plane: str, state: ViewState) -> np.ndarray:
         """One slice with its map, `(rows, columns, 3)` uint8."""
-        index = state.at[PLANES[plane]]
-        grey = self.space.grey(state.channel, plane, index)
-        values = cut_plane(self._map(state.channel), plane, index) if self.top else None
+        grey = self.space.grey(state.channel, plane, state.at)
+        values = cut_plane(self._map(state.channel), plane, state.at) if self.top else None
         return paint(grey, values, self._norm, opacity=state.opacity, threshold=state.threshold)
 
-    def draw(self, state: ViewState) -> np.ndarray:
-        """The whole picture, `(height, width, 3)` uint8."""
+    def png(self, state: ViewState) -> bytes:
+        """The whole picture."""
         self._keep(state)
         for plane, panel in self.panels.items():
-            across, up = (state.at[axis] for axis in in_plane(plane))
+            across, up = (state.at[axis] for axis in IN_PLANE[plane])
             panel.picture.set_data(self.paint(plane, state))
-            segments, numbers = label_borders(cut_plane(self.labels, plane, state.at[PLANES[plane]]))
+            segments, numbers = label_borders(cut_plane(self.labels, plane, state.at))
             chosen = numbers == self._number
             panel.borders.set_segments(list(segments))
             panel.borders.set_color(["white" if c else self._colours[n] for c, n in zip(chosen, numbers, strict=True)])
@@ -243,12 +239,8 @@ class ThreePlanes:
             panel.along.set_ydata([up, up])
             for artist in (panel.picture, panel.borders, panel.down, panel.along, *panel.axes.texts):
                 panel.axes.draw_artist(artist)
-        return np.asarray(self.canvas.buffer_rgba())[..., :3].copy()
-
-    def png(self, state: ViewState) -> bytes:
-        """`draw` as a PNG."""
         stream = BytesIO()
-        Image.fromarray(self.draw(state)).save(stream, "png", compress_level=1)
+        Image.fromarray(np.asarray(self.canvas.buffer_rgba())[..., :3]).save(stream, "png", compress_level=1)
         return stream.getvalue()
 
     def voxel_at(self, x: float, y: float, at: Place) -> tuple[int, Place] | None:
@@ -256,16 +248,14 @@ class ThreePlanes:
 
         `x` and `y` run from the upper left corner, in shares of width and height; the planes meet `at` a voxel.
         """
-        width, height = self.canvas.get_width_height()
+        point = np.array([x, 1 - y]) * self.canvas.get_width_height()
         for plane, panel in self.panels.items():
-            if not panel.axes.bbox.contains(x * width, (1 - y) * height):
-                continue
-            point = panel.axes.transData.inverted().transform((x * width, (1 - y) * height))
-            across, up = (int(np.floor(n + 0.5)) for n in point)
-            there = dict(zip(in_plane(plane), (across, up), strict=True))
-            i, j, k = (there.get(axis, at[axis]) for axis in range(3))
-            inside = all(0 <= v < n for v, n in zip((i, j, k), self.labels.shape, strict=True))
-            return (PLANES[plane], (i, j, k)) if inside else None
+            if panel.axes.bbox.contains(*point):
+                there = np.array(at)
+                there[list(IN_PLANE[plane])] = np.floor(panel.axes.transData.inverted().transform(point) + 0.5)
+                i, j, k = there.tolist()
+                inside = (there >= 0).all() and (there < self.labels.shape).all()
+                return (PLANES[plane], (i, j, k)) if inside else None
         return None
 
     def _map(self, channel: int) -> np.ndarray:
@@ -278,7 +268,7 @@ class ThreePlanes:
         self.panels: dict[str, Panel] = {}
         for n, plane in enumerate(PLANES):
             ax = self.figure.add_axes((n * (PANEL + GAP) / width, 0, PANEL / width, PANEL / height))
-            empty = np.zeros((*cut_plane(self.labels, plane, 0).shape, 3), np.uint8)
+            empty = np.zeros((*cut_plane(self.labels, plane, (0, 0, 0)).shape, 3), np.uint8)
             picture = show_painted(ax, empty, "auto", None)
             picture.set(animated=True, interpolation="nearest")
             edges = LineCollection([], animated=True)
@@ -299,7 +289,7 @@ class ThreePlanes:
         if self._kept[0] != key:
             for plane, panel in self.panels.items():
                 zoom(panel.axes, plane, self._close if state.close else self._whole)
-                panel.axes.set_title(f"{label_of(self.subject.channels[state.channel])}, {plane}", fontsize=12)
+                panel.axes.set_title(f"{self.space.channels[state.channel]}, {plane}", fontsize=12)
             self.canvas.draw()
             self._kept = (key, self.canvas.copy_from_bbox(self.figure.bbox))  # pyright: ignore
         self.canvas.restore_region(self._kept[1])  # pyright: ignore
