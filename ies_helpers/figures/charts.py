@@ -1,10 +1,10 @@
 """Charts of numbers: how scores fall and rise, groups of lesions, where maps lie, and what they are worth."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import cycle
 from pathlib import Path
 from textwrap import fill
-from typing import Any
+from typing import Any, TypeAlias
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -40,8 +40,8 @@ MASS = "share of the map"
 
 def line_style(n: int) -> dict[str, Any]:
     """Colour, marker and dash of the n-th line; after the last colour they start again, dotted."""
-    style = {"color": LINE_COLOURS[n % len(LINE_COLOURS)], "marker": MARKERS[n % len(LINE_COLOURS)]}
-    return style | {"markersize": 5, "linestyle": "-" if n < len(LINE_COLOURS) else ":"}
+    of, dash = n % len(LINE_COLOURS), "-" if n < len(LINE_COLOURS) else ":"
+    return {"color": LINE_COLOURS[of], "marker": MARKERS[of], "markersize": 5, "linestyle": dash}
 
 
 def curve_style(n: int) -> dict[str, Any]:
@@ -53,6 +53,17 @@ def check_some(named: Mapping[str, Any]) -> None:
     """Refuse a chart of nothing."""
     if not named:
         raise ValueError("There must be something to plot, got none.")
+
+
+def _label_axes(ax: Axes, x: str, y: str, note: str = "", size: int = 11, **more: Any) -> None:
+    for write, text in ((ax.set_xlabel, x), (ax.set_ylabel, y), (ax.set_title, note)):
+        write(text, fontsize=size)
+    ax.set(**more)
+
+
+def _entitle(figure: Figure, title: str) -> Figure:
+    figure.suptitle(title, fontsize=13)
+    return figure
 
 
 # How scores fall and rise: ROAD, deletion, insertion, and maps of ever more random networks.
@@ -75,74 +86,35 @@ def plot_road(results: Mapping[str, Road], *, title: str | None = None) -> Figur
         percent, style = 100 * result.fractions, line_style(n)
         left.plot(percent, result.morf, label=name, **style)
         left.plot(percent, result.lerf, **style | {"linestyle": "--", "markerfacecolor": "white"})
-        right.plot(percent, result.score, label=f"{name}: mean {_two_decimals(result.mean)}", **style)
+        right.plot(percent, result.score, label=f"{name}: mean {result.mean:z.2f}", **style)
     for clean in {round(result.clean, 6) for result in results.values()}:
         left.axhline(clean, color="0.6", zorder=0)
     right.axhline(0, color="0.6", zorder=0)
-    _label_axes(left, "removed, % of the region", SCORE, "full: most relevant first; dashed: least")
-    _label_axes(right, "removed, % of the region", "(LeRF − MoRF) / 2", "higher is better")
+    removed, orders = "removed, % of the region", "full: most relevant first; dashed: least"
+    _label_axes(left, removed, SCORE, orders, xscale="log", ylim=(-0.03, 1.03))
+    _label_axes(right, removed, "(LeRF − MoRF) / 2", "higher is better", xscale="log")
     for ax in (left, right):
-        ax.set_xscale("log")
         ax.xaxis.set_major_formatter("{x:g}")
-    left.set_ylim(-0.03, 1.03)
     _legend_below(right)
-    figure.suptitle(title or "ROAD: remove and debias", fontsize=13)
-    return figure
+    return _entitle(figure, title or "ROAD: remove and debias")
 
 
 def plot_curves(
     deletions: Mapping[str, Curve], insertions: Mapping[str, Curve] | None = None, *, title: str | None = None
 ) -> Figure:
     """Scores against the number of voxels deleted, and inserted, on a logarithmic axis from 1; all of one lesion."""
-    panels = [("deleted", "lower is better", deletions)]
-    if insertions is not None:
-        panels.append(("inserted", "higher is better", insertions))
-    for *_, curves in panels:
+    panels = {"deleted": ("lower", deletions)} | ({} if insertions is None else {"inserted": ("higher", insertions)})
+    for _, curves in panels.values():
         check_some(curves)
     size = (5 * len(panels), 4.2 + 0.2 * len(deletions))
     figure, axes = plt.subplots(1, len(panels), figsize=size, squeeze=False, layout="constrained")
-    for ax, (what, better, curves) in zip(axes[0], panels, strict=True):
+    for ax, (what, (better, curves)) in zip(axes[0], panels.items(), strict=True):
         for n, (name, curve) in enumerate(curves.items()):
-            label = f"{name}: {_two_decimals(curve.log_area)}"
-            ax.plot(curve.voxels[1:], curve.scores[1:], label=label, **line_style(n))
-        _label_axes(ax, f"voxels {what}, most relevant first", SCORE, f"mean height in the legend: {better}")
-        ax.set_xscale("log")
-        ax.set_ylim(-0.03, 1.03)
+            ax.plot(curve.voxels[1:], curve.scores[1:], label=f"{name}: {curve.log_area:z.2f}", **line_style(n))
+        note = f"mean height in the legend: {better} is better"
+        _label_axes(ax, f"voxels {what}, most relevant first", SCORE, note, xscale="log", ylim=(-0.03, 1.03))
         _legend_below(ax)
-    figure.suptitle(title or ("Deletion and insertion" if len(panels) > 1 else "Deletion"), fontsize=13)
-    return figure
-
-
-def plot_randomisation(
-    tables: Mapping[str, pd.DataFrame], *, measure: str = "spearman", title: str | None = None
-) -> Figure:
-    """Similarity to the trained network's map against the layers made random, from the output backwards.
-
-    The shuffled map, what nothing in common looks like, is a dotted line of its method's colour. Where a map
-    was empty the line has a gap.
-
-    Args:
-        tables: name of a method -> its table, of one network (`randomise_layers`).
-        measure: `spearman`, `spearman_abs` or `ssim`.
-    """
-    check_choice("measure", measure, list(SIMILARITIES))
-    check_some(tables)
-    figure, ax = plt.subplots(figsize=(8, 4.6), layout="constrained")
-    layers: list[str] = []
-    for n, (name, table) in enumerate(tables.items()):
-        steps = table[table["layer"] != SHUFFLED]
-        if layers and steps["layer"].tolist() != layers:
-            raise ValueError("Tables must be of the same layers to share an axis; plot them one by one.")
-        layers = steps["layer"].tolist()
-        ax.plot(range(len(steps)), steps[measure], label=name, **line_style(n))
-        for level in table.loc[table["layer"] == SHUFFLED, measure]:
-            ax.axhline(level, color=line_style(n)["color"], linestyle=":", zorder=0)
-    _label_axes(ax, "made random, from the output backwards", SIMILARITIES[measure], "dotted: the shuffled map")
-    ax.set_xticks(range(len(layers)), [_shorten_layer(layer) for layer in layers], rotation=40, ha="right", fontsize=9)
-    ax.set_ylim(min(-0.05, ax.get_ylim()[0]), 1.05)
-    ax.legend(fontsize=10)
-    figure.suptitle(title or "Maps of ever more random networks", fontsize=13)
-    return figure
+    return _entitle(figure, title or ("Deletion and insertion" if len(panels) > 1 else "Deletion"))
 
 
 def _legend_below(ax: Axes) -> None:
@@ -150,13 +122,32 @@ def _legend_below(ax: Axes) -> None:
     ax.legend(fontsize=10, loc="upper center", bbox_to_anchor=(0.5, -0.16), frameon=False)
 
 
-def _two_decimals(value: float) -> str:
-    return f"{round(value, 2) + 0.0:.2f}"  # no "-0.00"
+def plot_randomisation(
+    tables: Mapping[str, pd.DataFrame], *, measure: str = "spearman", title: str | None = None
+) -> Figure:
+    """Similarity to the trained network's map against the layers made random, from the output backwards.
 
-
-def _label_axes(ax: Axes, x: str, y: str, note: str) -> None:
-    for write, text in ((ax.set_xlabel, x), (ax.set_ylabel, y), (ax.set_title, note)):
-        write(text, fontsize=11)
+    The shuffled map, what nothing in common looks like, is a dotted line of its method's colour. Where a map was empty
+    the line has a gap. Tables, by name of a method, are of `randomise_layers` and one network.
+    """
+    check_choice("measure", measure, list(SIMILARITIES))
+    check_some(tables)
+    figure, ax = plt.subplots(figsize=(8, 4.6), layout="constrained")
+    layers: list[str] = []
+    for n, (name, table) in enumerate(tables.items()):
+        shuffled = table["layer"] == SHUFFLED
+        if layers and table.loc[~shuffled, "layer"].tolist() != layers:
+            raise ValueError("Tables must be of the same layers to share an axis; plot them one by one.")
+        layers = table.loc[~shuffled, "layer"].tolist()
+        ax.plot(range(len(layers)), table.loc[~shuffled, measure], label=name, **line_style(n))
+        for level in table.loc[shuffled, measure]:
+            ax.axhline(level, color=line_style(n)["color"], linestyle=":", zorder=0)
+    bottom = min(-0.05, ax.get_ylim()[0])
+    across, note = "made random, from the output backwards", "dotted: the shuffled map"
+    _label_axes(ax, across, SIMILARITIES[measure], note, ylim=(bottom, 1.05))
+    ax.set_xticks(range(len(layers)), [_shorten_layer(layer) for layer in layers], rotation=40, ha="right", fontsize=9)
+    ax.legend(fontsize=10)
+    return _entitle(figure, title or "Maps of ever more random networks")
 
 
 def _shorten_layer(layer: str) -> str:
@@ -176,16 +167,14 @@ def plot_dose(table: pd.DataFrame, *, title: str = "") -> Figure:
     lacking = {*lesion, "network", "contrast", "score", "seen"} - set(table.columns)
     if lacking or table.empty:
         raise ValueError(f"A table must be that of dose_response, it has no {', '.join(sorted(lacking)) or 'rows'}.")
-    size: Any = {"figsize": (7, 5.6), "height_ratios": (3, 1.2)}
-    figure, (upper, lower) = plt.subplots(2, 1, sharex=True, layout="constrained", **size)
+    shape: Any = {"figsize": (7, 5.6), "height_ratios": (3, 1.2)}
+    figure, (upper, lower) = plt.subplots(2, 1, sharex=True, layout="constrained", **shape)
     for n, (network, rows) in enumerate(table.groupby("network", sort=False)):
-        style = line_style(n)
-        for _, one in rows.sort_values("contrast").groupby(lesion):
-            upper.plot(one["contrast"], one["score"], color=style["color"], lw=0.8, alpha=0.5)
-        mean: Any = rows.groupby("contrast", as_index=False)[["score", "seen"]].mean()
-        label = f"{network}, mean of {rows.groupby(lesion).ngroups}"
-        upper.plot(mean["contrast"], mean["score"], lw=2.5, label=label, **style)
-        lower.plot(mean["contrast"], mean["seen"], lw=1.5, **style)
+        style, scores = line_style(n), rows.pivot_table("score", "contrast", lesion)
+        upper.plot(scores.index, scores.to_numpy(), color=style["color"], lw=0.8, alpha=0.5)
+        label = f"{network}, mean of {scores.shape[1]}"
+        upper.plot(scores.index, scores.mean(axis=1), lw=2.5, label=label, **style)
+        lower.plot(scores.index, rows.groupby("contrast")["seen"].mean(), lw=1.5, **style)
     upper.set(ylabel="mean probability over the lesion", ylim=(-0.03, 1.03))
     lower.set(ylabel="share seen", ylim=(-0.1, 1.1), xlabel="contrast in FLAIR (mean over the lesion, z-scored units)")
     upper.legend(frameon=False, loc="upper left")
@@ -212,17 +201,18 @@ def plot_perilesional(curves: pd.DataFrame) -> Figure:
     colours = dict(zip(dict.fromkeys(curves["network"]), cycle(LINE_COLOURS), strict=False))
     keyed: Any = averages.groupby(["network", "fill"], sort=False)
     for (network, filling), part in keyed:
-        style = {"color": colours[network], "ls": FILL_DASHES[filling], "label": f"{network}, {filling} fill"}
+        style = {"color": colours[network], "ls": FILL_DASHES[filling]}
         drawn: Any = part[part["lesions"] == part["lesions"].max()]
-        left.step(drawn["distance_mm"], drawn["seen"], where="post", lw=2, **style)
-        middle.plot(drawn["distance_mm"], drawn["mean"], lw=2, **style)
+        at, mean, sd = drawn["distance_mm"], drawn["mean"], drawn["sd"].fillna(0)
+        left.step(at, drawn["seen"], where="post", lw=2, label=f"{network}, {filling} fill", **style)
+        middle.plot(at, mean, lw=2, **style)
         if filling == averages["fill"].iloc[0]:
-            _draw_spread(middle, drawn, style)
+            middle.fill_between(at, mean - sd, mean + sd, color=style["color"], alpha=0.15, lw=0)
+            middle.plot(at, drawn[["low", "high"]].dropna(axis=1, how="all").to_numpy(), lw=0.8, **style)
     keyed = curves.groupby(["subject", "lesion", "network", "fill"], sort=False)
     for (_, _, network, filling), curve in keyed:
-        ordered = curve.sort_values("distance_mm")
-        style = {"color": colours[network], "ls": FILL_DASHES[filling]}
-        right.plot(ordered["distance_mm"], ordered["score"], lw=0.8, alpha=0.6, **style)
+        at, score = curve.sort_values("distance_mm")[["distance_mm", "score"]].to_numpy().T
+        right.plot(at, score, lw=0.8, alpha=0.6, color=colours[network], ls=FILL_DASHES[filling])
     lesions = max(averages["lesions"].tolist())
     several = averages["low"].notna().to_numpy().any()
     over = "thin lines: 95 % over subjects" if several else "one subject: no interval over subjects"
@@ -238,24 +228,14 @@ def plot_perilesional(curves: pd.DataFrame) -> Figure:
     return figure
 
 
-def _draw_spread(ax: Axes, average: pd.DataFrame, style: dict[str, Any]) -> None:
-    """The standard deviation of lesions as a band, the interval of the mean over subjects as lines, where it is one."""
-    at, spread = average["distance_mm"], average["sd"].fillna(0)
-    ax.fill_between(at, average["mean"] - spread, average["mean"] + spread, color=style["color"], alpha=0.15, lw=0)
-    for bound in ("low", "high"):
-        if average[bound].notna().to_numpy().any():
-            ax.plot(at, average[bound], color=style["color"], ls=style["ls"], lw=0.8)
-
-
 def save_perilesional(out: Path, curves: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Write what a table of curves says, its lesions, medians and averages, and the figure; returns the first two."""
     summary = summarise_curves(curves)
-    medians = median_distances(summary)
-    write_table(out / "perilesional_summary.tsv", summary)
-    write_table(out / "perilesional_medians.tsv", medians)
-    write_table(out / "perilesional_average.tsv", average_curves(curves))
+    tables = {"summary": summary, "medians": median_distances(summary), "average": average_curves(curves)}
+    for name, table in tables.items():
+        write_table(out / f"perilesional_{name}.tsv", table)
     save_figure(plot_perilesional(curves), out / "figures" / "perilesional.png")
-    return summary, medians
+    return summary, tables["medians"]
 
 
 # Groups of lesions: every lesion of every subject, ROC curves with their bands, calibration.
@@ -275,8 +255,7 @@ def plot_groups(
 
     Args:
         table: a row a lesion: `subject`, `group` and the measures.
-        measures: columns, one panel each; a mapping gives their titles, such as `{"flair_max": "FLAIR"}`.
-        unit: of all measures.
+        measures: columns, all in one `unit`; a mapping gives their titles, such as `{"flair_max": "FLAIR"}`.
     """
     named = dict(measures) if isinstance(measures, Mapping) else {name: name for name in measures}
     parts = {name: valued(table, name) for name in named}
@@ -294,8 +273,7 @@ def plot_groups(
     style = {"color": "none", "markeredgecolor": "black", "ls": "none", "markersize": 7}
     handles = [Line2D([], [], marker=m, label=str(s), **style) for s, m in zip(subjects, cycle(MARKERS), strict=False)]
     figure.legend(handles=handles, loc="outside lower center", ncols=min(7, len(handles)), fontsize=11, frameon=False)
-    figure.suptitle(title or "Every lesion by group, a column and a marker for each subject", fontsize=13)
-    return figure
+    return _entitle(figure, title or "Every lesion by group, a column and a marker for each subject")
 
 
 def _draw_groups(ax: Axes, part: pd.DataFrame, name: str, subjects: list[Any]) -> None:
@@ -330,20 +308,15 @@ def plot_roc(curves: Mapping[str, Roc], *, title: str | None = None) -> Figure:
         if n == 0 and np.isfinite(curve.band).all():
             ax.fill_between(ROC_GRID, *curve.band, color=LINE_COLOURS[0], alpha=0.15, lw=0)
     first = next(iter(curves.values()))
-    ax.set_xlabel(f"true lesions called false, share of {first.true}", fontsize=12)
-    ax.set_ylabel(f"false lesions caught, share of {first.false}", fontsize=12)
-    ax.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), aspect="equal")
+    across, up = f"true lesions called false, share of {first.true}", f"false lesions caught, share of {first.false}"
+    _label_axes(ax, across, up, size=12, xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), aspect="equal")
     below: Any = {"loc": "outside lower center", "fontsize": 12, "frameon": False}
     figure.legend(**below, title="AUC (95 %, over subjects)", title_fontsize=12)
-    figure.suptitle(title or f"Is this lesion false? {first.subjects} subjects", fontsize=13)
-    return figure
+    return _entitle(figure, title or f"Is this lesion false? {first.subjects} subjects")
 
 
 def plot_calibration(tables: Mapping[str, pd.DataFrame], *, title: str | None = None) -> Figure:
-    """Share of false lesions against the probability told, with Wilson intervals; a good model lies on the diagonal.
-
-    The tables are of `calibration`.
-    """
+    """Share of false lesions by `calibration` against the probability told; a good model lies on the diagonal."""
     check_some(tables)
     figure, ax = plt.subplots(figsize=(6.6, 7.0), layout="constrained")
     ax.plot([0, 1], [0, 1], color="0.6", lw=1)
@@ -352,12 +325,10 @@ def plot_calibration(tables: Mapping[str, pd.DataFrame], *, title: str | None = 
         label = f"{name}: Brier {bins['brier'].iloc[0]:.3f}, share alone {bins['brier_of_share'].iloc[0]:.3f}"
         style = curve_style(n) | {"marker": MARKERS[n % len(MARKERS)], "markersize": 8, "capsize": 4, "lw": 1.8}
         ax.errorbar(bins["predicted"], bins["observed"], yerr=bars, label=label, **style)
-    ax.set_xlabel("probability told that the lesion is false, mean of a bin", fontsize=12)
-    ax.set_ylabel("share that is false", fontsize=12)
-    ax.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal")
+    told = "probability told that the lesion is false, mean of a bin"
+    _label_axes(ax, told, "share that is false", size=12, xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal")
     figure.legend(loc="outside lower center", fontsize=12, frameon=False)
-    figure.suptitle(title or "Probability told, and what happened", fontsize=13)
-    return figure
+    return _entitle(figure, title or "Probability told, and what happened")
 
 
 # Where maps lie: classes by classes, boxes, a graph of dependencies, patients unlike the others, lesions.
@@ -403,45 +374,37 @@ def plot_matrix(matrix: pd.DataFrame, *, title: str | None = None) -> Figure:
     ax.set_yticks(range(rows), [r.replace("_", " ") for r in matrix.index])
     ax.set(xlabel="structure", ylabel="explained")
     figure.colorbar(drawn, ax=ax, label=f"{MASS}, % (mean over patients)", shrink=0.9)
-    figure.suptitle(title or "Where the map of each class lies", fontsize=13)
-    return figure
+    return _entitle(figure, title or "Where the map of each class lies")
 
 
 def plot_boxes(table: pd.DataFrame, explained: Sequence[str], *, without: Sequence[str] = ("background",)) -> Figure:
     """For each explained class, boxes of its mass in every structure over patients, sorted by median.
 
     Boxes reach over the quartiles, whiskers 1.5 times their distance farther; circles are patients beyond. The class
-    itself is green.
-
-    Args:
-        table: of `read_dependencies`.
-        explained: which classes, one panel each.
-        without: structures not to draw, which would push all others to the left; the figure says so.
+    itself is green. Structures `without` which the figure is drawn, and says so, would push all others to the left.
+    The table is of `read_dependencies`.
     """
     known = explained_in(table)
     unknown = [name for name in explained if name not in known]
     if unknown or not explained:
         raise ValueError(f"explained must be among {', '.join(known)}; got {', '.join(unknown) or 'none'}.")
-    everything = structures(table)
-    order = [name for name in everything if name not in without]
-    values = masses(table)[:, :, [everything.index(name) for name in order]]
-    panels, size = dict.fromkeys(explained), (4.6 * len(set(explained)), 1.4 + 0.27 * len(order))
+    values, order, panels = masses(table), structures(table), list(dict.fromkeys(explained))
+    gone = [name for name in order if name in without]
+    size = (4.6 * len(panels), 1.4 + 0.27 * (len(order) - len(gone)))
     figure, axes = plt.subplots(1, len(panels), figsize=size, sharex=True, squeeze=False, layout="constrained")
     for ax, name in zip(axes[0], panels, strict=True):
-        shares = 100 * pd.DataFrame(values[:, known.index(name)], columns=order)  # a row a patient
+        shares = 100 * pd.DataFrame(values[:, known.index(name)], columns=order).drop(columns=gone)  # a row a patient
         sort = shares.median().sort_values(kind="stable", na_position="first").index
         style: Any = {"medianprops": {"color": "black"}, "flierprops": {"markersize": 3.5}, "patch_artist": True}
         boxes = ax.boxplot([shares[s].dropna() for s in sort], orientation="horizontal", widths=0.7, **style)
         for box, structure in zip(boxes["boxes"], sort, strict=True):
             box.set_facecolor(OKABE_ITO["green"] if structure == name else "#BBD6E8")
-        ax.set_yticks(range(1, len(order) + 1), [str(s).replace("_", " ") for s in sort])
+        ax.set_yticks(range(1, len(sort) + 1), [str(s).replace("_", " ") for s in sort])
         ax.set(xlabel=f"{MASS}, %", title=name.replace("_", " "))
         ax.grid(axis="x", color="0.9")
         ax.set_axisbelow(True)
-    gone = [name.replace("_", " ") for name in without if name in everything]
-    lacking = f" ({', '.join(gone)} not drawn)" if gone else ""
-    figure.suptitle(f"Where maps lie in {len(table)} patients{lacking}", fontsize=13)
-    return figure
+    lacking = f" ({', '.join(gone).replace('_', ' ')} not drawn)" if gone else ""
+    return _entitle(figure, f"Where maps lie in {len(table)} patients{lacking}")
 
 
 def plot_graph(edges: pd.DataFrame, *, title: str | None = None) -> Figure:
@@ -471,8 +434,7 @@ def plot_graph(edges: pd.DataFrame, *, title: str | None = None) -> Figure:
     ax.axis("off")
     least = 100 * edges["mass"].min()
     ax.text(0, -1.24, f"widest arrow {100 * most:.2g} % of the map, thinnest {least:.2g} %", ha="center", fontsize=10)
-    figure.suptitle(title or "The map of a class lies in others: its strongest arrows", fontsize=13)
-    return figure
+    return _entitle(figure, title or "The map of a class lies in others: its strongest arrows")
 
 
 def plot_outliers(found: pd.DataFrame, *, names: int = 5) -> Figure:
@@ -502,10 +464,7 @@ def plot_outliers(found: pd.DataFrame, *, names: int = 5) -> Figure:
 def plot_lesion_structures(table: pd.DataFrame, *, by: str = "distance", part: str = "abs") -> Figure:
     """A bar a lesion, cut into the shares of its map in each structure; lesions sorted by group and share in itself.
 
-    Args:
-        table: of `lesion_table`.
-        by: `distance` or `tissue`.
-        part: `abs`, `positive` or `negative`.
+    The table is of `lesion_table`, its structures `by` `distance` or `tissue`, the `part` of maps one of `PART_NAMES`.
     """
     rows: Any = table[(table["by"] == by) & (table["part"] == part)]
     if rows.empty:
@@ -514,41 +473,29 @@ def plot_lesion_structures(table: pd.DataFrame, *, by: str = "distance", part: s
     shares = rows.pivot_table("mass", ["group", "subject", "lesion"], "structure", dropna=False).reindex(columns=order)
     shares = shares.dropna(how="all").sort_values(["group", order[0]], ascending=[False, False])
     figure, ax = plt.subplots(figsize=(10, 1.8 + 0.24 * len(shares)), layout="constrained")
-    left = np.zeros(len(shares))
-    for n, name in enumerate(order):
-        width = 100 * shares[name].fillna(0).to_numpy()
-        colour = REGION_COLOURS.get(name, f"C{n}")
-        ax.barh(range(len(shares)), width, left=left, label=name, color=colour, edgecolor="0.4", lw=0.3)
-        left += width
+    colours: Any = [REGION_COLOURS.get(name, f"C{n}") for n, name in enumerate(order)]
+    style: Any = {"stacked": True, "width": 0.8, "edgecolor": "0.4", "lw": 0.3, "legend": False}
+    (100 * shares).plot.barh(ax=ax, color=colours, **style)
     one = len({subject for _, subject, _ in shares.index}) == 1
     called = [f"{group} {lesion}" if one else f"{group} {subject} {lesion}" for group, subject, lesion in shares.index]
     ax.set_yticks(range(len(shares)), called)
     ax.set_ylim(len(shares) - 0.4, -0.6)
-    ax.set(xlabel=f"{MASS}, %, {PART_NAMES[part]}", xlim=(0, max(100, left.max())))
+    ax.set(xlabel=f"{MASS}, %, {PART_NAMES[part]}", ylabel="", xlim=(0, max(100, 100 * shares.sum(axis=1).max())))
     figure.legend(*ax.get_legend_handles_labels(), loc="outside right upper", fontsize=10)
-    figure.suptitle(f"Where the map of each lesion lies, by {by}", fontsize=13)
-    return figure
+    return _entitle(figure, f"Where the map of each lesion lies, by {by}")
 
 
 # What maps are worth: boxes for each method and group, curves, and who is ahead.
-
-BALANCE_PREFIX = "balance_"  # before the place in the names of sign balances
 
 
 def plot_measures(measures: pd.DataFrame) -> Figure:
     """One panel a measure without unit: for each method a box and the maps themselves, for each group of lesions."""
     panels = []
     for row in MEASURES.values():
-        its = measures[measures["measure"] == row.name]
-        if len(its) and row.drawn in ("box", "bar"):
-            panels.append((its, f"{row.title} ({row.better} is better)" if row.better else row.title, ""))
-    return _draw_boxes_by_method(panels, "What the maps are worth, lesion by lesion")
-
-
-def _drawn_as(measures: Any, drawn: str) -> pd.Series:
-    """Which entries are measures that are drawn in this way."""
-    rows = {name: measure_of(name) for name in measures.unique()}
-    return measures.map({name: row is not None and row.drawn == drawn for name, row in rows.items()}).astype(bool)
+        its, draw = measures[measures["measure"] == row.name], {"box": _draw_box, "bar": _draw_share}.get(row.drawn)
+        if len(its) and draw:
+            panels.append((its, f"{row.title} ({row.better} is better)" if row.better else row.title, "", draw))
+    return _draw_by_method(panels, "What the maps are worth, lesion by lesion")
 
 
 def plot_peaks(measures: pd.DataFrame) -> Figure:
@@ -558,11 +505,10 @@ def plot_peaks(measures: pd.DataFrame) -> Figure:
     """
     panels = []
     for name, part in _split_by_method(measures):
-        peaks = part[_drawn_as(part["measure"], "peak")]
-        some = peaks.groupby("measure")["value"].transform(lambda values: values.ne(0).any())
-        peaks = peaks[some.to_numpy(dtype=bool)]  # not the smallest value of what is nowhere negative
-        panels.append((peaks.assign(method=peaks["measure"].map(_extreme)), name, part["unit"].max()))
-    return _draw_boxes_by_method(panels, "The largest and smallest value of each map")
+        # not the smallest value of what is nowhere negative
+        peaks: Any = _drawn_as("peak", part).groupby("measure").filter(lambda its: its["value"].ne(0).any())
+        panels.append((peaks.assign(method=peaks["measure"].map(_extreme)), name, part["unit"].max(), _draw_box))
+    return _draw_by_method(panels, "The largest and smallest value of each map")
 
 
 def plot_balance(measures: pd.DataFrame) -> Figure:
@@ -570,24 +516,23 @@ def plot_balance(measures: pd.DataFrame) -> Figure:
 
     1 where the first modality's map is positive everywhere, -1 where it is negative.
     """
-    parts = [(name, its[_drawn_as(its["measure"], "balance")]) for name, its in _split_by_method(measures)]
-    parts = [(name, part) for name, part in parts if len(part)]
-    where = list(dict.fromkeys(w.removeprefix(BALANCE_PREFIX) for _, part in parts for w in part["measure"]))
+    parts = _split_by_method(_drawn_as("balance", measures))
+    places = list(dict.fromkeys(column for _, part in parts for column in part["measure"]))
+    called = [column.removeprefix("balance_") for column in places]
     figure, axes = _make_panels(len(parts), width=4.2)
     for ax, (name, part) in zip(axes, parts, strict=False):
-        for group, its in _split_by_group(part):
-            wide = its.pivot(index=["subject", "lesion_id"], columns="measure", values="value")
-            curves = wide.reindex(columns=[BALANCE_PREFIX + w for w in where]).to_numpy()
-            ax.plot(range(len(where)), curves.T, color=GROUP_COLOURS[group], lw=0.6, alpha=0.5)
-            style = {"lw": 3, "marker": "o", "markeredgecolor": "0.3", "label": f"{group} ({len(curves)})"}
-            ax.plot(range(len(where)), pd.DataFrame(curves).mean().to_numpy(), color=GROUP_COLOURS[group], **style)
+        for group in _groups_in(part):
+            its = part[part["group"] == group]
+            wide = its.pivot(index=["subject", "lesion_id"], columns="measure", values="value").reindex(columns=places)
+            ax.plot(called, wide.to_numpy().T, color=GROUP_COLOURS[group], lw=0.6, alpha=0.5)
+            style = {"lw": 3, "marker": "o", "markeredgecolor": "0.3", "label": f"{group} ({len(wide)})"}
+            ax.plot(called, wide.mean().to_numpy(), color=GROUP_COLOURS[group], **style)
         ax.axhline(0, color="0.6", zorder=0)
-        ax.set_xticks(range(len(where)), [w if w == "inside" else f"{w} mm" for w in where])
+        ax.set_xticks(range(len(called)), [w if w == "inside" else f"{w} mm" for w in called])
         ax.set_title(fill(name, 36), fontsize=11)
         ax.set(ylabel="sign balance, -1 to 1", ylim=(-1.05, 1.75), yticks=(-1, -0.5, 0, 0.5, 1))
         ax.legend(fontsize=10, frameon=False, loc="upper center", ncols=2)
-    figure.suptitle("Positive in the lesion, negative around it?", fontsize=13)
-    return figure
+    return _entitle(figure, "Positive in the lesion, negative around it?")
 
 
 def plot_faithfulness(curves: pd.DataFrame) -> Figure:
@@ -597,23 +542,25 @@ def plot_faithfulness(curves: pd.DataFrame) -> Figure:
         style = line_style(n)
         del style["linestyle"]
         style |= {"markerfacecolor": "white"} if n >= len(LINE_COLOURS) else {}  # colours start again
-        for order, line, label in (("morf", "-", name), ("lerf", "--", None)):
+        for order, dash, label in (("morf", "-", name), ("lerf", "--", None)):
             steps = part[part["curve"] == order]
             steps = steps.assign(step=steps.groupby(["subject", "lesion"]).cumcount())
             means = steps[steps["step"] > 0].groupby("step")[["fraction", "score"]].mean()
-            left.plot(100 * means["fraction"], means["score"], ls=line, label=label, **style)
-        deleted = [c for _, c in part[part["curve"] == "deletion"].groupby(["subject", "lesion"])]
-        for one in deleted:
-            right.plot(one["voxels"].iloc[1:], one["score"].iloc[1:], color=style["color"], lw=0.5, alpha=0.4)
-        right.plot(*_mean_curve(deleted), **style, lw=2.5)
+            left.plot(100 * means["fraction"], means["score"], ls=dash, label=label, **style)
+        lesions = part[part["curve"] == "deletion"].groupby(["subject", "lesion"])
+        deleted = [its.iloc[1:][["voxels", "score"]].to_numpy().T for _, its in lesions]
+        for voxels, scores in deleted:
+            right.plot(voxels, scores, color=style["color"], lw=0.5, alpha=0.4)
+        # the mean at voxels that all curves reach, evenly apart on the logarithmic axis
+        at = np.geomspace(1, min(voxels[-1] for voxels, _ in deleted), 24)
+        right.plot(at, np.mean([np.interp(np.log(at), np.log(v), s) for v, s in deleted], axis=0), **style, lw=2.5)
     left.set(xlabel="removed, % of the region", title="ROAD; full: most relevant first, dashed: least")
     right.set(xlabel="voxels deleted, most relevant first", title="deletion; each lesion thin")
     for ax in (left, right):
         ax.set(xscale="log", ylabel=SCORE, ylim=(-0.03, 1.03))
     left.xaxis.set_major_formatter("{x:g}")
     figure.legend(loc="outside lower center", ncols=2, fontsize=10, frameon=False)
-    figure.suptitle("Does the score follow the map? Mean over lesions", fontsize=13)
-    return figure
+    return _entitle(figure, "Does the score follow the map? Mean over lesions")
 
 
 def plot_ranking(ranking: pd.DataFrame) -> Figure:
@@ -622,9 +569,8 @@ def plot_ranking(ranking: pd.DataFrame) -> Figure:
     figure, axes = _make_panels(len(parts), width=4.2, height=0.9 + 0.45 * max(len(part) for part in parts))
     for ax, part in zip(axes, parts, strict=False):
         down = np.arange(len(part))[::-1]
-        low, mean, high = part[["low", "mean", "high"]].to_numpy(dtype=float).T
-        ax.hlines(down, low, high, color=LINE_COLOURS[0], lw=2)
-        ax.plot(mean, down, "o", color=LINE_COLOURS[0])
+        ax.hlines(down, part["low"], part["high"], color=LINE_COLOURS[0], lw=2)
+        ax.plot(part["mean"], down, "o", color=LINE_COLOURS[0])
         ax.set_yticks(down, [fill(method, 24) for method in part["method"]])
         ax.set_ylim(-0.6, len(part) - 0.4)
         first: Any = part.iloc[0]
@@ -640,20 +586,24 @@ def plot_ranking(ranking: pd.DataFrame) -> Figure:
     return figure
 
 
-def _draw_boxes_by_method(panels: Sequence[tuple[Any, str, str]], title: str) -> Figure:
+Draw: TypeAlias = Callable[[Axes, np.ndarray, float, float, str], None]
+
+
+def _draw_by_method(panels: Sequence[tuple[Any, str, str, Draw]], title: str) -> Figure:
+    """Panels of rows, a title, a unit and what draws the values of each method and group."""
     if not panels:
         raise ValueError("There must be a measure to plot, the table has none.")
-    groups = [group for group, _ in _split_by_group(pd.concat([part for part, _, _ in panels]))]
-    most = max(len(_split_by_method(part)) for part, _, _ in panels)
+    groups = _groups_in(pd.concat([part for part, *_ in panels]))
+    most = max(len(_split_by_method(part)) for part, *_ in panels)
     figure, axes = _make_panels(len(panels), width=max(3.3, 0.26 * most * len(groups) + 1.1))
-    for ax, (part, name, unit) in zip(axes, panels, strict=False):
+    for ax, (part, name, unit, draw) in zip(axes, panels, strict=False):
         methods = _split_by_method(part)
-        draw = _draw_share if _drawn_as(part["measure"], "bar").all() else _draw_box
         for n, (_, its) in enumerate(methods):
             for m, group in enumerate(groups):
-                offset = (m - (len(groups) - 1) / 2) * 0.8 / len(groups)
+                at = n + (m - (len(groups) - 1) / 2) * 0.8 / len(groups)
                 values = its.loc[its["group"] == group, "value"].dropna().to_numpy()
-                draw(ax, values, n + offset, 0.6 / len(groups), GROUP_COLOURS[group])
+                if len(values):
+                    draw(ax, values, at, 0.6 / len(groups), GROUP_COLOURS[group])
         labels = [",\n".join(fill(words, 12) for words in method.split(", ")) for method, _ in methods]
         ax.set_xticks(range(len(methods)), labels)
         ax.set_xlim(-0.6, len(methods) - 0.4)
@@ -661,14 +611,11 @@ def _draw_boxes_by_method(panels: Sequence[tuple[Any, str, str]], title: str) ->
         ax.set_ylabel(fill(unit, 24))
     handles = [Line2D([], [], color=GROUP_COLOURS[g], lw=6, label=g) for g in groups]
     figure.legend(handles=handles, loc="outside lower center", ncols=len(groups), frameon=False)
-    figure.suptitle(title, fontsize=13)
-    return figure
+    return _entitle(figure, title)
 
 
 def _draw_box(ax: Axes, values: np.ndarray, at: float, width: float, colour: str) -> None:
     """A box of quartiles, whiskers to 1.5 times their distance, and every value as a point."""
-    if not len(values):
-        return
     style = {"boxprops": {"facecolor": colour, "alpha": 0.6}, "medianprops": {"color": "black"}}
     ax.boxplot(values, positions=[at], widths=width, patch_artist=True, showfliers=False, manage_ticks=False, **style)
     aside = np.linspace(-0.25, 0.25, len(values)) * width if len(values) > 1 else np.zeros(1)
@@ -677,9 +624,8 @@ def _draw_box(ax: Axes, values: np.ndarray, at: float, width: float, colour: str
 
 def _draw_share(ax: Axes, values: np.ndarray, at: float, width: float, colour: str) -> None:
     """A bar as high as the mean: quartiles of what is 0 or 1 say little."""
-    if len(values):
-        ax.bar(at, values.mean(), width, color=colour, alpha=0.6, edgecolor="black")
-        ax.set_ylim(0, 1.05)
+    ax.bar(at, values.mean(), width, color=colour, alpha=0.6, edgecolor="black")
+    ax.set_ylim(0, 1.05)
 
 
 def _make_panels(count: int, *, width: float, height: float = 3.2) -> tuple[Figure, Sequence[Axes]]:
@@ -700,20 +646,18 @@ def _split_by_method(table: Any) -> list[tuple[str, Any]]:
     return [(f"{network}, {method}" if several else method, part) for (network, method), part in parts]
 
 
-def _split_by_group(table: Any) -> list[tuple[str, Any]]:
-    """The rows of each group that there is, in the order of the groups."""
-    return [(group, part) for group in GROUP_COLOURS if len(part := table[table["group"] == group])]
+def _groups_in(table: Any) -> list[str]:
+    """The groups that there are, in their order."""
+    return [group for group in GROUP_COLOURS if (table["group"] == group).any()]
+
+
+def _drawn_as(how: str, measures: Any) -> Any:
+    """The rows of the measures that are drawn in this way."""
+    rows = {name: measure_of(name) for name in measures["measure"].unique()}
+    return measures[measures["measure"].isin([name for name, row in rows.items() if row and row.drawn == how])]
 
 
 def _extreme(measure: str) -> str:
     """`flair_max` -> `FLAIR max`, `all_min` -> `min`."""
     channel, _, end = measure.rpartition("_")
     return end if channel == "all" else f"{label_of(channel)} {end}"
-
-
-def _mean_curve(curves: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:
-    """The mean of curves at whole voxels that all of them reach, evenly apart on a logarithmic scale."""
-    last = min(int(curve["voxels"].iloc[-1]) for curve in curves)
-    at = np.geomspace(1, last, 24)
-    heights = [np.interp(np.log(at), np.log(c["voxels"].iloc[1:]), c["score"].iloc[1:]) for c in curves]
-    return at, np.mean(heights, axis=0)
