@@ -19,36 +19,42 @@ from ies_helpers.segmentation.network import Network
 
 
 class _Toy(nn.Module):
+    def __init__(self, look: nn.Module) -> None:
+        super().__init__()
+        self.look = look
+
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         logit = self.lesion_logit(x)
         return torch.stack([torch.zeros_like(logit), logit], dim=1)
 
     def lesion_logit(self, x: torch.Tensor) -> torch.Tensor:
         """`(B, C, I, J, K)` -> the class-1 logit `(B, I, J, K)`."""
-        raise NotImplementedError
+        return self.look(x)[:, 0]
+
+
+def _convolution(kernel: torch.Tensor) -> nn.Module:
+    """To one channel, by a kernel `(C, i, j, k)` with odd sides."""
+    sides = kernel.shape[1:]
+    made = nn.Conv3d(len(kernel), 1, tuple(sides), padding=tuple(n // 2 for n in sides), bias=False)
+    made.weight.data = kernel[None]
+    return made
 
 
 class Linear(_Toy):
     """Logit of a voxel: sum over channels of w_c x_c at that voxel. Its gradient there is w, elsewhere 0."""
 
     def __init__(self, weights: tuple[float, ...] = (2.0, -1.0)) -> None:
-        super().__init__()
-        self.mix = nn.Conv3d(len(weights), 1, kernel_size=1, bias=False)
-        self.mix.weight.data = torch.tensor(weights).reshape(1, -1, 1, 1, 1)
-
-    def lesion_logit(self, x: torch.Tensor) -> torch.Tensor:
-        return self.mix(x)[:, 0]
+        super().__init__(_convolution(torch.tensor(weights).reshape(-1, 1, 1, 1)))
 
 
 class Quadratic(_Toy):
     """Logit of a voxel: sum over channels of x_c^2 there. Its gradient is 2 x; over noise its mean is 2 x too."""
 
     def __init__(self) -> None:
-        super().__init__()
-        self.identity = nn.Identity()
+        super().__init__(nn.Identity())
 
     def lesion_logit(self, x: torch.Tensor) -> torch.Tensor:
-        return self.identity(x).square().sum(dim=1)
+        return self.look(x).square().sum(dim=1)
 
 
 class Shifted(_Toy):
@@ -58,26 +64,18 @@ class Shifted(_Toy):
     """
 
     def __init__(self, steps: int = 5, gain: float = 3.0, channels: int = 2) -> None:
-        super().__init__()
-        self.look = nn.Conv3d(channels, 1, kernel_size=(2 * steps + 1, 1, 1), padding=(steps, 0, 0), bias=False)
-        self.look.weight.data.zero_()
-        self.look.weight.data[0, 0, 2 * steps, 0, 0] = gain
-
-    def lesion_logit(self, x: torch.Tensor) -> torch.Tensor:
-        return self.look(x)[:, 0]
+        kernel = torch.zeros(channels, 2 * steps + 1, 1, 1)
+        kernel[0, -1] = gain
+        super().__init__(_convolution(kernel))
 
 
 class Neighbourhood(_Toy):
     """Logit of a voxel: the sum of the first channel over the 3^3 cube around it."""
 
     def __init__(self, channels: int = 2) -> None:
-        super().__init__()
-        self.box = nn.Conv3d(channels, 1, kernel_size=3, padding=1, bias=False)
-        self.box.weight.data.zero_()
-        self.box.weight.data[:, 0] = 1.0
-
-    def lesion_logit(self, x: torch.Tensor) -> torch.Tensor:
-        return self.box(x)[:, 0]
+        kernel = torch.zeros(channels, 3, 3, 3)
+        kernel[0] = 1.0
+        super().__init__(_convolution(kernel))
 
 
 # A planted cue: the network looks where nobody would.
