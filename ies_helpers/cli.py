@@ -231,6 +231,7 @@ def explain(
     from ies_helpers.saliency.explain import make_maps
     from ies_helpers.segmentation.lesions import check_choice, segment_into_folder
     from ies_helpers.segmentation.network import prepare
+    from ies_helpers.subjects.folder import read_index
     from ies_helpers.subjects.sources import load_subject
 
     check_choice(lesions)
@@ -241,8 +242,9 @@ def explain(
     if not as_json:
         print(describe_work(loaded, view, chosen, recipe))
     command = shlex.join(["ies", *sys.argv[1:]])
-    index, made = make_maps(loaded, view, chosen, out, recipe, progress=not as_json, command=command)
+    made = make_maps(loaded, view, chosen, out, recipe, progress=not as_json, command=command)
     add_measures(out, loaded.name, made)
+    index = read_index(out)
     table = out / f"sub-{loaded.name}" / "lesions.tsv"
     held = f"{out} holds {len(index)} maps, listed in maps.tsv; {table} says what they measure."
     print_result([f"{held} See them: ies view {out}"], index, as_json)

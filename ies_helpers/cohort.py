@@ -375,7 +375,7 @@ def _steps(task: Task, row: dict[str, Any], notes: list[str]) -> Iterator[str]:
         yield f"explain {request.recipe.method} of {request.lesions}"
         if chosen := _chosen(lesions, request.lesions, notes):
             command = f"ies cohort {config.path.name}"
-            made += make_maps(subject, network, chosen, config.out, request.recipe, command=command)[1]
+            made += make_maps(subject, network, chosen, config.out, request.recipe, command=command)
     if any((task.folder / "anat").glob(MAPS)):
         add_measures(config.out, subject.name, made)
     row["maps"] = sum(1 for _ in (task.folder / "anat").glob(MAPS))
@@ -511,7 +511,7 @@ def run_cohort(config: Config, network: Network, crew: Workforce, *, progress: b
     for row in tqdm(_rows(tasks, crew), desc="Subjects", total=len(tasks), unit="subject", disable=not progress):
         rows[row["source"]] = row
         table = _write(out, rows)
-    write_index(out)
+    write_index(out, anew=True)
     _gather(out, [row["subject"] for row in rows.values() if row["curves"]])
     return table
 

@@ -25,6 +25,7 @@ from ies_helpers.subjects.folder import (
     finished,
     open_derivative,
     pixels_of,
+    read_index,
     save_map,
     subject_folder,
     write_index,
@@ -62,7 +63,8 @@ def explain(
         or other lesions under these numbers, nothing is changed: it is refused.
     """
     recipe = replace(recipe, **settings) if recipe else Recipe(**settings)
-    return make_maps(subject, network, lesions, out, recipe, progress=progress, command=command)[0]
+    make_maps(subject, network, lesions, out, recipe, progress=progress, command=command)
+    return read_index(out)
 
 
 def make_maps(
@@ -74,8 +76,8 @@ def make_maps(
     *,
     progress: bool = False,
     command: str = "",
-) -> tuple[pd.DataFrame, list[Path]]:
-    """What `explain` does; also gives the images of the maps that were made, and not found finished."""
+) -> list[Path]:
+    """What `explain` does; gives the images of the maps that were made, and not found finished."""
     network, subject = prepare(network, subject)
     network = recipe.view_of(network, len(subject.channels))
     numbered = _numbered(lesions, subject)
@@ -97,8 +99,8 @@ def make_maps(
         for n, saliency, more in maps:
             made += save_map(folder, subject, saliency, todo[n][1], notes | more)
     finally:
-        index = write_index(folder, subject.name)
-    return index, made
+        write_index(folder)
+    return made
 
 
 def _numbered(lesions: Sequence[LesionLike], subject: Subject) -> list[Lesion]:

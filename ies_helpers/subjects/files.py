@@ -7,14 +7,17 @@ import secrets
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from itertools import islice
 from pathlib import Path
 
+try:
+    import fcntl
+except ImportError:  # not on Windows
+    fcntl = None
+
 LEFTOVER = ".part-"  # how the name of every temporary folder begins; its writer's process and machine follow
 DAY = 86400.0  # seconds after which the temporary folder of another machine counts as abandoned
-
-
 _UNFINISHED: set[Path] = set()  # temporary folders in use; a Ctrl-C may fall between making and removing one
 
 
@@ -42,6 +45,21 @@ def replacing(path: Path) -> Iterator[Path]:
     finally:
         shutil.rmtree(folder, ignore_errors=True)
         _UNFINISHED.discard(folder)
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """One process at a time works on a file, which may be replaced inside; where the system has no locks, all do."""
+    with ExitStack() as opened:
+        while fcntl is not None:
+            try:
+                file = opened.enter_context(path.open("rb+"))
+                fcntl.flock(file, fcntl.LOCK_EX)
+                if os.path.samestat(os.fstat(file.fileno()), path.stat()):  # or it was replaced while we waited
+                    break
+            except OSError:  # a file system without locks, another user's file
+                break
+        yield
 
 
 def one_line(text: object, most: int = 120) -> str:

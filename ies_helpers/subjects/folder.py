@@ -11,13 +11,16 @@ that the map is a gradient with respect to. A map of all channels at once has th
 its place and renamed; a map is there when its last sidecar is.
 """
 
+import csv
 import fnmatch
 import hashlib
 import io
 import json
 import os
+import re
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -27,17 +30,16 @@ import numpy as np
 import pandas as pd
 import torch
 
-from ies_helpers.arrays import SAME_PLACE_MM, Affine, LabelMap, Saliency, Volume, Voxels, check_same_grid
-from ies_helpers.subjects.files import remove_leftovers, replacing, write_text
+from ies_helpers.arrays import Affine, LabelMap, Saliency, Volume, Voxels, check_same_grid
+from ies_helpers.subjects.files import locked, remove_leftovers, replacing, write_text
 from ies_helpers.subjects.nifti import read_image, read_values, save_image
 from ies_helpers.subjects.sources import load_subject
 from ies_helpers.subjects.subject import CHANNELS, SHIPPED, Subject, channel
 
 # The folder itself, and where its files lie.
 
-IGNORED = "maps.tsv\n**/lesions.tsv\nfigures\n**/.running\n**/cohort.*\n**/perilesional*\nevaluation\n"
-"""What a BIDS validator need not know: the index, and what `ies` puts beside the maps of one folder."""
-
+# What a BIDS validator need not know: the index, and what `ies` puts beside the maps of one folder.
+IGNORED = ("maps.tsv", "**/lesions.tsv", "figures", "**/.running", "**/cohort.*", "**/perilesional*", "evaluation")
 ALL = "all"  # the modality of a map of all channels at once
 MAPS = "*_desc-*L[0-9]*_*.json"  # the sidecars of maps, in a subject's folder
 
@@ -56,7 +58,7 @@ def open_derivative(folder: Path) -> Path:
     path = folder / "dataset_description.json"
     if not path.is_file() or path.read_text() != text:
         write_text(path, text)
-    _ignore(folder, IGNORED.splitlines())
+    _ignore(folder, IGNORED)
     return folder
 
 
@@ -107,41 +109,28 @@ def sidecar(path: Path) -> Path:
 
 @dataclass(frozen=True)
 class MapRecord:
-    """How one map was made; equal records mean equal maps.
-
-    Attributes:
-        subject, network, lesion, group: what is explained; `digest` is the network's weights' hash.
-        method, aggregate, draws, seed, noise: how; None where the method has no such thing.
-        tolerance: relative standard error of the peak at which draws ended, None where their number was asked for.
-        sigma: standard deviation of the noise, in z-scored intensity.
-        through: `whole` or `windows`, which function of the image was differentiated.
-        windows: their size, overlap and weighting, where `through` is `windows`.
-        layer: that Grad-CAM read.
-        statistics: `frozen` if instance norms were held still, an approximation.
-        image: see `fingerprint`.
-        settings: what else a method was given, such as the baseline of integrated gradients.
-    """
+    """How one map was made; equal records mean equal maps. None is what the method does not have."""
 
     subject: str
     network: str
-    digest: str
+    digest: str  # of the network's weights
     lesion: int
     group: str
     voxels: int
     method: str
-    through: str
+    through: str  # `whole` or `windows`, which function of the image was differentiated
     unit: str
     aggregate: str | None = None
     draws: int | None = None
     seed: int | None = None
     noise: float | None = None
-    sigma: float | None = None
-    windows: str | None = None
-    layer: str | None = None
-    statistics: str = "exact"
-    image: str | None = None
-    tolerance: float | None = None
-    settings: dict[str, Any] | None = None
+    sigma: float | None = None  # standard deviation of the noise, in z-scored intensity
+    windows: str | None = None  # their size, overlap and weighting
+    layer: str | None = None  # that Grad-CAM read
+    statistics: str = "exact"  # `frozen` if instance norms were held still, an approximation
+    image: str | None = None  # see `fingerprint`
+    tolerance: float | None = None  # relative standard error of the peak at which draws ended; None: a number of draws
+    settings: dict[str, Any] | None = None  # what else it was given, as the baseline of integrated gradients
 
     @property
     def description(self) -> str:
@@ -167,17 +156,13 @@ def fingerprint(pixels: str, voxels: Voxels) -> str:
 def save_map(
     folder: Path, subject: Subject, saliency: Saliency, record: MapRecord, notes: Mapping[str, Any] | None = None
 ) -> list[Path]:
-    """Write a saliency map, one NIfTI and one sidecar for each channel, whole or not at all.
+    """Write a saliency map, one NIfTI and one sidecar for each channel, whole or not at all; gives the images' paths.
 
     Args:
         folder: the derivative's root; see `open_derivative`.
         subject: gives channels, affine and header.
         saliency: `(C, I, J, K)`, one map a channel, or `(1, I, J, K)` for a map of all at once.
-        record: goes into the sidecar.
-        notes: more for the sidecar, such as the command line.
-
-    Returns:
-        The paths of the images.
+        record, notes: go into the sidecar; the notes are such as the command line.
     """
     if tuple(saliency.shape[1:]) != subject.shape or not bool(torch.isfinite(saliency).all()):
         raise ValueError(
@@ -191,8 +176,7 @@ def save_map(
             f"A map must have one channel for each of {', '.join(subject.channels)}, or one for all, got "
             f"{len(saliency)}; give the subject with the network's channels."
         )
-    if strange := [channel(name).suffix for name in subject.channels if name not in CHANNELS]:
-        _ignore(Path(folder), [f"**/*_{suffix}.*" for suffix in strange])
+    _ignore(Path(folder), [f"**/*_{channel(name).suffix}.*" for name in subject.channels if name not in CHANNELS])
     paths = _paths(folder, subject, record, modalities)
     for path, modality, values in zip(paths, modalities, saliency, strict=True):
         save_image(path, values.numpy().astype(np.float32), subject)
@@ -234,10 +218,8 @@ def _same(path: Path, saved: dict[str, Any], record: MapRecord, subject: Subject
     wanted = asdict(record)
     if record.tolerance is not None:  # the draws decided how many they are
         wanted["draws"] = saved.get("draws")
-    other = {k: saved.get(k) for k in wanted if saved.get(k) != wanted[k]}
-    if other:
-        differ = ", ".join(f"{k} {v} instead of {wanted[k]}" for k, v in other.items())
-        made = f"{path.name} in {path.parent} was made with {differ}"
+    if other := [f"{k} {saved.get(k)} instead of {v}" for k, v in wanted.items() if saved.get(k) != v]:
+        made = f"{path.name} in {path.parent} was made with {', '.join(other)}"
         raise ValueError(f"A folder holds one map of a name; {made}. Take another --out.")
     _check_place(read_image(path, "map's"), subject)
     return True
@@ -245,16 +227,8 @@ def _same(path: Path, saved: dict[str, Any], record: MapRecord, subject: Subject
 
 def _check_place(image: Any, subject: Subject) -> None:
     """Refuse an image of an earlier run where the subject lies elsewhere now."""
-    apart, why = np.abs(image.affine - subject.affine).max(), ""
-    if image.shape != subject.shape:
-        why = f"its shape is {image.shape}, not {subject.shape}"
-    elif not apart <= SAME_PLACE_MM:
-        why = f"their affines differ by up to {apart:.3g}"
-    if why:
-        raise ValueError(
-            f"A folder holds one set of lesions a subject, {image.get_filename()} lies elsewhere than {subject.name} "
-            f"does now: {why}. Take another --out."
-        )
+    remedy = "a folder holds one set of lesions a subject, so take another --out"
+    check_same_grid(f"{image.get_filename()} and {subject.name} as it is now", image, subject, remedy)
 
 
 # Lesions: those of a prediction, and those that no prediction of ours numbered (masks drawn by hand, controls).
@@ -321,60 +295,76 @@ def add_lesions(folder: Path, subject: Subject, lesions: Iterable[tuple[int, str
 
 INDEX = ["subject", "network", "lesion", "group", "method", "aggregate", "draws", "seed", "modality", "path"]
 WHOLE = ("lesion", "draws", "seed")  # columns of whole numbers
+_HEADER = "\t".join(INDEX) + "\n"
+_MARK = 10**6  # nanoseconds of which an index of ours has a whole number, and another's by chance alone
 
 
-def write_index(folder: Path, changed: str | None = None) -> pd.DataFrame:
-    """Write `maps.tsv`, one row a map, from the sidecars of all finished maps, and return it.
+def write_index(folder: Path, *, anew: bool = False) -> None:
+    """Bring `maps.tsv` up to date: one row a map, from the sidecars of all finished maps.
 
-    `changed` is the one subject whose sidecars are read anew, so that a cohort's index costs what it must. Rows of the
-    others are taken from the index that is there if their folder is older than it and holds the very maps that it
-    lists; where not, after a deletion or a killed run, they are read anew as well. None reads all.
+    Only folders that it does not list, or that changed since it was begun, are read (`anew`: all), and rows are
+    appended unless some must go. Its time is when it was begun, in whole milliseconds: after a writer that was
+    interrupted, or somebody's edit, it has another, and is written anew.
     """
-    with tempfile.TemporaryFile(dir=folder) as probe:  # the file system's clock, before anything is looked at
-        begun = os.fstat(probe.fileno()).st_mtime_ns
-    kept, written = _read_index(folder) if changed is not None else ({}, 0)
-    lines = ["\t".join(INDEX) + "\n"]
-    for subject in sorted(fnmatch.filter(os.listdir(folder), "sub-*")):
-        anat = f"{folder}/{subject}/anat"  # text: of many folders, paths take most of the time
-        if not os.path.isdir(anat):
-            continue
-        stamp, names = os.stat(anat).st_mtime_ns, sorted(fnmatch.filter(os.listdir(anat), MAPS))
-        here = kept.get(subject, [])
-        listed = [line.rpartition("/")[2] for line in here] == [f"{name[:-5]}.nii.gz\n" for name in names]
-        known = listed and stamp < written and subject != f"sub-{changed}"
-        lines += here if known else _index_rows([Path(anat, name) for name in names])
-    with replacing(folder / "maps.tsv") as part:
-        part.write_text("".join(lines))
-        os.utime(part, ns=(begun, begun))  # what changes from now on is newer
-    kinds = dict.fromkeys(INDEX, "object") | dict.fromkeys(WHOLE, "Int64")
-    text = io.StringIO("".join(lines))
-    return pd.read_csv(text, sep="\t", dtype=kinds, na_values="n/a", keep_default_na=False)  # pyright: ignore
+    path = Path(folder) / "maps.tsv"
+    with suppress(FileExistsError), path.open("x") as empty:
+        empty.write(_HEADER)
+    with locked(path):
+        with tempfile.TemporaryFile(dir=folder) as probe:  # the file system's clock, before anything is looked at
+            begun = os.fstat(probe.fileno()).st_mtime_ns // _MARK * _MARK
+        text, written = path.read_text(errors="replace"), path.stat().st_mtime_ns
+        if anew or written % _MARK or not text.startswith(_HEADER):
+            text, written = _HEADER, 0
+        listed, stamps = set(re.findall(r"\n([^\t]+)", text)), {}
+        for name in fnmatch.filter(os.listdir(folder), "sub-*"):
+            with suppress(FileNotFoundError, NotADirectoryError):
+                stamps[name[4:]] = os.stat(f"{folder}/{name}/anat").st_mtime_ns  # of many, paths are slow
+        read = [name for name, stamp in stamps.items() if stamp >= written or name not in listed]
+        rows = {name: _index_rows(f"{folder}/sub-{name}/anat") for name in read}
+        for name in rows.keys() & listed:
+            if text.count(f"\n{name}\t") == len(rows[name]) and "".join(rows[name]) in text:
+                del rows[name]  # listed as it is
+        lost = (rows.keys() & listed) | (listed - stamps.keys())
+        new = [line for name in sorted(rows) for line in rows[name]]
+        if not written or lost or not _append(path, "".join(new), begun):
+            old = [line for line in text.splitlines(keepends=True)[1:] if line.partition("\t")[0] not in lost]
+            with replacing(path) as part:
+                part.write_text(_HEADER + "".join(sorted([*old, *new], key=lambda line: line.rpartition("\t")[2])))
+                os.utime(part, ns=(begun, begun))
 
 
-def _read_index(folder: Path) -> tuple[dict[str, list[str]], int]:
-    """The lines of `maps.tsv` by subject, and when it was begun; nothing if it is not there or no such table."""
-    path, rows = folder / "maps.tsv", {}
+def _append(path: Path, lines: str, begun: int) -> bool:
+    """Add lines to the index, all of them or none; False where that is another user's."""
+    size = path.stat().st_size
     try:
-        written = path.stat().st_mtime_ns
-        first, *lines = path.read_text().splitlines(keepends=True)
-    except (OSError, ValueError):  # also an empty one, and what is no text
-        return {}, 0
-    if first.rstrip("\n").split("\t") != INDEX:
-        return {}, 0
-    for line in lines:
-        rows.setdefault(line.rpartition("\t")[2].partition("/")[0], []).append(line)
-    return rows, written
+        with path.open("a") as index:
+            index.write(lines)
+        os.utime(path, ns=(begun, begun))
+    except PermissionError:
+        return False
+    except BaseException:
+        os.truncate(path, size)
+        raise
+    return True
 
 
-def _index_rows(sidecars: Iterable[Path]) -> list[str]:
-    """Lines of `maps.tsv`."""
-    rows = [json.loads(path.read_text()) for path in sidecars]
-    table = pd.DataFrame([{c: row.get(c) for c in INDEX} for row in rows], columns=INDEX)
-    return as_tsv(table.astype(dict.fromkeys(WHOLE, "Int64"))).splitlines(keepends=True)[1:]
+def _index_rows(anat: str) -> list[str]:
+    """Lines of the index for the sidecars in a folder."""
+    found = [json.loads(Path(anat, name).read_text()) for name in sorted(fnmatch.filter(os.listdir(anat), MAPS))]
+    lines = io.StringIO()
+    rows = (["n/a" if row.get(column) is None else row[column] for column in INDEX] for row in found)
+    csv.writer(lines, delimiter="\t", lineterminator="\n").writerows(rows)
+    return lines.getvalue().splitlines(keepends=True)
+
+
+def read_index(folder: Path) -> pd.DataFrame:
+    """`maps.tsv` as a table."""
+    kinds: Any = dict.fromkeys(INDEX, "object") | dict.fromkeys(WHOLE, "Int64")
+    return pd.read_csv(Path(folder) / "maps.tsv", sep="\t", dtype=kinds, na_values="n/a", keep_default_na=False)
 
 
 def write_table(path: Path, table: pd.DataFrame) -> None:
-    """Write a table; see `as_tsv`."""
+    """Write a table as TSV; see `as_tsv`."""
     write_text(path, as_tsv(table))
 
 

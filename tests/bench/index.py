@@ -5,7 +5,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from ies_helpers.subjects.folder import INDEX, map_path, sidecar, write_index
+from ies_helpers.subjects.folder import INDEX, map_path, read_index, sidecar, write_index
 
 SUBJECTS, MAPS_EACH = 1000, 20
 
@@ -17,7 +17,9 @@ def write_sidecars(folder: Path, subject: str, maps: int = MAPS_EACH) -> None:
             path = map_path(folder, subject, f"smoothgradmaxL{number:03d}", channel)
             path.parent.mkdir(parents=True, exist_ok=True)
             values = (subject, "unet", number, "TP", "smoothgrad", "max", 50, 0, channel, str(path.relative_to(folder)))
-            sidecar(path).write_text(json.dumps(dict(zip(INDEX, values, strict=True))))
+            part = path.with_suffix(".part")
+            part.write_text(json.dumps(dict(zip(INDEX, values, strict=True))))
+            part.replace(sidecar(path))
 
 
 def measure(subjects: int = SUBJECTS, maps: int = MAPS_EACH) -> dict[str, float]:
@@ -27,11 +29,12 @@ def measure(subjects: int = SUBJECTS, maps: int = MAPS_EACH) -> dict[str, float]
         for number in range(subjects):
             write_sidecars(folder, f"{number:04d}", maps)
             begun = time.perf_counter()
-            write_index(folder, f"{number:04d}")
+            write_index(folder)
             growing += time.perf_counter() - begun
         begun = time.perf_counter()
-        table = write_index(folder)
+        write_index(folder, anew=True)
         whole = time.perf_counter() - begun
+        table = read_index(folder)
     assert len(table) == subjects * maps
     return {"subject by subject": growing, "whole": whole}
 

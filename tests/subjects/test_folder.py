@@ -2,12 +2,17 @@
 
 import errno
 import json
+import multiprocessing
+import os
 import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Iterable
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import nibabel
 import numpy as np
@@ -25,6 +30,7 @@ from ies_helpers.subjects.folder import (
     add_lesions,
     finished,
     open_derivative,
+    read_index,
     read_maps,
     save_lesions,
     write_index,
@@ -146,7 +152,8 @@ def test_the_index_has_one_row_a_map_and_nothing_else(tmp_path: Path) -> None:
     subject = subject_in_memory()
     save_map(tmp_path, subject, drawn(subject), RECORD)
     save_map(tmp_path, subject, drawn(subject, 1), CAM)
-    returned = write_index(tmp_path)
+    write_index(tmp_path)
+    returned = read_index(tmp_path)
     table = pd.read_csv(tmp_path / "maps.tsv", sep="\t", na_values="n/a", keep_default_na=False)
     columns = "subject network lesion group method aggregate draws seed modality path"
     assert list(table.columns) == INDEX == columns.split()
@@ -157,33 +164,95 @@ def test_the_index_has_one_row_a_map_and_nothing_else(tmp_path: Path) -> None:
     assert (tmp_path / "maps.tsv").read_text().splitlines()[2].split("\t")[5:8] == ["max", "50", "0"]
 
 
-def test_the_index_of_a_changed_subject_is_that_of_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_index_that_grows_is_that_of_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As a cohort grows; then after a deletion, a map made anew, and an index that is damaged or another's."""
     reads: list[str] = []
-    read = Path.read_text
+    read, table = Path.read_text, tmp_path / "maps.tsv"
     monkeypatch.setattr(Path, "read_text", lambda path, **how: reads.append(path.name) or read(path, **how))
 
-    def indexed(changed: str) -> int:
-        reads.clear()
-        table = write_index(tmp_path, changed)
-        count, text = sum(name.endswith(".json") for name in reads), (tmp_path / "maps.tsv").read_bytes()
-        assert table.equals(write_index(tmp_path))
-        assert (tmp_path / "maps.tsv").read_bytes() == text
+    def indexed() -> int:
         time.sleep(0.02)  # a file system's clock ticks
+        reads.clear()
+        write_index(tmp_path)
+        count, grown, written = sum(n.endswith(".json") for n in reads), table.read_text(), table.stat().st_mtime_ns
+        write_index(tmp_path, anew=True)
+        assert sorted(table.read_text().splitlines()) == sorted(grown.splitlines())
+        table.write_text(grown)
+        os.utime(table, ns=(written, written))
         return count
 
-    subjects = ("b", "a", "c")
-    for name in subjects:
+    for name in ("b", "a", "c"):
+        before = table.read_text() if table.exists() else ""
         write_sidecars(tmp_path, name, 4)
-        assert indexed(name) == 4
+        assert indexed() == 4
+        assert table.read_text().startswith(before)
+    assert indexed() == 0
     (tmp_path / "sub-b/anat/sub-b_desc-smoothgradmaxL001_FLAIR.json").unlink()
-    assert indexed("c") == 3 + 4
+    assert indexed() == 3
     anew = tmp_path / "sub-a/anat/sub-a_desc-smoothgradmaxL002_T1w.json"
     write_text(anew, anew.read_text().replace('"TP"', '"FN"'))
-    assert indexed("c") == 4 + 4
-    for damage in ("", "subject\tpath\n", (tmp_path / "maps.tsv").read_text().replace("L001", "L009")):
-        (tmp_path / "maps.tsv").write_text(damage)
-        assert indexed("c") == 3 + 4 + 4
+    assert indexed() == 4
+    assert read_index(tmp_path)["group"].value_counts().to_dict() == {"TP": 10, "FN": 1}
+    whole = table.read_text()
+    for damage in ("", "subject\tpath\n", whole.replace("L001", "L009"), whole[:-7], whole + whole[-90:]):
+        table.write_text(damage)
+        assert indexed() == 3 + 4 + 4
+    shutil.rmtree(tmp_path / "sub-c")
+    assert indexed() == 0
+    assert set(read_index(tmp_path)["subject"]) == {"a", "b"}
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()])
+def test_rows_are_appended_all_or_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException) -> None:
+    write_sidecars(tmp_path, "a", 4)
+    write_index(tmp_path)
+    before, utime = (tmp_path / "maps.tsv").read_text(), os.utime
+    write_sidecars(tmp_path, "b", 4)
+
+    def stopping(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr(os, "utime", stopping)
+    with pytest.raises(type(error)):
+        write_index(tmp_path)
+    assert (tmp_path / "maps.tsv").read_text() == before
+    monkeypatch.setattr(os, "utime", utime)
+    write_index(tmp_path)
+    assert len(read_index(tmp_path)) == 8
+
+
+def test_the_index_of_another_user_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whose times only its owner may set."""
+    utime = os.utime
+
+    def refusing(path: Path, **how: Any) -> None:
+        if path == tmp_path / "maps.tsv":
+            raise PermissionError
+        utime(path, **how)
+
+    for name in ("a", "b"):
+        write_sidecars(tmp_path, name, 4)
+        write_index(tmp_path)
+        monkeypatch.setattr(os, "utime", refusing)
+    assert read_index(tmp_path)["subject"].tolist() == ["a"] * 4 + ["b"] * 4
+
+
+def grow(folder: Path, names: Iterable[str]) -> None:
+    """What one process of a cohort does to the index."""
+    for name in names:
+        for maps in (2, 6):
+            write_sidecars(folder, name, maps)
+            write_index(folder)
+
+
+def test_two_processes_grow_one_index(tmp_path: Path) -> None:
+    """Each sees the other's subjects half done; every map is listed, and once."""
+    with ProcessPoolExecutor(2, multiprocessing.get_context("fork")) as pool:
+        list(pool.map(grow, [tmp_path] * 2, [[f"{who}{n:02d}" for n in range(20)] for who in "ab"]))
+    paths = read_index(tmp_path)["path"].tolist()
+    assert len(paths) == 2 * 20 * 6
+    write_index(tmp_path, anew=True)
+    assert sorted(paths) == read_index(tmp_path)["path"].tolist()
 
 
 def test_a_map_of_any_channels_comes_back_bit_by_bit(tmp_path: Path) -> None:
@@ -324,11 +393,11 @@ def test_lesions_and_maps_of_a_changed_header_are_refused_and_nothing_is_overwri
     save_lesions(tmp_path, subject, torch.rand(subject.shape), {"TP": labels})
     save_map(tmp_path, subject, drawn(subject), RECORD)
     before = {name: (tmp_path / name).stat().st_mtime_ns for name in files_below(tmp_path)}
-    moved, told = replace(subject, affine=AFFINE + np.eye(4, k=3) * 5), r"their affines differ by up to 5\."
+    moved, told = replace(subject, affine=AFFINE + np.eye(4, k=3) * 5), r"their affines differ by up to 5;"
     if change == "shape":
         moved, labels = subject_in_memory((24, 28, 21)), torch.zeros(24, 28, 21, dtype=torch.int32)
-        told = r"its shape is \(24, 28, 20\), not \(24, 28, 21\)"
-    rule = rf"lies elsewhere than toy does now: {told}.* Take another --out"
+        told = r"got \(24, 28, 20\) and \(24, 28, 21\);"
+    rule = rf"toy .*{told}.* take another --out"
     with pytest.raises(ValueError, match=rule):
         save_lesions(tmp_path, moved, torch.rand(moved.shape), {"TP": labels})
     with pytest.raises(ValueError, match=rule):
