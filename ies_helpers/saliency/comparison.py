@@ -88,12 +88,12 @@ def integrated_gradients(
     total *= (high - low).double().cpu()
     score = LesionScore(network, image, lesion)
     whole, none = mean_logits(score, [score.image, score.crop(start)])
-    change = float(whole - none)
-    error = abs(float(total.sum()) - change)
+    added, change = float(total.sum()), float(whole - none)
+    error = abs(added - change)
     if error > WORST_ERROR * abs(change):
         warnings.warn(
-            f"Integrated gradients add up to {float(total.sum()):.3g} logits, the logit changed by {change:.3g}: take "
-            "more steps, or for a network with instance norm the blurred baseline.",
+            f"Integrated gradients add up to {added:.3g} logits, the logit changed by {change:.3g}: take more steps, "
+            "or for a network with instance norm the blurred baseline.",
             stacklevel=2,
         )
     return Attribution(engine.place(total), change, error)
@@ -110,13 +110,11 @@ def baseline_image(image: Volume, baseline: Fill | Volume, affine: Affine | None
     if isinstance(baseline, torch.Tensor):
         check_image(baseline)
         if baseline.shape != image.shape:
-            raise ValueError(
-                f"Baseline and image must lie on one grid, got {tuple(baseline.shape)} and {tuple(image.shape)}."
-            )
+            shapes = f"{tuple(baseline.shape)} and {tuple(image.shape)}"
+            raise ValueError(f"Baseline and image must lie on one grid, got {shapes}.")
         return baseline.to(image)
     check_choice("baseline", baseline, get_args(Fill))
-    spacing = np.ones(3) if affine is None else np.array(spacing_of(affine))
-    return filled(image, baseline, spacing)
+    return filled(image, baseline, np.array(spacing_of(np.eye(4) if affine is None else affine)))
 
 
 def occlusion(
@@ -142,12 +140,8 @@ def occlusion(
         stride: from a block to the next, up to `side`; None: `side`.
         reach: voxels around the lesion's bounding box that are explained, the map is zero beyond; None explains all
             that can change the score, in one forward pass a block.
-        modalities: hide a block in `each` channel by itself, or in `all` at once.
-        baseline: what stands in a block: see `integrated_gradients`.
-        affine: gives `blurred` its mm; None takes voxels of 1 mm.
-
-    Returns:
-        `(C, I, J, K)` float32, for `all` `(1, I, J, K)`.
+        modalities: hide a block in `each` channel by itself, or in `all` at once: then the map is `(1, I, J, K)`.
+        baseline, affine: what stands in a block: see `integrated_gradients`.
     """
     stride = side if stride is None else stride
     check_choice("modalities", modalities, get_args(Modalities))
@@ -160,8 +154,7 @@ def occlusion(
     edits = [(n, place) for place in places for n in range(len(hidden))]
     clean, *scored = mean_logits(score, _edited(score.image, filling, [(hidden[n], *b) for n, b in edits])).tolist()
     # (hidden sets, i, j, k): a voxel's value is the mean fall over the blocks that hold it.
-    total = torch.zeros(len(hidden), *score.image.shape[1:], dtype=torch.float64)
-    times = torch.zeros_like(total)
+    total, times = torch.zeros(2, len(hidden), *score.image.shape[1:], dtype=torch.float64)
     for (n, place), logit in zip(edits, scored, strict=True):
         total[n, *place] += clean - logit
         times[n, *place] += 1
@@ -194,34 +187,29 @@ def kernel_shap(
 
     Source: Lundberg and Lee (NeurIPS 2017, arXiv 1705.07874). A supervoxel is a block of one channel, of which at
     least one voxel lies within `reach` and differs from the baseline. Values of all supervoxels add up to the change
-    of the logit when they are all hidden at once; what lies beyond stays as it is in every image.
+    of the logit when they are all hidden at once; what lies beyond stays as it is in every image. Each voxel of the map
+    has the value of its supervoxel.
 
     Args:
-        side: of a supervoxel, in voxels.
-        reach, baseline, affine: see `occlusion`.
+        side, reach, baseline, affine: see `occlusion`.
         samples: images scored; must be more than there are supervoxels, two or more times as many.
-
-    Returns:
-        `(C, I, J, K)` float32: at each voxel the value of its supervoxel.
     """
-    captum = captum_attr()
+    captum, shape = captum_attr(), tuple(image.shape[1:])
     score = LesionScore(network, image, lesion)
     filling = score.crop(baseline_image(image, baseline, affine))
-    numbers = supervoxels(score, filling, tuple(image.shape[1:]), side, reach)
+    numbers = supervoxels(score, filling, shape, side, reach)
     count = int(numbers.max()) + 1
     if not 2 <= count < samples:
         raise ValueError(
             f"KernelSHAP needs two supervoxels and more samples than supervoxels, got {count} supervoxels and "
             f"{samples} samples; take more samples, another side or another reach."
         )
-    known = torch.where(numbers < 0, score.image, filling)[None]
+    known, mask = torch.where(numbers < 0, score.image, filling)[None], numbers.clamp(min=0)[None]
     explainer = captum.KernelShap(lambda x: mean_logits(score, x))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        values = explainer.attribute(
-            score.image[None], known, feature_mask=numbers.clamp(min=0)[None], n_samples=samples
-        )[0]
-    return Boxed(values * (numbers >= 0), score.box).full(tuple(image.shape[1:]))
+        values = explainer.attribute(score.image[None], known, feature_mask=mask, n_samples=samples)[0]
+    return Boxed(values * (numbers >= 0), score.box).full(shape)
 
 
 def captum_attr() -> Any:
@@ -229,9 +217,8 @@ def captum_attr() -> Any:
     try:
         import captum.attr
     except ImportError as error:
-        raise ValueError(
-            "kernel-shap needs captum, which is not installed here: pip install 'ies-helpers[shap]', or captum alone."
-        ) from error
+        remedy = "pip install 'ies-helpers[shap]', or captum alone"
+        raise ValueError(f"kernel-shap needs captum, which is not installed here: {remedy}.") from error
     return captum.attr
 
 
@@ -239,14 +226,12 @@ def supervoxels(
     score: LesionScore, filling: torch.Tensor, shape: tuple[int, ...], side: int, reach: int | None
 ) -> torch.Tensor:
     """`(C, i, j, k)` int64 on the score's box: the number of each voxel's supervoxel from 0, -1 where there is none."""
-    numbers = torch.full(score.image.shape, -1, dtype=torch.int64)
-    count = 0
-    for block in blocks(shape, zone_of(score, reach), side, side):
-        for c in range(len(numbers)):
-            where = (c, *(block & score.box).local(score.box))
-            if not torch.equal(score.image[where], filling[where]):
-                numbers[where] = count
-                count += 1
+    numbers, count = torch.full(score.image.shape, -1, dtype=torch.int64), 0
+    for block, c in product(blocks(shape, zone_of(score, reach), side, side), range(len(numbers))):
+        where = (c, *(block & score.box).local(score.box))
+        if not torch.equal(score.image[where], filling[where]):
+            numbers[where] = count
+            count += 1
     return numbers
 
 
@@ -255,19 +240,16 @@ def zone_of(score: LesionScore, reach: int | None) -> Box:
     if reach is None:
         return score.box
     if not isinstance(reach, Integral) or reach < 0:
-        raise ValueError(
-            f"reach must be a whole number of voxels from 0, or None for all that can change the score; got {reach}."
-        )
+        wanted = "a whole number of voxels from 0, or None for all that can change the score"
+        raise ValueError(f"reach must be {wanted}; got {reach}.")
     return Box.around(score.voxels).grow(int(reach)) & score.box
 
 
 def blocks(shape: tuple[int, ...], zone: Box, side: int, stride: int) -> list[Box]:
     """Blocks of a regular grid that hold a voxel of `zone`, clipped to the volume's end, in scan order."""
     if not (isinstance(side, Integral) and isinstance(stride, Integral) and 1 <= stride <= side):
-        raise ValueError(
-            f"side and stride must be whole numbers of voxels from 1 and leave no gaps, got side {side} and stride "
-            f"{stride}."
-        )
+        wanted = "whole numbers of voxels from 1 and leave no gaps"
+        raise ValueError(f"side and stride must be {wanted}, got side {side} and stride {stride}.")
     # Along each axis: blocks start at multiples of the stride, as many as reach the volume's end.
     sides = []
     for n, s in zip(shape, zone, strict=True):

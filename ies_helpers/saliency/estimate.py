@@ -41,13 +41,11 @@ def _seconds_by_voxel(
     engines: list[LesionGradient], network: Network | nn.Module, image: Volume, statistics: Statistics
 ) -> float:
     part = max((p for engine in engines for p in engine.parts), key=lambda p: len(p.voxels))
-    few = 8 if engines[0].way == "cone" else 1
-    some = [part.voxels[:1], part.voxels[: 1 + few]]
-    timed = [LesionGradient(network, image, v, "max", statistics=statistics) for v in some]
+    some = part.voxels[: 9 if engines[0].way == "cone" else 2]
+    timed = [LesionGradient(network, image, v, "max", statistics=statistics) for v in (some[:1], some)]
     timed[0](image)  # the first call makes what later ones find ready
     once, more = (_timed(engine, image) for engine in timed)
-    extra = max(1, len(some[1]) - 1)
-    voxel = max(0.0, more - once) / extra if len(some[1]) > 1 else once / 2
+    voxel = max(0.0, more - once) / (len(some) - 1) if len(some) > 1 else once / 2
     # `once` is a forward pass and one voxel, through each view of the part: both per view, times all there are.
     views = len(part.views)
     passes = sum(map(_looked_at, engines)) * views / voxels_seen(timed[0].parts[0])

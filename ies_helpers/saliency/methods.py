@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from ies_helpers.segmentation.network import Network
     from ies_helpers.subjects.subject import Subject
 
+    State = RunState | None
+
 GRADIENT_UNIT = "logit per unit of z-scored intensity"
 CAM_UNIT = "arbitrary (weighted activation)"
 LOGIT = "logit"
@@ -41,26 +43,20 @@ class Cost(NamedTuple):
 class Method:
     """One way to make a lesion's map.
 
-    Attributes:
-        run: `run(subject, network, lesions, recipe, state, progress)` makes the maps one after another; a method whose
-            lesions share work may keep sums in the `state`, and clears it when all maps are made.
-        unit: of the maps' values.
-        heeds: the settings of a recipe that change its maps; sidecars tell them, and other settings make no other map.
-        aggregate: of the lesion's voxels, where that is part of the method; None where the recipe says or none is.
-        settings: what its function is given beside these, the same in every run.
-        reads_layer: whether it reads the activations of `network.layer`.
-        cost: of maps of these lesions; None: one forward and backward pass a lesion.
-        check: what it refuses, beside what no method can do, before anything is loaded.
+    `run(subject, network, lesions, recipe, state, progress)` makes the maps one after another; a method whose lesions
+    share work may keep sums in the `state`, and clears it when all maps are made.
     """
 
-    run: Callable[[Subject, Network, Sequence[Lesion], Recipe, RunState | None, bool], Made]
-    unit: str
-    heeds: tuple[str, ...] = ()
-    aggregate: str | None = None
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    reads_layer: bool = False
-    cost: Callable[[Subject, Network, Sequence[Lesion], Recipe], Cost] | None = None
-    check: Callable[[Recipe], None] = lambda recipe: None
+    run: Callable[[Subject, Network, Sequence[Lesion], Recipe, State, bool], Made]
+    unit: str  # of the maps' values
+    heeds: tuple[
+        str, ...
+    ] = ()  # settings of a recipe that change its maps; sidecars tell them, others make no other map
+    aggregate: str | None = None  # of the lesion's voxels, where that is part of the method, not of the recipe
+    settings: Mapping[str, Any] = field(default_factory=dict)  # what its function is given too, the same in every run
+    reads_layer: bool = False  # whether it reads the activations of `network.layer`
+    cost: Callable[[Subject, Network, Sequence[Lesion], Recipe], Cost] | None = None  # None: a pass or two a lesion
+    check: Callable[[Recipe], None] = lambda recipe: None  # what it alone refuses, before anything is loaded
 
 
 def setting(default: Any, told: str, *choices: str) -> Any:
@@ -123,12 +119,7 @@ class Recipe:
         return network
 
     def maps(
-        self,
-        subject: Subject,
-        network: Network,
-        lesions: Sequence[Lesion],
-        state: RunState | None = None,
-        progress: bool = False,
+        self, subject: Subject, network: Network, lesions: Sequence[Lesion], state: State = None, progress: bool = False
     ) -> Made:
         """The lesions' maps one after another, each with its position and notes; see `Method.run`."""
         return METHODS[self.method].run(subject, network, lesions, self, state, progress)
@@ -156,12 +147,7 @@ def one_by_one(prepare: Callable[..., Callable[[Lesion], tuple[Saliency, dict[st
     """
 
     def run(
-        subject: Subject,
-        network: Network,
-        lesions: Sequence[Lesion],
-        recipe: Recipe,
-        state: RunState | None,
-        progress: bool,
+        subject: Subject, network: Network, lesions: Sequence[Lesion], recipe: Recipe, state: State, progress: bool
     ) -> Made:
         from tqdm.auto import tqdm
 
@@ -176,12 +162,7 @@ def one_by_one(prepare: Callable[..., Callable[[Lesion], tuple[Saliency, dict[st
 
 
 def _smoothgrad(
-    subject: Subject,
-    network: Network,
-    lesions: Sequence[Lesion],
-    recipe: Recipe,
-    state: RunState | None,
-    progress: bool,
+    subject: Subject, network: Network, lesions: Sequence[Lesion], recipe: Recipe, state: State, progress: bool
 ) -> Made:
     from ies_helpers.saliency.smoothgrad import smoothgrad_each
 
@@ -206,15 +187,18 @@ def _gradient(subject: Subject, network: Network, recipe: Recipe) -> Callable[[L
     return attribute
 
 
-def _cost_of_draws(subject: Subject, network: Network, lesions: Sequence[Lesion], recipe: Recipe) -> Cost:
+def _cost_of_gradients(subject: Subject, network: Network, lesions: Sequence[Lesion], recipe: Recipe) -> Cost:
     from ies_helpers.saliency.estimate import estimate_seconds
     from ies_helpers.saliency.smoothgrad import most_draws
 
-    draws = recipe.heeded.get("draws", 1)
-    how: Any = {"aggregate": recipe.aggregate, "statistics": recipe.statistics, "draws": most_draws(draws)}
-    seconds, way = estimate_seconds(network, subject.image, lesions, **how)
-    passes = f"{draws} draws" if "draws" in recipe.heeded else _many(len(lesions), "gradient")
-    return Cost(seconds, f"{passes} by {way}", at_most=draws == "auto")
+    method = METHODS[recipe.method]
+    draws = recipe.heeded.get("draws", method.settings.get("steps", 1))
+    how: Any = {"aggregate": method.aggregate or recipe.aggregate, "statistics": recipe.statistics}
+    seconds, way = estimate_seconds(network, subject.image, lesions, **how, draws=most_draws(draws))
+    if "draws" in recipe.heeded:
+        return Cost(seconds, f"{draws} draws by {way}", at_most=draws == "auto")
+    count = draws * len(lesions)
+    return Cost(seconds, f"{count} gradient{'s' if count > 1 else ''} by {way}")
 
 
 # Weighted activations of one layer.
@@ -283,14 +267,6 @@ def _check_captum(recipe: Recipe) -> None:
     captum_attr()
 
 
-def _cost_of_steps(subject: Subject, network: Network, lesions: Sequence[Lesion], recipe: Recipe) -> Cost:
-    from ies_helpers.saliency.estimate import estimate_seconds
-
-    steps = METHODS[recipe.method].settings.get("steps", 1)
-    seconds, way = estimate_seconds(network, subject.image, lesions, aggregate="mean", draws=steps)
-    return Cost(seconds, f"{_many(steps * len(lesions), 'gradient')} by {way}")
-
-
 def _cost_of_images(subject: Subject, network: Network, lesions: Sequence[Lesion], recipe: Recipe) -> Cost:
     from ies_helpers.saliency.comparison import blocks, zone_of
     from ies_helpers.saliency.estimate import estimate_scores
@@ -298,45 +274,32 @@ def _cost_of_images(subject: Subject, network: Network, lesions: Sequence[Lesion
 
     how = METHODS[recipe.method].settings
     scores = [LesionScore(network, subject.image, lesion) for lesion in lesions]
-    images = []
-    for score in scores:
-        if "samples" in how:
-            images.append(how["samples"])
-        else:
-            places = blocks(subject.shape, zone_of(score, how["reach"]), how["side"], how["stride"])
-            images.append(1 + len(subject.image) * len(places))
-    return Cost(estimate_scores(scores, images), f"{sum(images)} edited images")
 
+    def images(score: LesionScore) -> int:
+        places = blocks(subject.shape, zone_of(score, how["reach"]), how["side"], how["stride"])
+        return 1 + len(subject.image) * len(places)
 
-def _many(count: int, what: str) -> str:
-    return f"{count} {what}{'s' if count > 1 else ''}"
+    counts = [how.get("samples") or images(score) for score in scores]
+    return Cost(estimate_scores(scores, counts), f"{sum(counts)} edited images")
 
 
 METHODS: dict[str, Method] = {
     "smoothgrad": Method(
-        _smoothgrad,
-        GRADIENT_UNIT,
-        heeds=("aggregate", "draws", "noise", "seed", "statistics"),
-        cost=_cost_of_draws,
+        _smoothgrad, GRADIENT_UNIT, ("aggregate", "draws", "noise", "seed", "statistics"), cost=_cost_of_gradients
     ),
     "gradcam++": Method(one_by_one(_cam), CAM_UNIT, reads_layer=True),
     "gradcam": Method(one_by_one(_cam), CAM_UNIT, reads_layer=True),
-    "gradient": Method(one_by_one(_gradient), GRADIENT_UNIT, heeds=("aggregate", "statistics"), cost=_cost_of_draws),
+    "gradient": Method(one_by_one(_gradient), GRADIENT_UNIT, ("aggregate", "statistics"), cost=_cost_of_gradients),
     "input-x-gradient": Method(
         one_by_one(_input_x_gradient),
         LOGIT,
         aggregate="mean",
         settings={"baseline": "zero"},
-        cost=_cost_of_steps,
+        cost=_cost_of_gradients,
         check=_check_zero,
     ),
     "integrated-gradients": Method(
-        one_by_one(_integrated_gradients),
-        LOGIT,
-        heeds=("baseline",),
-        aggregate="mean",
-        settings={"steps": 32},
-        cost=_cost_of_steps,
+        one_by_one(_integrated_gradients), LOGIT, ("baseline",), "mean", {"steps": 32}, cost=_cost_of_gradients
     ),
     "occlusion": Method(
         one_by_one(_occlusion),

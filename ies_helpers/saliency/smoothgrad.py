@@ -14,12 +14,11 @@ import hashlib
 import time
 import warnings
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from numbers import Integral
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, TypedDict, Unpack
+from typing import Any, Literal, NamedTuple, TypeAlias, TypedDict, Unpack
 
 import numpy as np
 import torch
@@ -36,17 +35,12 @@ from ies_helpers.subjects.subject import noise_reference
 
 Draws: TypeAlias = int | Literal["auto"]
 
-NOISE_SHARE = 0.05
-"""Standard deviation of the noise as a share of the range of the FLAIR channel, as published."""
+NOISE_SHARE = 0.05  # standard deviation of the noise over the range of the FLAIR channel, as published
+SUMS_BYTES = 2**30  # memory that the sums of all lesions computed together may take, two float64 a value
 
-PEAK_TARGET = 0.02
-"""With `draws="auto"`: the standard error of the peak, as a share of the peak, at which no more draws are added."""
-
-FEWEST_DRAWS, MOST_DRAWS = 10, 200
-"""With `draws="auto"`: of fewer draws the scatter is hardly known; more take longer than they are worth."""
-
-SUMS_BYTES = 2**30
-"""Memory that the sums of all lesions computed together may take, two float64 a value."""
+# With `draws="auto"`: the standard error of the peak, as a share of it, at which no more draws are added. Of fewer
+# draws than 10 the scatter is hardly known, more than 200 take longer than they are worth.
+PEAK_TARGET, FEWEST_DRAWS, MOST_DRAWS = 0.02, 10, 200
 
 # The noise.
 
@@ -64,10 +58,7 @@ def check_noise(draws: int | str, noise: float, seed: int) -> None:
 def noise_sigma(image: Volume, noise: float, channels: Sequence[str] | None = None) -> float:
     """Standard deviation of the noise, in z-scored intensity: a share of max - min of FLAIR, as published.
 
-    Args:
-        image: `(C, I, J, K)`.
-        noise: the share.
-        channels: what the channels are; without FLAIR among them, or without names, the first counts.
+    Without FLAIR among the `channels`, or without their names, the first counts.
     """
     reference = image[noise_reference(channels)]
     return noise * float(reference.max() - reference.min())
@@ -82,14 +73,13 @@ def noisy_image(image: Volume, sigma: float, seed: int, draw: int) -> Volume:
 
 
 class NoisyImages:
-    """The noisy images of one run, on the network's device.
+    """The noisy images of one run, on the network's device; it is quickest to ask for them in order.
 
-    For a GPU another thread makes the next image, and copies it from pinned memory, while the GPU works on this one. On
-    the CPU all cores have enough to do.
+    For a GPU (or where `ahead` says so) another thread makes the next image, and copies it from pinned memory, while
+    the GPU works on this one. On the CPU all cores have enough to do.
     """
 
     def __init__(self, image: Volume, sigma: float, seed: int, network: Network, ahead: bool | None = None) -> None:
-        """`ahead`: whether to make the next image early; None: for a GPU."""
         self._make = lambda draw: noisy_image(image, sigma, seed, draw)
         self._network = network
         ahead = network.device.type == "cuda" if ahead is None else ahead
@@ -97,7 +87,7 @@ class NoisyImages:
         self._next: dict[int, Future[Volume]] = {}
 
     def __call__(self, draw: int) -> Volume:
-        """The image of one draw; it is quickest to ask for them in order."""
+        """The image of one draw."""
         if self._worker is None:
             noisy = self._make(draw)
         else:
@@ -115,20 +105,13 @@ class NoisyImages:
 # The average over draws, its error, and when there are enough.
 
 
-@dataclass(frozen=True)
-class Peak:
-    """The value of a map that is farthest from zero.
+class Peak(NamedTuple):
+    """The value of a map that is farthest from zero."""
 
-    Attributes:
-        value: signed, the mean over draws there.
-        standard_error: of that value; NaN from one draw.
-        channel, voxel: where it is, `voxel` in the image's indices `(i, j, k)`.
-    """
-
-    value: float
-    standard_error: float
+    value: float  # signed, the mean over draws there
+    standard_error: float  # of that value; NaN from one draw
     channel: int
-    voxel: tuple[int, int, int]
+    voxel: tuple[int, int, int]  # in the image's indices
 
     @property
     def relative(self) -> float:
@@ -137,19 +120,19 @@ class Peak:
             return 0.0
         return self.standard_error / abs(self.value) if self.value else float("inf")
 
+    @property
+    def known(self) -> bool:
+        """Whether `auto` draws no more: the standard error is at most `PEAK_TARGET` of the value."""
+        return self.standard_error <= PEAK_TARGET * abs(self.value)
+
 
 class Average:
     """A map averaged over noise draws as they come, and how far the draws scatter.
 
     With g_n the map of draw n and T_n = g_1 + ... + g_n, the squared deviations from the mean grow by
     (n g_n - T_n)^2 / (n (n - 1)) with each draw (Youngs and Cramer, Technometrics 1971, 13:657-665): no difference of
-    large sums, so what is the same in every draw scatters by exactly 0, and nothing is kept of a draw but two sums on
-    the box where the gradient can be non-zero.
-
-    Attributes:
-        box: where the map can be non-zero.
-        sums: `(2, C, i, j, k)` float64 on `box`: sum of the maps, sum of squared deviations from their mean.
-        draws: how many went in.
+    large sums, so what is the same in every draw scatters by exactly 0, and nothing is kept of a draw but two `sums`
+    `(2, C, i, j, k)` float64: of the maps, and of the squared deviations from their mean.
     """
 
     def __init__(self, channels: int, box: Box, device: torch.device | None = None) -> None:
@@ -202,7 +185,7 @@ def most_draws(draws: Draws) -> int:
 
 
 def has_enough_draws(average: Average, draws: Draws) -> bool:
-    """Whether a given number of draws has been averaged, or for `auto` the peak is known well.
+    """Whether a given number of draws has been averaged, or for `auto` the peak of this lesion is known well.
 
     `auto` stops at the first number of draws from `FEWEST_DRAWS` to `MOST_DRAWS` at which the standard error of the
     peak is at most `PEAK_TARGET` of the peak, both taken from the draws so far. What that tells, and what it does not:
@@ -216,23 +199,15 @@ def has_enough_draws(average: Average, draws: Draws) -> bool:
       hold the truth in 91 to 95 of 100 runs (simulated), a little less often than with a fixed number of draws.
     - It is about the average over the noise alone. What the noise does to the network, and whether the map is true,
       does not get better with draws.
-
-    Args:
-        average: of one lesion; other lesions have no say in it.
-        draws: a number, or `auto`.
     """
     if average.draws < (FEWEST_DRAWS if draws == "auto" else draws):
         return False
-    return average.draws >= most_draws(draws) or _peak_is_known(average.peak)
-
-
-def _peak_is_known(peak: Peak) -> bool:
-    return peak.standard_error <= PEAK_TARGET * abs(peak.value)
+    return average.draws >= most_draws(draws) or average.peak.known
 
 
 def _warn_if_unknown(average: Average, name: str, draws: Draws) -> None:
     """Say so where `auto` ended with `MOST_DRAWS` draws and without its target."""
-    if draws == "auto" and not _peak_is_known(average.peak):
+    if draws == "auto" and not average.peak.known:
         error = f"{average.peak.relative:.1%} of it after {average.draws} draws, more than {PEAK_TARGET:.0%}"
         warnings.warn(f"The standard error of the peak of lesion {name} is {error}.", stacklevel=3)
 
@@ -241,15 +216,14 @@ def _warn_if_unknown(average: Average, name: str, draws: Draws) -> None:
 
 
 class RunState:
-    """Sums over noise draws, one small file a lesion, written beside and renamed.
+    """Sums over noise draws in a folder, one small file a lesion, saved at most once in `every` seconds.
 
     A file belongs to a `key` (network, image, settings) and to the lesion's voxels, so a run with other settings
     starts anew. A file that cannot be read counts as not there.
     """
 
     def __init__(self, folder: Path, key: str, every: float = 30.0) -> None:
-        """Keep the state in `folder`, saving at most once in `every` seconds."""
-        self.folder, self.key, self.every = Path(folder), key, every
+        self.folder, self.every, self._name = Path(folder), every, _digest(key.encode())
         self._saved = time.monotonic()
 
     def load(self, voxels: Voxels, total: torch.Tensor, at_most: int) -> int:
@@ -264,25 +238,24 @@ class RunState:
         except (OSError, ValueError, TypeError, KeyError, EOFError, zipfile.BadZipFile):
             return 0
 
-    def save(self, lesions: Sequence[Voxels], totals: Sequence[torch.Tensor], draws: Sequence[int]) -> None:
-        """Write all sums, unless they were written less than `every` seconds ago."""
+    def save(self, lesions: Iterable[tuple[Voxels, torch.Tensor, int]]) -> None:
+        """Write each lesion's sums and draws, beside and renamed, unless it is less than `every` seconds since."""
         if time.monotonic() - self._saved < self.every:
             return
-        for voxels, total, count in zip(lesions, totals, draws, strict=True):
+        for voxels, total, draws in lesions:
             with replacing(self._path(voxels)) as part:
-                np.savez(part, total=total.cpu().numpy(), draws=count)
+                np.savez(part, total=total.cpu().numpy(), draws=draws)
         self._saved = time.monotonic()
 
     def clear(self) -> None:
         """Remove the files of this key, whose maps are all finished, and the folder if that leaves it empty."""
-        for path in self.folder.glob(f"{_digest(self.key.encode())}-*.npz"):
+        for path in self.folder.glob(f"{self._name}-*.npz"):
             path.unlink(missing_ok=True)
         with contextlib.suppress(OSError):
             self.folder.rmdir()
 
     def _path(self, voxels: Voxels) -> Path:
-        lesion = _digest(np.ascontiguousarray(voxels, dtype=np.int64).tobytes())
-        return self.folder / f"{_digest(self.key.encode())}-{lesion}.npz"
+        return self.folder / f"{self._name}-{_digest(np.ascontiguousarray(voxels, dtype=np.int64).tobytes())}.npz"
 
 
 def _digest(content: bytes) -> str:
@@ -326,7 +299,7 @@ def smoothgrad(
     Args:
         network: explained on the whole volume or through its windows: `network.through`.
         image: `(C, I, J, K)`, z-scored; the network's channels, or FLAIR first where it names none.
-        lesion: see `LesionLike`.
+        lesion: whose logits.
         aggregate: over the lesion's voxels, in each draw: `mean` (equation 2), `sum`, or `max` (equation 3).
         draws: number of noisy images; the paper takes 50. `auto` stops when the standard error of the peak is at most
             2 % of it, after 10 to 200 draws. It is the error of one value, chosen and judged by the same draws:
@@ -352,10 +325,6 @@ def smoothgrad_average(
 
     With `shape` the image's `(I, J, K)`: `average.full(shape)` is the map, `average.error.full(shape)` its Monte-Carlo
     standard error at each voxel, `average.peak` the largest value with its own, `average.draws` how many there were.
-
-    Args:
-        network, image, lesion: see `smoothgrad`.
-        settings: those of `smoothgrad`, by name.
     """
     ((_, average),) = smoothgrad_each(network, image, [lesion], **settings)
     return average
@@ -381,17 +350,8 @@ def smoothgrad_each(
     Lesions are taken in groups whose sums fit in memory; a group's averages are yielded after its last draw. With a
     `state`, sums are saved as they grow, and a later run with the same settings goes on from them. With `draws="auto"`
     each lesion stops by itself: neither the others nor an interruption change its map. Rounding on another device may
-    move the stop; the number of draws that it came to gives the same map anywhere.
-
-    Args:
-        network, image: see `smoothgrad`.
-        lesions: in any order, which changes nothing.
-        state: where sums are kept.
-        channels: of the image, where the network names none: the noise is a share of the range of FLAIR.
-        aggregate, draws, noise, seed, way, statistics, progress: see `smoothgrad`.
-
-    Raises:
-        ValueError: for fewer than one draw, a negative noise or seed, or a map that is not finite.
+    move the stop; the number of draws that it came to gives the same map anywhere. `channels` are the image's, where
+    the network names none.
     """
     check_noise(draws, noise, seed)
     network = as_network(network)
@@ -400,36 +360,29 @@ def smoothgrad_each(
     noisy = NoisyImages(image, noise_sigma(image, noise, network.channels or channels), seed, network)
     most = most_draws(draws)
     bar = tqdm(total=most * len(engines), desc="SmoothGrad", unit="map", disable=not progress)
-    for group in _groups_in_memory(engines):
-        averages = {n: Average(len(image), engines[n].box, network.device) for n in group}
-        voxels = [engines[n].voxels for n in group]
-        for n, average in averages.items():
-            average.draws = state.load(engines[n].voxels, average.sums, most) if state else 0
-            bar.update(average.draws)
-        # Lesions may stand at different draws, after an interruption: those that are furthest behind go first.
-        while todo := [n for n in group if not has_enough_draws(averages[n], draws)]:
-            draw = min(averages[n].draws for n in todo)
-            image_of_draw = noisy(draw)
-            for n in [n for n in todo if averages[n].draws == draw]:
-                bar.set_postfix_str(f"draw {draw + 1}/{most}, lesion {names[n]}")
-                _add_draw(averages[n], engines[n](image_of_draw), network)
-                bar.update()
-            if state:
-                state.save(voxels, [a.sums for a in averages.values()], [a.draws for a in averages.values()])
-        bar.total -= sum(most - a.draws for a in averages.values())
-        for n, average in averages.items():
-            check_finite(average.sums, network)
-            _warn_if_unknown(average, names[n], draws)
-            yield n, average
-    noisy.close()
-    bar.close()
-
-
-def _add_draw(average: Average, values: torch.Tensor, network: Network) -> None:
-    """Add one more draw. A broken network is found at the first; a look at each would keep a GPU waiting."""
-    average.add(values)
-    if average.draws == 1:
-        check_finite(average.sums, network)
+    with contextlib.closing(noisy), bar:
+        for group in _groups_in_memory(engines):
+            averages = {n: Average(len(image), engines[n].box, network.device) for n in group}
+            for n, average in averages.items():
+                average.draws = state.load(engines[n].voxels, average.sums, most) if state else 0
+                bar.update(average.draws)
+            # Lesions may stand at different draws, after an interruption: those that are furthest behind go first.
+            while todo := [n for n in group if not has_enough_draws(averages[n], draws)]:
+                draw = min(averages[n].draws for n in todo)
+                image_of_draw = noisy(draw)
+                for n in [n for n in todo if averages[n].draws == draw]:
+                    bar.set_postfix_str(f"draw {draw + 1}/{most}, lesion {names[n]}")
+                    averages[n].add(engines[n](image_of_draw))
+                    if averages[n].draws == 1:  # a broken network is found here; each look keeps a GPU waiting
+                        check_finite(averages[n].sums, network)
+                    bar.update()
+                if state:
+                    state.save((engines[n].voxels, a.sums, a.draws) for n, a in averages.items())
+            bar.total -= sum(most - a.draws for a in averages.values())
+            for n, average in averages.items():
+                check_finite(average.sums, network)
+                _warn_if_unknown(average, names[n], draws)
+                yield n, average
 
 
 def _groups_in_memory(engines: list[LesionGradient]) -> Iterator[list[int]]:

@@ -510,7 +510,7 @@ TOTALS = [torch.arange(24, dtype=torch.float64).reshape(1, 2, 3, 4) / 7, torch.f
 def state(tmp_path: Path) -> RunState:
     """Both lesions saved, after 7 and 9 draws."""
     saved = RunState(tmp_path / "running", "key", every=0)
-    saved.save(LESIONS, TOTALS, [7, 9])
+    saved.save(zip(LESIONS, TOTALS, [7, 9], strict=True))
     return saved
 
 
@@ -594,18 +594,18 @@ def test_a_damaged_file_counts_as_not_there_and_leaves_the_sum_alone(state: RunS
 
 def test_nothing_is_saved_before_its_time(tmp_path: Path) -> None:
     state = RunState(tmp_path / "running", "key", every=3600)
-    state.save(LESIONS, TOTALS, [1, 1])
+    state.save(zip(LESIONS, TOTALS, [1, 1], strict=True))
     assert list(tmp_path.iterdir()) == []
     state.every = 0
-    state.save(LESIONS, TOTALS, [2, 2])
+    state.save(zip(LESIONS, TOTALS, [2, 2], strict=True))
     state.every = 3600
-    state.save(LESIONS, TOTALS, [3, 3])
+    state.save(zip(LESIONS, TOTALS, [3, 3], strict=True))
     assert loaded(state)[0] == 2
 
 
 def test_clearing_removes_this_run_and_leaves_another(state: RunState) -> None:
     other = RunState(state.folder, "other", every=0)
-    other.save(LESIONS[:1], TOTALS[:1], [5])
+    other.save(zip(LESIONS[:1], TOTALS[:1], [5], strict=True))
     state.clear()
     assert [loaded(state, n)[0] for n in (0, 1)] == [0, 0]
     assert loaded(other)[0] == 5
@@ -621,7 +621,7 @@ def test_a_failing_write_keeps_the_last_sums(state: RunState, monkeypatch: pytes
 
     monkeypatch.setattr(np, "savez", full)
     with pytest.raises(OSError, match="No space left"):
-        state.save(LESIONS, [t + 1 for t in TOTALS], [8, 10])
+        state.save(zip(LESIONS, [t + 1 for t in TOTALS], [8, 10], strict=True))
     draws, total = loaded(state)
     assert draws == 7
     assert torch.equal(total, TOTALS[0])
