@@ -34,8 +34,8 @@ class _Toy(nn.Module):
 
 def _convolution(kernel: torch.Tensor) -> nn.Module:
     """To one channel, by a kernel `(C, i, j, k)` with odd sides."""
-    sides = kernel.shape[1:]
-    made = nn.Conv3d(len(kernel), 1, tuple(sides), padding=tuple(n // 2 for n in sides), bias=False)
+    channels, i, j, k = kernel.shape
+    made = nn.Conv3d(channels, 1, (i, j, k), padding=(i // 2, j // 2, k // 2), bias=False)
     made.weight.data = kernel[None]
     return made
 

@@ -263,20 +263,20 @@ def plot_groups(
     if not named or empty:
         which = f" of {empty[0]}" if empty else ""
         raise ValueError(f"There must be values of TP, FP, FN or TN to plot, got none{which}.")
-    subjects = list(dict.fromkeys(table.loc[table["group"].isin(ORDER), "subject"]))
+    marks = dict(zip(table.loc[table["group"].isin(ORDER), "subject"].unique(), cycle(MARKERS), strict=False))
     size = (max(9.0, 5.5 * len(named)), 5.2)
     figure, axes = plt.subplots(1, len(named), figsize=size, squeeze=False, layout="constrained")
     for ax, (name, part) in zip(axes[0], parts.items(), strict=True):
-        _draw_groups(ax, part, name, subjects)
+        _draw_groups(ax, part, name, marks)
         ax.set_title(named[name], fontsize=13)
     axes[0][0].set_ylabel(unit, fontsize=12)
     style = {"color": "none", "markeredgecolor": "black", "ls": "none", "markersize": 7}
-    handles = [Line2D([], [], marker=m, label=str(s), **style) for s, m in zip(subjects, cycle(MARKERS), strict=False)]
+    handles = [Line2D([], [], marker=marker, label=str(subject), **style) for subject, marker in marks.items()]
     figure.legend(handles=handles, loc="outside lower center", ncols=min(7, len(handles)), fontsize=11, frameon=False)
     return _entitle(figure, title or "Every lesion by group, a column and a marker for each subject")
 
 
-def _draw_groups(ax: Axes, part: pd.DataFrame, name: str, subjects: list[Any]) -> None:
+def _draw_groups(ax: Axes, part: pd.DataFrame, name: str, marks: dict[Any, str]) -> None:
     groups = [group for group in ORDER if group in set(part["group"])]
     line = {"color": "black", "linewidth": 1.4}
     box: Any = {"boxprops": line | {"facecolor": "0.93"}, "medianprops": line | {"linewidth": 3}}
@@ -284,9 +284,9 @@ def _draw_groups(ax: Axes, part: pd.DataFrame, name: str, subjects: list[Any]) -
     for at, group in enumerate(groups):
         rows: Any = part[part["group"] == group]
         ax.boxplot(rows[name].to_numpy(), positions=[at], **box)
-        for n, (subject, marker) in enumerate(zip(subjects, cycle(MARKERS), strict=False)):
+        for n, (subject, marker) in enumerate(marks.items()):
             values = rows.loc[rows["subject"] == subject, name].to_numpy()
-            x = at + 0.76 * ((n + 0.5) / len(subjects) - 0.5)
+            x = at + 0.76 * ((n + 0.5) / len(marks) - 0.5)
             style: Any = {"color": GROUP_COLOURS[group], "markeredgecolor": "black", "markeredgewidth": 0.5}
             ax.plot(np.full(len(values), x), values, marker, markersize=6, alpha=0.85, **style)
     labels = [f"{group}\n{(part['group'] == group).sum()} lesions" for group in groups]

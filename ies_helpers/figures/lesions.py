@@ -52,7 +52,6 @@ def plot_saliency(
 
     Args:
         saliency: `(C, I, J, K)`, or `(1, I, J, K)` for a map of all channels at once.
-        title: None names subject and lesion.
         reach_mm: how far around the lesion to look.
     """
     check_map(saliency, subject)
@@ -77,9 +76,7 @@ def plot_lesions(
 ) -> Figure:
     """Three planes of each channel with every lesion outlined in its group's colour and numbered.
 
-    Args:
-        at: a lesion or a voxel `(i, j, k)` that the planes cut; None: planes that show all groups, and most lesions.
-        title: None names the subject and counts the groups.
+    They cut the lesion or voxel `at`; None are those that show all groups, and most lesions.
     """
     lesions = list(lesions)
     space = Canonical(subject)
@@ -154,7 +151,6 @@ def plot_maps(
         maps: row name -> `(C, I, J, K)`, or `(1, I, J, K)` for a map of all channels, drawn over the first.
         plane: `axial`, `coronal` (as in the paper) or `sagittal`.
         unit: of all maps; draw maps of another unit apart.
-        reach_mm: how far around the lesion to look.
     """
     if not maps or plane not in PLANES:
         raise ValueError(f"plot_maps needs a map and a plane of {', '.join(PLANES)}, got {len(maps)} maps, {plane!r}.")
@@ -208,8 +204,7 @@ def plot_group_map(
 
     Args:
         group: of `group_map`; its axes run to right, anterior and superior.
-        individuals: maps on the group's grid, the first eight are drawn.
-        names: one an individual.
+        individuals: maps on the group's grid, the first eight are drawn, with their `names`.
         at: voxel that the planes cut; None: the middle of the grid.
         background: `(I, J, K)` in grey below, on the group's grid.
     """

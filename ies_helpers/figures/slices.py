@@ -311,7 +311,7 @@ def plot_slice(
     ax: Axes | None = None,
     plane: str = "axial",
     channel: str | None = None,
-    at: LesionLike | Sequence[int] | None = None,
+    at: LesionLike | At = None,
     through: bool = False,
     reach_mm: float | None = CLOSE_UP_MM,
     scale: float | Normalize | None = None,
@@ -323,25 +323,21 @@ def plot_slice(
 ) -> Axes:
     """One slice: the scan in grey, a map over it, the outline of a lesion, a colour bar with the unit.
 
+    Of the axes that it returns `ax.images[0]` has the colours of the map, for a colour bar of several axes.
+
     Args:
         saliency: `(C, I, J, K)`, or `(1, I, J, K)` for a map of all channels; None draws the scan alone.
         lesion: what to outline: one lesion, in white; several, in the colours of their groups; or `{colour: lesion}`.
-        ax: None makes a figure.
         plane: `axial`, `coronal` or `sagittal`.
         channel: whose scan and map; None is the first.
         at: a lesion or a voxel `(i, j, k)` that the plane cuts. None is the lesion, the first of a mapping, the
             largest of several; without one the peak of the map, and without a map the middle of the scan.
         through: look through the head instead: at each point the map's largest value along the line of sight.
         reach_mm: how far around the lesion (not several) to show; None shows all.
-        scale: where the colours end, on both sides of zero; None is the largest absolute value shown. Or a
-            `matplotlib.colors.Normalize`.
+        scale: where the colours end, on both sides of zero, or a `Normalize`; None: at the largest value shown.
         colours: of the map; for a map without a sign any colormap of matplotlib.
         threshold: values below this share of the scale's end are not shown.
         unit: of the map, on the colour bar; None draws no bar.
-        title: None names channel and plane.
-
-    Returns:
-        The axes; `ax.images[0]` has the colours of the map, for a colour bar of several axes.
     """
     check_choice("plane", plane, list(PLANES))
     index, space = channel_index(subject, channel), Canonical(subject)
@@ -367,9 +363,7 @@ def plot_slice(
     return ax
 
 
-def slice_centre(
-    space: Canonical, at: LesionLike | Sequence[int] | None, values: np.ndarray | None = None
-) -> tuple[int, int, int]:
+def slice_centre(space: Canonical, at: LesionLike | At, values: np.ndarray | None = None) -> Place:
     """The voxel in display order that planes cut: through a lesion, else the peak of a map, else the middle."""
     if at is not None:
         return busiest(space.turn_mask(at))

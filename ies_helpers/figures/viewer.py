@@ -10,8 +10,10 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from html import escape
+from importlib.resources import files
 from io import BytesIO
 from pathlib import Path
+from string import Template
 from typing import Any, NamedTuple, TypeAlias
 
 import ipywidgets as widgets
@@ -41,7 +43,6 @@ from ies_helpers.figures.slices import (
     busiest,
     check_map,
     cut_plane,
-    label_of,
     letter_sides,
     paint,
     peak_of,
@@ -314,40 +315,23 @@ def label_borders(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 # What happened where, into the hidden field; the time makes each message a new one.
 SEND = (
-    "const b=this.getBoundingClientRect(),f=this.closest('.ies-viewer').querySelector('.ies-pointer input');"
-    "f.value=[kind,(event.clientX-b.left)/b.width,(event.clientY-b.top)/b.height,steps,Date.now()].join(' ');"
-    "f.dispatchEvent(new Event('input',{bubbles:true}));"
+    "const box = this.getBoundingClientRect(), viewer = this.closest('.ies-viewer');"
+    "const field = viewer.querySelector('.ies-pointer input');"
+    "const x = (event.clientX - box.left) / box.width, y = (event.clientY - box.top) / box.height;"
+    "field.value = [kind, x, y, steps, Date.now()].join(' ');"
+    "field.dispatchEvent(new Event('input', {bubbles: true}));"
 )
-CLICK = f"this.focus({{preventScroll:true}});const kind='click',steps=0;{SEND}"
-# Only once the picture was clicked, so that a page can be scrolled past it; turns within 40 ms are one message.
-WHEEL = (
-    "if(document.activeElement!==this)return;event.preventDefault();"
-    "this.turned=(this.turned||0)-Math.sign(event.deltaY);"
-    "if(!this.waiting)this.waiting=setTimeout(()=>{"
-    f"const kind='wheel',steps=this.turned;this.turned=this.waiting=0;{SEND}}},40)"
-)
-# Else JupyterLab takes the plain keys from a list: arrows move between cells, letters add and delete them.
-KEYS = (
-    "const v=this.closest('.ies-viewer');"
-    "if(v)v.onkeydown=e=>{if(!(e.ctrlKey||e.metaKey||e.altKey||e.shiftKey))e.stopPropagation()}"
-)
-# Lies over the picture and takes the mouse; hides the static picture that follows a viewer that is alive.
-GLASS = """<style onload="{keys}">.ies-{id}.ies-static {{ display: none }} .ies-stage {{ position: relative }}
-.ies-stage .widget-html, .ies-stage .widget-html-content {{ position: static }}
-.ies-glass {{ position: absolute; inset: 0; cursor: crosshair }}</style>
-<div class="ies-glass" tabindex="0" role="img" onclick="{click}" onwheel="{wheel}" aria-label="Three planes through one
-voxel; click to move there or to choose a lesion, then turn the wheel to change the slice."></div>"""
 # What is seen where no kernel runs.
 STATIC = """<figure class="ies-{id} ies-static" style="margin: 0"><img src="data:image/png;base64,{png}" alt="{alt}"
 style="max-width: 100%"><figcaption>{caption}</figcaption></figure>"""
 CONTROL_SIZE = {"style": {"description_width": "5.5em"}, "layout": {"width": "22em"}}
 
 
-def make_controls(content: SubjectMaps, shape: tuple[int, ...]) -> dict[str, Any]:
-    """Every control by name, for a volume of `shape` in display order."""
+def make_controls(content: SubjectMaps, space: Canonical) -> dict[str, Any]:
+    """Every control by name."""
     groups = [(f"{g} ({len(content.lesions.of(g))})", g) for g in GROUPS if content.lesions.of(g)]
     methods = [(method or "map", method) for method in dict.fromkeys(method for method, _ in content.maps)]
-    modalities = [(label_of(m), n) for n, m in enumerate(content.subject.channels)]
+    modalities = [(label, n) for n, label in enumerate(space.channels)]
     controls: dict[str, Any] = {
         "group": widgets.Dropdown(options=[(f"all ({len(content.lesions)})", "all"), *groups], **CONTROL_SIZE),
         "lesion": widgets.Select(rows=7, **CONTROL_SIZE | {"layout": {"width": "27em"}}),
@@ -358,7 +342,8 @@ def make_controls(content: SubjectMaps, shape: tuple[int, ...]) -> dict[str, Any
         "opacity": widgets.FloatSlider(0.9, min=0, max=1, step=0.05, readout_format=".0%", **CONTROL_SIZE),
     }
     for plane, axis in PLANES.items():
-        controls[plane] = widgets.IntSlider(shape[axis] // 2, min=0, max=shape[axis] - 1, **CONTROL_SIZE)
+        count = space.image[0].shape[axis]
+        controls[plane] = widgets.IntSlider(count // 2, min=0, max=count - 1, **CONTROL_SIZE)
     for name, control in controls.items():
         control.description = name
     controls["closeup"] = widgets.Checkbox(True, description="close-up of the lesion", **CONTROL_SIZE)
@@ -375,7 +360,8 @@ def arrange(controls: dict[str, Any], picture: Any, caption: Any, pointer: Any) 
     glass = widgets.HTML()
     stage = widgets.Box([picture, glass], layout={"max_width": "1100px", "overflow": "hidden"})
     whole = widgets.VBox([above, stage, caption, pointer])
-    glass.value = GLASS.format(id=whole.model_id, keys=escape(KEYS), click=escape(CLICK), wheel=escape(WHEEL))
+    template = Template((files("ies_helpers.figures") / "viewer.html").read_text(encoding="utf-8"))
+    glass.value = template.substitute(id=whole.model_id, send=SEND)
     for widget, name in ((whole, "ies-viewer"), (stage, "ies-stage"), (pointer, "ies-pointer")):
         widget.add_class(name)
     return whole
@@ -383,12 +369,10 @@ def arrange(controls: dict[str, Any], picture: Any, caption: Any, pointer: Any) 
 
 def lesion_rows(content: SubjectMaps, group: str) -> list[tuple[str, int]]:
     """Lesions of a group, or of `all`, as a table's rows; those that have no map say so."""
-    rows = []
-    for lesion in content.lesions if group == "all" else content.lesions.of(group):
-        size = f"{len(lesion)} voxels · p {lesion.mean_probability:.2f}"
-        lacking = "" if lesion.number in content.mapped else " · no map"
-        rows.append((f"{lesion.number} · {lesion.group} · {size}{lacking}", lesion.number))
-    return rows
+    row = "{0.number} · {0.group} · {1} voxels · p {0.mean_probability:.2f}{2}"
+    lesions = content.lesions if group == "all" else content.lesions.of(group)
+    lacking = {le.number: "" if le.number in content.mapped else " · no map" for le in lesions}
+    return [(row.format(le, len(le), lacking[le.number]), le.number) for le in lesions]
 
 
 WIDGET_VIEW = "application/vnd.jupyter.widget-view+json"
@@ -428,7 +412,7 @@ class Viewer:
         self.content, self.planes = content, ThreePlanes(content.subject, content.lesions)
         self._to_scan = np.linalg.inv(content.subject.affine) @ self.planes.space.affine
         self._shown, self._busy = 0, False
-        self.controls = make_controls(content, self.planes.labels.shape)
+        self.controls = make_controls(content, self.planes.space)
         self.picture = widgets.Image(format="png", layout={"width": "100%", "margin": "0"})
         self.caption, self.pointer = widgets.HTML(), widgets.Text(layout={"display": "none"})
         self.widget = arrange(self.controls, self.picture, self.caption, self.pointer)
@@ -527,7 +511,7 @@ class Viewer:
         """`patient26, lesion 3 (TP, 107 voxels): smoothgrad max, map of FLAIR`."""
         lesion, subject = self.lesion, self.content.subject
         how = " ".join(filter(None, (self.controls["method"].value, self.controls["aggregate"].value)))
-        channel = label_of(subject.channels[self.state.channel])
+        channel = self.planes.space.channels[self.state.channel]
         shown = f"map of {channel}" if len(self.planes.maps) == len(subject.channels) else f"over {channel}"
         what = f"{subject.name}, lesion {lesion.number} ({lesion.group}, {len(lesion)} voxels)"
         return f"{what}: {how or 'map'}, {shown}" if self.planes.maps else f"{what}: no map"
