@@ -37,27 +37,23 @@ from ies_helpers.measures.agg2exp import dependency_matrix, simulated_table, str
 from ies_helpers.measures.context import average_curves
 from ies_helpers.measures.evaluation import rank_methods
 from ies_helpers.measures.groups import calibration, roc
-from ies_helpers.measures.removal import Curve, Road
-from ies_helpers.measures.sanity import AS_TRAINED, SHUFFLED
-from tests.measures.test_evaluation import NAN, table
+from ies_helpers.measures.sanity import AS_TRAINED
+from tests.tables import (
+    CONTRASTS,
+    NAN,
+    PEAKS_OF_LESIONS,
+    SCORES,
+    curve_of,
+    doses,
+    hidden_tissue,
+    layers_table,
+    mean_scores,
+    peaks_of_lesions,
+    road_that_falls,
+    table,
+)
 
 # How scores fall and rise.
-
-
-def road_that_falls(fall: float) -> Road:
-    """A lesion of 0.8 whose score falls by `fall` at each fraction."""
-    morf = 0.8 - fall * np.arange(1, 4)
-    return Road(np.array([0.001, 0.01, 0.1]), np.array([1, 10, 100]), 0.8, morf, np.full(3, 0.8), 0.0)
-
-
-def curve(scores: list[float]) -> Curve:
-    return Curve(np.array([0, 1, 10, 100]), np.array(scores), 0.0)
-
-
-def layers_table(
-    values: list[float], names: tuple[str, ...] = ("model.2.conv", "model.1.submodule.0.conv")
-) -> pd.DataFrame:
-    return pd.DataFrame({"layer": [AS_TRAINED, *names, SHUFFLED], "spearman": values, "ssim": np.flip(values)})
 
 
 def test_road_draws_both_orders_and_half_their_difference_against_percent() -> None:
@@ -76,14 +72,14 @@ def test_road_draws_both_orders_and_half_their_difference_against_percent() -> N
 
 
 def test_curves_are_drawn_from_the_first_voxel_on_and_name_their_mean_height() -> None:
-    figure = plot_curves({"ours": curve([0.9, 0.8, 0.4, 0.0])}, {"ours": curve([0.0, 0.0, 0.4, 0.8])})
+    figure = plot_curves({"ours": curve_of([0.9, 0.8, 0.4, 0.0])}, {"ours": curve_of([0.0, 0.0, 0.4, 0.8])})
     left, right = figure.axes
     assert left.lines[0].get_xdata().tolist() == [1, 10, 100]
     assert left.lines[0].get_ydata().tolist() == [0.8, 0.4, 0.0]
     assert right.lines[0].get_ydata().tolist() == [0.0, 0.4, 0.8]
     assert [ax.get_legend().get_texts()[0].get_text() for ax in (left, right)] == ["ours: 0.40", "ours: 0.40"]
     assert ["lower is better" in left.get_title(), "higher is better" in right.get_title()] == [True, True]
-    assert len(plot_curves({"ours": curve([0.9, 0.8, 0.4, 0.0])}).axes) == 1
+    assert len(plot_curves({"ours": curve_of([0.9, 0.8, 0.4, 0.0])}).axes) == 1
 
 
 def test_randomisation_draws_every_layer_in_order_with_the_shuffled_map_as_a_level() -> None:
@@ -122,21 +118,6 @@ def test_scores_that_cannot_be_drawn_are_refused() -> None:
 # Dose and response.
 
 
-CONTRASTS = [0.0, 1.0, 2.0]
-SCORES = {("unet", 5): [0.0, 0.2, 0.8], ("unet", 9): [0.1, 0.6, 1.0], ("nnunet", 5): [0.3, 0.5, 0.7]}
-
-
-def doses() -> pd.DataFrame:
-    """Two lesions of one network, one of another; seen above 0.45; the rows shuffled."""
-    rows = [
-        ("toy", network, i, 1, 1, 60.0, contrast, score, score > 0.45)
-        for (network, i), scores in SCORES.items()
-        for contrast, score in zip(CONTRASTS, scores, strict=True)
-    ]
-    columns = ["subject", "network", "i", "j", "k", "size_mm3", "contrast", "score", "seen"]
-    return pd.DataFrame(rows, columns=columns)
-
-
 def heights(ax) -> list[list[float]]:
     return [list(np.round(line.get_ydata(), 6)) for line in ax.lines]
 
@@ -172,19 +153,6 @@ def test_another_table_is_refused() -> None:
 
 
 # Perilesional curves.
-
-
-def hidden_tissue(subjects: int = 1, network: str = "unet", fill: str = "zero", spacing: float = 1.0) -> pd.DataFrame:
-    """Two lesions a subject at 0, 1, 2 voxels; the n-th subject's scores rise by n / 10."""
-    rows = pd.DataFrame({"distance_mm": np.arange(3) * spacing, "score": [0.1, 0.3, 0.5], "seen": [False, True, True]})
-    about = {"group": "TP", "network": network, "fill": fill, "full_score": 0.5, "volume_mm3": 90.0}
-    return pd.concat(
-        [
-            rows.assign(**about, subject=f"s{spacing}{n}", lesion=k, score=rows["score"] + n / 10)
-            for n in range(subjects)
-            for k in (1, 2)
-        ]
-    )
 
 
 def test_more_networks_than_colours_are_drawn_and_named() -> None:
@@ -228,20 +196,6 @@ def test_averages_end_where_the_first_of_two_spacings_ends_and_lesions_do_not() 
 
 
 # Groups of lesions.
-
-
-PEAKS_OF_LESIONS = {
-    ("b", "TP"): [5.0, 6.0, 7.0],
-    ("a", "TP"): [3.0, 4.0],
-    ("b", "FP"): [2.0, 1.0],
-    ("c", "FP"): [3.0, 4.0, 5.0],
-    ("a", "TN"): [0.5, 0.6, 0.7, 0.8],
-}
-
-
-def peaks_of_lesions() -> pd.DataFrame:
-    rows = [(subject, group, value, -value) for (subject, group), many in PEAKS_OF_LESIONS.items() for value in many]
-    return pd.DataFrame(rows, columns=["subject", "group", "peak", "other"])
 
 
 def drawn_lesions(figure: Figure, panel: int = 0) -> dict[tuple[str, str], list[float]]:
@@ -511,12 +465,6 @@ def test_a_ranking_shows_means_and_intervals_best_on_top() -> None:
 def test_a_ranking_without_common_lesions_says_so() -> None:
     ax = titled(plot_ranking(rank_methods(table({"a": [0.4, NAN], "b": [NAN, 0.6]}))), "energy")
     assert [t.get_text() for t in ax.texts] == ["no lesion that all explained"]
-
-
-def mean_scores(name: str, lesion: int, voxels: list[int], scores: list[float]) -> pd.DataFrame:
-    told = {"subject": "a", "network": "unet", "lesion": lesion, "group": "TP", "method": "m", "curve": name}
-    rows = {"voxels": voxels, "fraction": [v / 1000 for v in voxels], "score": scores}
-    return pd.DataFrame(rows).assign(**told)
 
 
 def test_faithfulness_curves_are_means_over_lesions() -> None:

@@ -38,9 +38,8 @@ from ies_helpers.measures.evaluation import rank_methods
 from ies_helpers.measures.groupmaps import centred_affine, group_map
 from ies_helpers.measures.groups import calibration, roc
 from ies_helpers.measures.maps import ranked_measures
-from ies_helpers.measures.removal import Curve, Road
-from ies_helpers.measures.sanity import AS_TRAINED, SHUFFLED
 from tests.patients import ball, lesion_of, subject_in_memory
+from tests.tables import curve_of, doses, hidden_tissue, layers_table, road_that_falls
 
 # Machado, Oliveira, Fernandes 2009: what a person without one kind of cone sees, in linear RGB.
 EYES = {
@@ -111,22 +110,16 @@ def drawn() -> dict[str, Figure]:
     subject = subject_in_memory()
     lesion = lesion_of(ball(subject.shape, (12, 14, 10), 3))
     saliency = torch.from_numpy(np.random.default_rng(0).normal(size=(2, *subject.shape)).astype(np.float32))
-    curve = Curve(np.array([0, 1, 10]), np.array([0.9, 0.8, 0.1]), 0.0)
-    road = Road(np.array([0.001, 0.01]), np.array([1, 10]), 0.8, np.array([0.7, 0.1]), np.array([0.8, 0.8]), 0.0)
-    layers = pd.DataFrame({"layer": [AS_TRAINED, "model.2.conv", SHUFFLED], "spearman": [1.0, 0.1, 0.0]})
-    about = {"subject": "a", "network": "unet"}
-    hidden = pd.DataFrame({"lesion": 1, "group": "TP", "fill": "zero", "distance_mm": [0, 9], "score": [0.1, 0.9]})
-    hidden = hidden.assign(**about, seen=[False, True], full_score=0.9, volume_mm3=90.0)
-    dose = pd.DataFrame({"contrast": [0.0, 1.0], "score": [0.1, 0.9], "seen": [False, True], "size_mm3": 90.0})
+    falling = curve_of([0.9, 0.8, 0.4, 0.1])
     return {
         "lesions": plot_lesions(subject, Lesions([lesion])),
         "saliency": plot_saliency(subject, saliency, lesion),
         "networks": plot_maps(subject, {"unet": saliency}, lesion),
-        "road": plot_road({"ours": road}),
-        "curves": plot_curves({"ours": curve}, {"ours": curve}),
-        "randomisation": plot_randomisation({"ours": layers}),
-        "perilesional": plot_perilesional(hidden),
-        "dose": plot_dose(dose.assign(**about, i=1, j=1, k=1)),
+        "road": plot_road({"ours": road_that_falls(0.1)}),
+        "curves": plot_curves({"ours": falling}, {"ours": falling}),
+        "randomisation": plot_randomisation({"ours": layers_table([1.0, 0.5, 0.1, 0.0])}),
+        "perilesional": plot_perilesional(hidden_tissue()),
+        "dose": plot_dose(doses()),
     }
 
 
@@ -136,22 +129,15 @@ METHODS = ("smoothgrad max, 50 draws", "smoothgrad mean, 50 draws", "gradcam++",
 def evaluated() -> dict[str, Figure]:
     """One figure of each kind that `ies evaluate` draws, of four methods with long names and three groups."""
     rng = np.random.default_rng(0)
-    names = [
-        *ranked_measures(),
-        "flair_max",
-        "flair_min",
-        "t1_max",
-        "t1_min",
-        *(f"balance_{w}" for w in ("inside", "0-2", "2-5")),
-    ]
+    peaks, balances = ("flair_max", "flair_min", "t1_max", "t1_min"), ("balance_inside", "balance_0-2", "balance_2-5")
+    names = [*ranked_measures(), *peaks, *balances]
     about = [
         {"subject": "a", "network": "unet", "lesion": n, "lesion_id": str(n), "group": group, "method": method}
         for method in METHODS
         for n, group in enumerate(("TP", "FP", "FN") * 3)
     ]
-    values = [
-        one | {"measure": name, "value": rng.random(), "unit": "logit per unit"} for one in about for name in names
-    ]
+    told = {"unit": "logit per unit"}
+    values = [one | told | {"measure": name, "value": rng.random()} for one in about for name in names]
     heights = {"morf": (0.0, 0.01, 0.2), "lerf": (0.0, 0.01, 0.2), "deletion": (0.0, 0.1, 1.0)}
     curves = [
         one | {"curve": curve, "voxels": 100 * at, "fraction": at, "score": rng.random()}

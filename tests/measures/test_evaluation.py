@@ -35,6 +35,7 @@ from ies_helpers.subjects import folder as reading
 from ies_helpers.subjects.folder import SavedMap, read_maps, write_table
 from tests.folders import explain_toy, found_in, tiny_network
 from tests.patients import write_image
+from tests.tables import NAN, table
 
 
 @pytest.fixture(scope="module")
@@ -218,27 +219,6 @@ def test_a_column_belongs_to_its_measure(column: str, name: str) -> None:
 
 
 # Summaries and rankings.
-
-NAN = float("nan")
-
-
-def table(values: dict[str, list[float]], measure: str = "energy", subjects: str = "", network: str = "unet"):
-    """Tidy rows: a list of values a method, one a lesion; `subjects` names each lesion's subject by a letter."""
-    rows = [
-        {
-            "subject": (subjects or "a" * len(values[method]))[n],
-            "network": network,
-            "group": "TP" if n % 2 == 0 else "FN",
-            "method": method,
-            "measure": measure,
-            "value": value,
-            "unit": "",
-            "lesion_id": f"{network}{n}",
-        }
-        for method in values
-        for n, value in enumerate(values[method])
-    ]
-    return pd.DataFrame(rows)
 
 
 def test_a_summary_by_hand() -> None:
