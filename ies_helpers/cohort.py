@@ -66,7 +66,7 @@ from ies_helpers.segmentation.nnunet import is_results
 from ies_helpers.subjects.files import write_text
 from ies_helpers.subjects.folder import MAPS, open_derivative, versions, write_index, write_table
 from ies_helpers.subjects.sources import BIDS, Found, find_subject, is_word, load_subject
-from ies_helpers.subjects.subject import Subject
+from ies_helpers.subjects.subject import Subject, torch_threads
 
 # What a cohort shall do: the file, checked before anything is loaded.
 
@@ -407,17 +407,6 @@ def _why(error: Exception) -> str:
         return message or type(error).__name__
     last = traceback.extract_tb(error.__traceback__)[-1]
     return f"{type(error).__name__}: {message} ({Path(last.filename).name}, line {last.lineno})"
-
-
-@contextmanager
-def torch_threads(wanted: int) -> Iterator[None]:
-    """Set the number of torch's threads inside, and put it back afterwards."""
-    before = torch.get_num_threads()
-    try:
-        torch.set_num_threads(wanted)
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 @contextmanager

@@ -36,19 +36,12 @@ _TEMPLATE_VOXELS = 1.73e6
 
 @dataclass(frozen=True, eq=False)
 class Anatomy:
-    """A healthy brain inside `BOX`; every array has shape `(I, J, K)` = `SHAPE` unless told otherwise.
+    """A healthy brain inside `BOX`."""
 
-    Attributes:
-        maps: `(7, I, J, K)` float32, fractions of `TISSUES`, then strengths of `LOOKALIKES`, 0 to about 1.
-        brain: bool, where the skull strip left something.
-        distance: mm to the wall of the lateral ventricles, 0 inside.
-        world: `(3, I, J, K)`, the template's millimetres at each voxel, which say where in the brain it lies.
-    """
-
-    maps: np.ndarray
-    brain: np.ndarray
-    distance: np.ndarray
-    world: np.ndarray
+    maps: np.ndarray  # (7, I, J, K) float32, fractions of `TISSUES`, then strengths of `LOOKALIKES`, 0 to about 1
+    brain: np.ndarray  # (I, J, K) bool, where the skull strip left something
+    distance: np.ndarray  # (I, J, K) mm to the wall of the lateral ventricles, 0 inside
+    world: np.ndarray  # (3, I, J, K) the template's millimetres, which say where in the brain a voxel lies
 
 
 def smooth_noise(rng: np.random.Generator, width: float, shape: tuple[int, ...] = SHAPE) -> np.ndarray:
@@ -123,13 +116,9 @@ def _draw_warp(rng: np.random.Generator) -> np.ndarray:
     world = (matrix.astype(np.float32) @ centred.astype(np.float32)).reshape(3, *SHAPE)
     for axis in range(3):
         world[axis] += shift[axis] + 1.8 * smooth_noise(rng, 45) + 0.7 * smooth_noise(rng, 14)
-    return _enlarge_ventricles(world, rng.uniform(-0.5, 4.5))
-
-
-def _enlarge_ventricles(world: np.ndarray, millimetres: float) -> np.ndarray:
-    """Pull the samples towards the ventricles, which grow by `millimetres` and push their surround away."""
+    # samples are pulled towards the ventricles, which grow by some millimetres and push their surround away
     distance, *slope = _sample(_templates()[3:], world)
-    return world - millimetres * np.exp(-distance / 9) * np.stack(slope)
+    return world - rng.uniform(-0.5, 4.5) * np.exp(-distance / 9) * np.stack(slope)
 
 
 def _sharpen(rng: np.random.Generator, fractions: np.ndarray) -> np.ndarray:
@@ -203,16 +192,11 @@ INTENSITIES = {  # what each map adds to the image, white matter being 1: lowest
 
 @dataclass(frozen=True, eq=False)
 class Maps:
-    """A phantom before it has a contrast, inside `BOX`.
+    """A phantom before it has a contrast, inside `BOX`."""
 
-    Attributes:
-        maps: `(9, I, J, K)` float16, in the order of `INTENSITIES`.
-        brain, target: `(I, J, K)` bool; the target is the lesions.
-    """
-
-    maps: np.ndarray
-    brain: np.ndarray
-    target: np.ndarray
+    maps: np.ndarray  # (9, I, J, K) float16, in the order of `INTENSITIES`
+    brain: np.ndarray  # (I, J, K) bool
+    target: np.ndarray  # (I, J, K) bool, the lesions
 
 
 def phantom(seed: int, *, lesions: int | None = None) -> Subject:

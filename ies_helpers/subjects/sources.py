@@ -5,6 +5,7 @@
 
 import re
 import warnings
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -24,21 +25,13 @@ from ies_helpers.subjects.subject import CHANNELS, SHIPPED, Subject, channel, no
 
 @dataclass(frozen=True)
 class Found:
-    """One patient, found and not yet read.
+    """One patient, found and not yet read."""
 
-    Attributes:
-        name: letters and digits.
-        images: channel -> its file, in the order of the channels; none for a patient that is made or downloaded.
-        target: the file of the lesions that an expert drew.
-        optional: channels that are left out, with a remark, where they cannot join the others.
-        remarks: sentences on what was left aside.
-    """
-
-    name: str
-    images: Mapping[str, Path] = field(default_factory=dict)
-    target: Path | None = None
-    optional: tuple[str, ...] = ()
-    remarks: tuple[str, ...] = ()
+    name: str  # letters and digits
+    images: Mapping[str, Path] = field(default_factory=dict)  # by channel, in order; none of what is made or downloaded
+    target: Path | None = None  # the lesions that an expert drew
+    optional: tuple[str, ...] = ()  # channels that are left out, with a remark, where they cannot join the others
+    remarks: tuple[str, ...] = ()  # sentences on what was left aside
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -48,21 +41,15 @@ class Found:
 
 @dataclass(frozen=True)
 class Source:
-    """One way to say which subject is meant.
+    """One way to say which subject is meant."""
 
-    Attributes:
-        words: how its words look, for help and errors.
-        claims: whether a word is one of its.
-        find: word -> what would be loaded, without reading an image, making or downloading anything.
-        load: the same, loaded.
-        prepare: downloads what `load` needs, before the first of many subjects is worked on.
-    """
-
-    words: str
-    claims: Callable[[str], bool]
-    find: Callable[[str], Found]
+    words: str  # how its words look, for help and errors
+    claims: Callable[[str], bool]  # whether a word is one of its
+    find: Callable[[str], Found]  # what would be loaded, without reading an image, making or downloading anything
     load: Callable[[str], Subject]
-    prepare: Callable[[str], object] = field(default=lambda word: None)
+    prepare: Callable[[str], object] = lambda word: (
+        None
+    )  # downloads what `load` needs, before the first of many is worked on
 
 
 File = str | Path | None
@@ -72,8 +59,6 @@ def load_subject(
     subject: str | Path | None = None,
     *,
     images: Mapping[str, str | Path] | None = None,
-    flair: File = None,
-    t1: File = None,
     target: File = None,
     **channels: File,
 ) -> Subject:
@@ -85,13 +70,13 @@ def load_subject(
             lesion mask; also `ROOT/<subject>/<session>` with one file a channel, as the paper's scripts want it.
         images: files by name, instead of `subject`: channel -> file, any names and number from one up, in the
             order of the image's channels; those of `CHANNELS` are normalised as their row says.
-        flair, t1, **channels: the same, one by one.
         target: with files by name, the lesion mask.
+        channels: the same as `images`, one by one, as `flair=..., t1=...`; these two come first.
 
     Returns:
         The subject on the scan's own grid, each channel z-scored over its non-zero voxels.
     """
-    if found := _find_by_name(subject, images, target, flair, t1, **channels):
+    if found := _find_by_name(subject, images, target, **channels):
         files = {**found.images, **({"target": found.target} if found.target else {})}
         return replace(_read(found), source={key: str(path.absolute()) for key, path in files.items()})
     word = str(subject or "demo")
@@ -129,20 +114,15 @@ def source_of(word: str) -> Source:
 
 
 def _find_by_name(
-    subject: object = None,
-    images: Mapping[str, File] | None = None,
-    target: File = None,
-    flair: File = None,
-    t1: File = None,
-    **channels: File,
+    subject: object = None, images: Mapping[str, File] | None = None, target: File = None, **channels: File
 ) -> Found | None:
     """The patient of all files that were named; None where a word is given, or nothing."""
-    pairs = [("flair", flair), ("t1", t1), *channels.items(), *(images or {}).items()]
+    pairs = [*(dict.fromkeys(SHIPPED) | channels).items(), *(images or {}).items()]
     given = [(name.lower() if name.lower() in CHANNELS else name, Path(path)) for name, path in pairs if path]
     files = dict(given)
     if len(files) < len(given):
-        twice = sorted({name for name, _ in given if [n for n, _ in given].count(name) > 1})
-        raise ValueError(f"A channel must be named once, got {', '.join(twice)} twice; leave one out.")
+        twice = Counter(name for name, _ in given).most_common(1)[0][0]
+        raise ValueError(f"A channel must be named once, got {twice} twice; leave one out.")
     if (files and subject) or (target and not files):
         names = ", ".join([*(["subject"] if subject else []), *files, *(["target"] if target else [])])
         rule = "A subject is one name, or the files of its channels (and target) by name, as flair=..., t1=..."

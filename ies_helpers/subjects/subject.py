@@ -2,7 +2,8 @@
 
 import re
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -13,42 +14,38 @@ import torch
 from ies_helpers.arrays import Affine, LabelMap, Volume, spacing_of
 
 
-@dataclass(frozen=True)
-class Channel:
-    """One modality: everything that any floor asks about it.
-
-    Attributes:
-        name: as `subject.channels`, sidecars and tables have it.
-        label: as figures have it.
-        suffix: of its files in BIDS; letters and digits.
-        pattern: regular expression that a file name must contain to be this modality.
-        entities: what stands before the suffix in BIDS, such as `ce-gadolinium`; empty for most.
-        bright: share of a lesion's contrast in FLAIR that the channel has, below 0 where lesions are dark.
-        noise_reference: whether its range gives the noise of SmoothGrad, as FLAIR's does as published.
-        normalise: raw `(I, J, K)` values -> the values that networks take.
-    """
-
-    name: str
-    label: str
-    suffix: str
-    pattern: str
-    entities: str = ""
-    bright: float = 0.0
-    noise_reference: bool = False
-    normalise: Callable[[torch.Tensor], torch.Tensor] = field(default=lambda raw: z_score(raw))
+@contextmanager
+def torch_threads(wanted: int) -> Iterator[None]:
+    """Set the number of torch's threads inside, and put it back afterwards."""
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(wanted)
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
+@torch_threads(1)  # the order in which torch adds up, and with it the last bit, depends on their number
 def z_score(raw: torch.Tensor) -> torch.Tensor:
     """Z-score `(I, J, K)` over its own non-zero voxels, as published (MONAI `NormalizeIntensity`); zeros stay zero."""
     from monai.transforms.intensity.array import NormalizeIntensity  # takes seconds
 
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # the order in which torch adds up, and with it the last bit, depends on their number
-    try:
-        normalised = torch.as_tensor(NormalizeIntensity(nonzero=True)(raw), dtype=torch.float32)
-    finally:
-        torch.set_num_threads(threads)
+    normalised = torch.as_tensor(NormalizeIntensity(nonzero=True)(raw), dtype=torch.float32)
     return normalised.as_subclass(torch.Tensor)  # MONAI wraps what it returns
+
+
+@dataclass(frozen=True)
+class Channel:
+    """One modality: everything that any floor asks about it."""
+
+    name: str  # as `subject.channels`, sidecars and tables have it
+    label: str  # as figures have it
+    suffix: str  # of its files in BIDS; letters and digits
+    pattern: str  # regular expression that a file name must contain to be this modality
+    entities: str = ""  # what stands before the suffix in BIDS, such as `ce-gadolinium`
+    bright: float = 0.0  # share of a lesion's contrast in FLAIR that it has, below 0 where lesions are dark
+    noise_reference: bool = False  # whether its range gives the noise of SmoothGrad, as FLAIR's does as published
+    normalise: Callable[[torch.Tensor], torch.Tensor] = z_score  # raw `(I, J, K)` values -> those that networks take
 
 
 _T1 = r"(?<![A-CE-Z])T1(?!\d)|(?<![A-Za-z])t1(?!\d)|(?i:mprage|mp2rage)"
@@ -106,14 +103,13 @@ class Subject:
     raw: Volume | None = None
 
     def __post_init__(self) -> None:
+        names = ", ".join(self.channels)
         if len(set(self.channels)) != len(self.channels):
-            raise ValueError(f"A channel must have a name of its own, got {', '.join(self.channels)}; leave one out.")
+            raise ValueError(f"A channel must have a name of its own, got {names}; leave one out.")
         if len(self.channels) != len(self.image):
-            names = ", ".join(self.channels)
             raise ValueError(f"An image must have one channel for each name, got {len(self.image)} for {names}.")
-        files = [f"{row.entities}_{row.suffix}".lower() for row in map(channel, self.channels)]
-        if len(set(files)) != len(files) or "all" in self.channels:  # `all` is a map of all channels at once
-            names = ", ".join(self.channels)
+        files = {f"{row.entities}_{row.suffix}".lower() for row in map(channel, self.channels)}
+        if len(files) != len(self.channels) or "all" in self.channels:  # `all` is a map of all channels at once
             raise ValueError(f"A channel must have a file name of its own, not all, got {names}; name it otherwise.")
 
     @property
