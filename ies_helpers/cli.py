@@ -89,12 +89,8 @@ class NetworkOptions:
     def load(self, *, use_checkpoint: bool = False) -> Any:
         """The network."""
         from ies_helpers.segmentation.architectures import load_network
-        from ies_helpers.segmentation.nnunet import is_results
 
-        asked: Any = {each.name: getattr(self, each.name) for each in fields(self)} | {"use_checkpoint": use_checkpoint}
-        if not is_results(self.network) and not asked.pop("mirroring"):
-            raise ValueError(f"mirroring is for an nnU-Net results folder, got it for {self.network}; leave it out.")
-        return load_network(asked.pop("network"), **asked)
+        return load_network(**vars(self), use_checkpoint=use_checkpoint)
 
 
 def with_options(command: Callable[..., Any]) -> Callable[..., Any]:

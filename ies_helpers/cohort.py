@@ -36,6 +36,7 @@ import tomllib
 import traceback
 import warnings
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
@@ -83,8 +84,8 @@ EXPLAIN = {each.name: "" if each.default is None else each.default for each in f
 PERILESIONAL = {"lesions": "TP:91-119", "fill": "zero", "by": "steps"}
 EVALUATE = {"faithfulness": False, "seed": 0}
 
+# Of what type a setting of a recipe may be; other values must be of their default's.
 KINDS = {name: get_args(kind) or (kind,) for name, kind in get_type_hints(Recipe).items()}
-"""Of what type a setting of a recipe may be; other values must be of their default's."""
 
 
 @dataclass(frozen=True)
@@ -167,13 +168,13 @@ def read_config(path: Path) -> Config:
     network = _network(_checked(top["network"], NETWORK, f"[network] {where}"), home)
     maps, curves = [], []
     for table in top["explain"]:
-        settings = _checked(table, EXPLAIN, f"[[explain]] {where}", KINDS)
+        settings = _checked(table, EXPLAIN, f"[[explain]] {where}")
         lesions, through = settings.pop("lesions"), settings.pop("through") or None
         maps.append(MapRequest(Recipe(**settings, through=through), lesions))
     for table in top["perilesional"]:
         curves.append(CurveRequest(**_checked(table, PERILESIONAL, f"[[perilesional]] {where}")))
-    _check_names(maps, f"[[explain]] {where}", by_group=True)
-    _check_names(curves, f"[[perilesional]] {where}", by_group=False)
+    _check_names(maps, f"[[explain]] {where}", "choose lesions of two groups, or make")
+    _check_names(curves, f"[[perilesional]] {where}", "or make")
     evaluate = _checked(top["evaluate"], EVALUATE, f"[evaluate] {where}") if "evaluate" in given else None
     if evaluate:
         check_seed(evaluate["seed"], f"seed {where}")
@@ -181,17 +182,15 @@ def read_config(path: Path) -> Config:
     return Config(sources, out, top["threads"], network, tuple(maps), tuple(curves), evaluate, path.absolute(), text)
 
 
-def _checked(
-    given: Any, allowed: Mapping[str, Any], where: str, kinds: Mapping[str, tuple[type, ...]] | None = None
-) -> dict[str, Any]:
-    """The settings of one table, defaults filled in; `kinds` says which types a value may have beside its default's."""
+def _checked(given: Any, allowed: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """The settings of one table, defaults filled in."""
     if not isinstance(given, dict):
         raise ValueError(f"{where} must be a table of settings, got {given!r}.")
     for key, value in given.items():
         if key not in allowed:
             raise ValueError(f"{where} has no key {key!r}; allowed are {', '.join(allowed)}.")
         kind = type(allowed[key])
-        fits = (kinds or {}).get(key, (kind,))
+        fits = KINDS[key] if allowed is EXPLAIN and key in KINDS else (kind,)
         if type(value) not in fits and not (float in fits and type(value) is int):
             raise ValueError(f"{key} of {where} must be of type {kind.__name__}, as {allowed[key]!r}, got {value!r}.")
     return dict(allowed) | given
@@ -199,30 +198,24 @@ def _checked(
 
 def _network(settings: dict[str, Any], home: Path) -> dict[str, Any]:
     """The arguments of `load_network`: only what was given, a file or results folder by its absolute path."""
-    name, mirroring = settings.pop("name"), settings.pop("mirroring")
-    own, options = str(home / name), {key: value for key, value in settings.items() if value not in ("", 0.0)}
-    options["network"] = own if Path(own).is_file() or is_results(own) else name
-    if not (mirroring or is_results(own)):
-        raise ValueError(f"mirroring is for an nnU-Net results folder, got it for {name}; leave it out.")
-    return options if mirroring else options | {"mirroring": False}
+    name = settings.pop("name")
+    own, given = str(home / name), {k: v for k, v in settings.items() if k == "device" or v != NETWORK[k]}
+    return given | {"network": own if Path(own).is_file() or is_results(own) else name}
 
 
-def _check_names(requests: Sequence[MapRequest | CurveRequest], where: str, *, by_group: bool) -> None:
+def _check_names(requests: Sequence[MapRequest | CurveRequest], where: str, remedy: str) -> None:
     """Refuse two entries that would make what has one name in two ways.
 
-    Maps of lesions of two groups (`by_group`) never have one name; curves of all lesions are averaged.
+    Maps of lesions of two groups never have one name; curves of all lesions are averaged.
     """
     for one, other in combinations(requests, 2):
         first, second = one.as_table(), other.as_table()
         groups = {request.lesions.partition(":")[0] for request in (one, other)}
         differ = [f"{k} {first[k]!r} and {second[k]!r}" for k in first if k != "lesions" and first[k] != second[k]]
-        apart = by_group and len(groups) == 2 and groups <= set(GROUPS)
+        apart = isinstance(one, MapRequest) and len(groups) == 2 and groups <= set(GROUPS)
         if one.name == other.name and differ and not apart:
-            remedy = "choose lesions of two groups, or make two cohorts" if by_group else "or make two cohorts"
-            raise ValueError(
-                f"A folder holds one result of a name; two {where} make {one.name}, with {', '.join(differ)}. Take "
-                f"one out, {remedy}."
-            )
+            met = f"two {where} make {one.name}, with {', '.join(differ)}"
+            raise ValueError(f"A folder holds one result of a name; {met}. Take one out, {remedy} two cohorts.")
 
 
 def _sources(entries: list[Any], home: Path, targets: str, where: str) -> Iterator[dict[str, Any]]:
@@ -353,7 +346,7 @@ def work_on(task: Task, devices: Any = None) -> dict[str, Any]:
         except Exception as error:
             row["why"] = _why(error)
     row["seconds"] = round(time.perf_counter() - begun, 1)
-    row["notes"] = " ".join(dict.fromkeys([*(" ".join(str(w.message).split()) for w in caught), *notes])) or None
+    row["notes"] = " ".join(" ".join(dict.fromkeys([*(str(w.message) for w in caught), *notes])).split()) or None
     if row["status"] == "done":
         files = sorted(str(p.relative_to(task.folder)) for p in task.folder.rglob("*.*") if p.is_file())
         record = {"key": task.key, "row": row, "files": [name for name in files if name != "cohort.json"]}
@@ -373,7 +366,9 @@ def _steps(task: Task, row: dict[str, Any], notes: list[str]) -> Iterator[str]:
     made: list[Path] = []
     for request in config.explain:
         yield f"explain {request.recipe.method} of {request.lesions}"
-        if chosen := _chosen(lesions, request.lesions, notes):
+        chosen, note = select_lesions(lesions, request.lesions)
+        notes.append(note)
+        if chosen:
             command = f"ies cohort {config.path.name}"
             made += make_maps(subject, network, chosen, config.out, request.recipe, command=command)
     if any((task.folder / "anat").glob(MAPS)):
@@ -381,15 +376,10 @@ def _steps(task: Task, row: dict[str, Any], notes: list[str]) -> Iterator[str]:
     row["maps"] = sum(1 for _ in (task.folder / "anat").glob(MAPS))
     for request in config.perilesional:
         yield f"perilesional {request.fill} of {request.lesions}"
-        table, chosen = ContextTable(task.folder / CURVES), _chosen(lesions, request.lesions, notes)
+        table, (chosen, note) = ContextTable(task.folder / CURVES), select_lesions(lesions, request.lesions)
+        notes.append(note)
         table.add(subject, network, chosen, fill=request.fill, by=request.by)  # pyright: ignore[reportArgumentType]
         row["curves"] = len(table.curves.drop_duplicates(["lesion", "network", "fill"]))
-
-
-def _chosen(lesions: Lesions, wanted: str, notes: list[str]) -> list[Lesion]:
-    chosen, note = select_lesions(lesions, wanted)
-    notes += [note] if note else []
-    return chosen
 
 
 def select_lesions(lesions: Lesions, wanted: str) -> tuple[list[Lesion], str]:
@@ -636,18 +626,16 @@ def plan_cohort(
     return Plan(**count, why=tuple(why))
 
 
-def _pilot(config: Config, network: Network, task: Task) -> dict[str, Any]:
+def _pilot(config: Config, network: Network, task: Task) -> Mapping[str, Any]:
     """Maps, curves, seconds and gigabytes of one subject."""
     begun = time.perf_counter()
     network, subject = prepare(network, load_subject(**task.source))
     lesions = find_lesions(network, subject)
-    total = {"maps": 0, "curves": 0, "seconds": time.perf_counter() - begun, "gigabytes": 0.0}
+    total: Any = Counter()
+    total["seconds"] = time.perf_counter() - begun
     for request in config.explain:
         if chosen := select_lesions(lesions, request.lesions)[0]:
-            files, seconds, size = _maps_of_one(subject, network, chosen, request.recipe)
-            total["maps"] += files
-            total["seconds"] += seconds
-            total["gigabytes"] += size / 1e9
+            total.update(_maps_of_one(subject, network, chosen, request.recipe))
     for request in config.perilesional:
         total["curves"] += len(select_lesions(lesions, request.lesions)[0])
     if total["curves"]:  # of the first lesion's curve one distance and the full score: two passes of all
@@ -656,17 +644,15 @@ def _pilot(config: Config, network: Network, task: Task) -> dict[str, Any]:
     return total
 
 
-def _maps_of_one(
-    subject: Subject, network: Network, lesions: Sequence[Lesion], recipe: Recipe
-) -> tuple[int, float, float]:
-    """Files, seconds and bytes of the maps by one recipe; the middle lesion's map, or its gradient, is weighed."""
+def _maps_of_one(subject: Subject, network: Network, lesions: Sequence[Lesion], recipe: Recipe) -> dict[str, Any]:
+    """The same of the maps by one recipe; the middle lesion's map, or its gradient, is weighed."""
     view = recipe.view_of(network, len(subject.channels))
     cost, middle = recipe.cost(subject, view, lesions), sorted(lesions, key=len)[len(lesions) // 2]
     weighed = recipe if cost is None else Recipe("gradient", "mean")
     saliency, once = _timed(lambda: next(weighed.maps(subject, view, [middle]))[1])
     size = sum(len(zlib.compress(channel.numpy().tobytes(), 1)) for channel in saliency)
-    seconds = once * len(lesions) if cost is None else cost.seconds
-    return len(lesions) * len(saliency), seconds, len(lesions) * float(size)
+    seconds, many = once * len(lesions) if cost is None else cost.seconds, len(lesions)
+    return {"maps": many * len(saliency), "seconds": seconds, "gigabytes": many * size / 1e9}
 
 
 def _timed(run: Callable[[], Any]) -> tuple[Any, float]:

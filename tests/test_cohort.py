@@ -451,7 +451,6 @@ MISTAKES = {
         'subjects = ["demo"]\n[[perilesional]]\nsteps = 3',
         r"\[\[perilesional\]\] of cohort.toml has no key 'steps'; allowed are lesions, fill, by",
     ),
-    "mirrored copies of what has none": ('subjects = ["demo"]\nnetwork = {mirroring = false}', "got it for unet"),
     "a word for a number": ('subjects = ["demo"]\n[[explain]]\ndraws = "50"', "draws must be at least 1 .* got '50' "),
     "a number for a list": ("subjects = 3", r"subjects of cohort.toml must be of type list, as \[\], got 3"),
     "one table for many": ('subjects = ["demo"]\n[explain]\ndraws = 5', "explain of cohort.toml must be of type list"),

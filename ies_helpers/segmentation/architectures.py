@@ -322,6 +322,8 @@ def load_network(
         found = read_results(network, **options)
         found.module.to(place)
         return found if threshold is None else replace(found, threshold=threshold)
+    if not options.pop("mirroring", True):
+        raise ValueError(f"mirroring is for an nnU-Net results folder, got it for {network}; leave it out.")
     path, name, known = _locate(network)
     if known and architecture not in (None, known):
         given = f"{network} is a {known}; got {architecture!r}"
