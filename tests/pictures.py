@@ -39,7 +39,7 @@ def subject_with_maps() -> tuple[Subject, dict, Lesions]:
 def point(viewer: Viewer, plane: str, voxel: tuple[int, int, int]) -> tuple[float, float]:
     """Where the picture shows the middle of a voxel (display order): shares of its width and height from above left."""
     across, up = (voxel[a] for a in range(3) if a != PLANES[plane])
-    x, y = viewer.planes.panels[plane].axes.transData.transform((across, up))
+    x, y = viewer.planes.panels[plane].transData.transform((across, up))
     width, height = viewer.planes.canvas.get_width_height()
     return x / width, 1 - y / height
 

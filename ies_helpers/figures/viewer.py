@@ -14,20 +14,19 @@ from importlib.resources import files
 from io import BytesIO
 from pathlib import Path
 from string import Template
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, TypeAlias
 
 import ipywidgets as widgets
 import numpy as np
 import torch
 from IPython.display import HTML, display
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.cm import ScalarMappable
 from matplotlib.collections import LineCollection
 from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
-from matplotlib.image import AxesImage
-from matplotlib.lines import Line2D
 from nibabel.affines import apply_affine
 from PIL import Image
 
@@ -168,16 +167,6 @@ class ViewState:
     close: bool = False  # the surroundings of the lesion instead of the whole image
 
 
-class Panel(NamedTuple):
-    """The parts of one plane that change."""
-
-    axes: Axes
-    picture: AxesImage
-    borders: LineCollection
-    down: Line2D
-    along: Line2D
-
-
 class ThreePlanes:
     """A subject's image, one lesion and its map in three planes.
 
@@ -185,7 +174,7 @@ class ThreePlanes:
     """
 
     def __init__(self, subject: Subject, lesions: Lesions) -> None:
-        self.space, self.subject = Canonical(subject), subject
+        self.space = Canonical(subject)
         self.labels = self.space.turn(lesions.label_map(subject.shape).numpy())
         self._colours = {lesion.number: to_rgba(GROUP_COLOURS[lesion.group]) for lesion in lesions}
         self.maps: list[np.ndarray] = []
@@ -197,14 +186,13 @@ class ThreePlanes:
 
     def show_map(self, lesion: Lesion, saliency: Saliency | None, unit: str) -> None:
         """Take another lesion or map; None is a lesion without one."""
-        mask = self.space.turn(lesion.mask(self.subject.shape).numpy())
         self._number, self.unit = lesion.number, unit
-        self._close = self.space.frame_around(mask, VIEWER_REACH_MM)
+        self._close = self.space.frame_around(self.space.turn_mask(lesion), VIEWER_REACH_MM)
         self.maps = [] if saliency is None else [self.space.turn(channel) for channel in saliency.numpy()]
         low, high = (0.0, 0.0) if saliency is None else (float(saliency.min()), float(saliency.max()))
         self.top = max(-low, high)
         end = self.top or 1.0
-        self._scale.set_clim(-end, end)
+        self._bar.mappable.set_clim(-end, end)
         self._bar.ax.set_ylim(0 if low >= 0 and high > 0 else -end, end)
         none = "no map of this lesion" if saliency is None else f"{unit} (the map is zero everywhere)"
         self._bar.set_label(unit if self.top else none, fontsize=11)
@@ -223,40 +211,40 @@ class ThreePlanes:
         """One slice with its map, `(rows, columns, 3)` uint8."""
         grey = self.space.grey(state.channel, plane, state.at)
         values = cut_plane(self._map(state.channel), plane, state.at) if self.top else None
-        return paint(grey, values, self._norm, opacity=state.opacity, threshold=state.threshold)
+        return paint(grey, values, self._bar.norm, opacity=state.opacity, threshold=state.threshold)
 
     def png(self, state: ViewState) -> bytes:
         """The whole picture."""
         self._keep(state)
-        for plane, panel in self.panels.items():
+        for plane, ax in self.panels.items():
             across, up = (state.at[axis] for axis in IN_PLANE[plane])
-            panel.picture.set_data(self.paint(plane, state))
+            (picture,), (borders,), (down, along) = ax.images, ax.collections, ax.lines
+            picture.set_data(self.paint(plane, state))
             segments, numbers = label_borders(cut_plane(self.labels, plane, state.at))
             chosen = numbers == self._number
-            panel.borders.set_segments(list(segments))
-            panel.borders.set_color(["white" if c else self._colours[n] for c, n in zip(chosen, numbers, strict=True)])
-            panel.borders.set_linewidth([1.6 if c else 1.0 for c in chosen])
-            panel.down.set_xdata([across, across])
-            panel.along.set_ydata([up, up])
-            for artist in (panel.picture, panel.borders, panel.down, panel.along, *panel.axes.texts):
-                panel.axes.draw_artist(artist)
+            colours = ["white" if c else self._colours[n] for c, n in zip(chosen, numbers, strict=True)]
+            borders.set(segments=list(segments), color=colours, linewidth=[1.6 if c else 1.0 for c in chosen])
+            down.set_xdata([across, across])
+            along.set_ydata([up, up])
+            for artist in _what_moves(ax):
+                ax.draw_artist(artist)
         stream = BytesIO()
         Image.fromarray(np.asarray(self.canvas.buffer_rgba())[..., :3]).save(stream, "png", compress_level=1)
         return stream.getvalue()
 
-    def voxel_at(self, x: float, y: float, at: Place) -> tuple[int, Place] | None:
-        """What lies under a point of the picture: the axis its plane cuts, and the voxel; None beside the image.
+    def voxel_at(self, x: float, y: float, at: Place) -> tuple[str, Place] | None:
+        """What lies under a point of the picture: the plane and the voxel; None beside the image.
 
         `x` and `y` run from the upper left corner, in shares of width and height; the planes meet `at` a voxel.
         """
         point = np.array([x, 1 - y]) * self.canvas.get_width_height()
-        for plane, panel in self.panels.items():
-            if panel.axes.bbox.contains(*point):
+        for plane, ax in self.panels.items():
+            if ax.bbox.contains(*point):
                 there = np.array(at)
-                there[list(IN_PLANE[plane])] = np.floor(panel.axes.transData.inverted().transform(point) + 0.5)
+                there[list(IN_PLANE[plane])] = np.floor(ax.transData.inverted().transform(point) + 0.5)
                 i, j, k = there.tolist()
                 inside = (there >= 0).all() and (there < self.labels.shape).all()
-                return (PLANES[plane], (i, j, k)) if inside else None
+                return (plane, (i, j, k)) if inside else None
         return None
 
     def _map(self, channel: int) -> np.ndarray:
@@ -266,34 +254,37 @@ class ThreePlanes:
         width, height = 3 * (PANEL + GAP) + BAR, PANEL + HEAD
         self.figure = Figure(figsize=(width, height), dpi=100)
         self.canvas = FigureCanvasAgg(self.figure)
-        self.panels: dict[str, Panel] = {}
+        self.panels: dict[str, Axes] = {}
         for n, plane in enumerate(PLANES):
             ax = self.figure.add_axes((n * (PANEL + GAP) / width, 0, PANEL / width, PANEL / height))
             empty = np.zeros((*cut_plane(self.labels, plane, (0, 0, 0)).shape, 3), np.uint8)
-            picture = show_painted(ax, empty, "auto", None)
-            picture.set(animated=True, interpolation="nearest")
-            edges = LineCollection([], animated=True)
-            ax.add_collection(edges, autolim=False)
-            style: Any = {"color": OKABE_ITO["yellow"], "lw": 0.8, "alpha": 0.7, "animated": True}
-            self.panels[plane] = Panel(ax, picture, edges, ax.axvline(0, **style), ax.axhline(0, **style))
+            show_painted(ax, empty, "auto", None).set_interpolation("nearest")
+            ax.add_collection(LineCollection([]), autolim=False)
+            for draw_line in (ax.axvline, ax.axhline):
+                draw_line(0, color=OKABE_ITO["yellow"], lw=0.8, alpha=0.7)
             letter_sides(ax, plane)
-            for text in ax.texts:
-                text.set_animated(True)
-        self._norm = symmetric(1.0)
-        self._scale = ScalarMappable(self._norm, SIGNED)
+            for artist in _what_moves(ax):
+                artist.set_animated(True)
+            self.panels[plane] = ax
         place = ((3 * (PANEL + GAP) + 0.05) / width, 0.02, 0.14 / width, PANEL / height - 0.04)
-        self._bar = self.figure.colorbar(self._scale, cax=self.figure.add_axes(place, facecolor="0.4"))
+        scale, cax = ScalarMappable(symmetric(1.0), SIGNED), self.figure.add_axes(place, facecolor="0.4")
+        self._bar = self.figure.colorbar(scale, cax=cax)
 
     def _keep(self, state: ViewState) -> None:
         """Restore what does not move; draw it anew where channel, frame or map are others."""
         key = (state.channel, state.close)
         if self._kept[0] != key:
-            for plane, panel in self.panels.items():
-                zoom(panel.axes, plane, self._close if state.close else self._whole)
-                panel.axes.set_title(f"{self.space.channels[state.channel]}, {plane}", fontsize=12)
+            for plane, ax in self.panels.items():
+                zoom(ax, plane, self._close if state.close else self._whole)
+                ax.set_title(f"{self.space.channels[state.channel]}, {plane}", fontsize=12)
             self.canvas.draw()
             self._kept = (key, self.canvas.copy_from_bbox(self.figure.bbox))  # pyright: ignore
         self.canvas.restore_region(self._kept[1])  # pyright: ignore
+
+
+def _what_moves(ax: Axes) -> list[Artist]:
+    """Of a panel, from below: the picture, borders, the crosshair; and the letters, which lie over them."""
+    return [*ax.images, *ax.collections, *ax.lines, *ax.texts]
 
 
 def label_borders(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -432,13 +423,14 @@ class Viewer:
     @property
     def state(self) -> ViewState:
         """What is shown, as the controls say."""
+        at: Any = tuple(self.controls[plane].value for plane in PLANE_OF_AXIS)
         names = ("modality", "threshold", "opacity", "closeup")
-        return ViewState(self._at, *(self.controls[name].value for name in names))
+        return ViewState(at, *(self.controls[name].value for name in names))
 
     @property
     def voxel(self) -> Place:
         """What is under the crosshair, in scan order, as an index into the subject's image and map."""
-        return tuple(int(n) for n in apply_affine(self._to_scan, self._at).round())  # pyright: ignore
+        return tuple(int(n) for n in apply_affine(self._to_scan, self.state.at).round())  # pyright: ignore
 
     def static(self) -> str:
         """The current picture with its caption, as HTML that needs neither kernel nor widgets."""
@@ -449,10 +441,6 @@ class Viewer:
         here = {"version_major": 2, "version_minor": 0, "model_id": self.widget.model_id}
         display({WIDGET_VIEW: here, "text/plain": "Controls need a running kernel; run this cell."}, raw=True)
         display(HTML(self.static()))
-
-    @property
-    def _at(self) -> Place:
-        return tuple(self.controls[plane].value for plane in PLANE_OF_AXIS)  # pyright: ignore[reportReturnType]
 
     def _change(self, control: str, message: str = "") -> None:
         """Let the other controls follow one of them, then draw once."""
@@ -494,16 +482,15 @@ class Viewer:
 
     def _point(self, kind: str, x: str, y: str, steps: str, _: str) -> None:
         """A click moves the crosshair, and chooses the lesion that it hits; the wheel turns the plane below it."""
-        hit = self.planes.voxel_at(float(x), float(y), self._at)
+        hit = self.planes.voxel_at(float(x), float(y), self.state.at)
         if hit is None:
             return
-        axis, at = hit
+        plane, at = hit
         if kind == "wheel":
-            slider = self.controls[PLANE_OF_AXIS[axis]]
-            slider.value += int(steps)  # the slider keeps to its ends
+            self.controls[plane].value += int(steps)  # the slider keeps to its ends
         else:
             self._go(at)
-        number = int(self.planes.labels[self._at])
+        number = int(self.planes.labels[self.state.at])
         if kind == "click" and number in [n for _, n in self.controls["lesion"].options]:
             self.controls["lesion"].value = number
 
@@ -520,7 +507,7 @@ class Viewer:
         """The crosshair's voxel, where it lies, and the values there."""
         image, value = self.planes.value(self.state)
         mm = ", ".join(f"{n:.1f}" for n in apply_affine(self.content.subject.affine, self.voxel))
-        number = int(self.planes.labels[self._at])
+        number = int(self.planes.labels[self.state.at])
         where = f"in lesion {number} ({self.content.lesions[number].group})" if number else "in no lesion"
         here = f"Voxel {self.voxel} at ({mm}) mm, {where}. Image {image:+.2f} (z-score)"
         if not self.planes.maps:

@@ -88,8 +88,8 @@ def test_the_picture_on_the_screen_holds_the_painted_voxels_in_place(viewer: Vie
             pixel = screen[int(y * height), int(x * width)]
             if hit is None:
                 continue
-            axis, voxel = hit
-            plane = next(name for name in PLANES if PLANES[name] == axis)
+            plane, voxel = hit
+            axis = PLANES[plane]
             column, row = (voxel[a] for a in range(3) if a != axis)
             around = planes.paint(plane, state)[max(0, row - 1) : row + 2, max(0, column - 1) : column + 2]
             near_line = any(abs(voxel[a] - state.at[a]) <= 1 for a in range(3) if a != axis)
@@ -273,7 +273,7 @@ def test_the_chosen_lesion_is_outlined_in_white_and_others_in_their_groups_colou
         viewer.controls["lesion"].value = 1 if number == 2 else 2
         where = np.argwhere(viewer.planes.labels == number)[0]
         viewer.controls["axial"].value = int(where[2])
-        colours = {tuple(c) for c in viewer.planes.panels["axial"].borders.get_colors().round(3).tolist()}
+        colours = {tuple(c) for c in viewer.planes.panels["axial"].collections[0].get_colors().round(3).tolist()}
         red, green, blue = (int(GROUP_COLOURS[group][n : n + 2], 16) / 255 for n in (1, 3, 5))
         assert tuple(np.round((red, green, blue, 1.0), 3)) in colours
 
@@ -312,7 +312,7 @@ def test_one_channel_or_three_can_be_chosen_each_with_its_own_scan_and_map(chann
             float(saliency[n][viewer.voxel]),
         )
         assert f"map of {name.upper()}" in viewer.caption.value
-        assert viewer.planes.panels["axial"].axes.get_title() == f"{name.upper()}, axial"
+        assert viewer.planes.panels["axial"].get_title() == f"{name.upper()}, axial"
     alone = view(subject, saliency[:1], lesions[1]).caption.value
     assert ("over DIR" if channels > 1 else "map of DIR") in alone
 
