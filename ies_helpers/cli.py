@@ -225,12 +225,12 @@ def explain(
     """Compute saliency maps of lesions; run it again after an interruption and it goes on."""
     from ies_helpers.measures.evaluation import add_measures
     from ies_helpers.saliency.explain import make_maps
-    from ies_helpers.segmentation.lesions import check_choice, segment_into_folder
+    from ies_helpers.segmentation.lesions import check_wanted, segment_into_folder
     from ies_helpers.segmentation.network import prepare
     from ies_helpers.subjects.folder import read_index
     from ies_helpers.subjects.sources import load_subject
 
-    check_choice(lesions)
+    check_wanted(lesions)
     loaded = load_subject(subject, **files.given())
     net, loaded = prepare(network.load(use_checkpoint=use_checkpoint), loaded)
     view = recipe.view_of(net, len(loaded.channels))
@@ -279,11 +279,11 @@ def perilesional(
     from ies_helpers.figures.charts import save_perilesional
     from ies_helpers.measures.context import ContextTable, wide_curves
     from ies_helpers.saliency.context import check_curve
-    from ies_helpers.segmentation.lesions import check_choice
+    from ies_helpers.segmentation.lesions import check_wanted
     from ies_helpers.subjects.files import write_text
 
     check_curve(by, fill)
-    check_choice(lesions)
+    check_wanted(lesions)
     words = subjects or [None]
     _check_subjects(words, files)
     table, without = ContextTable(out / "perilesional.csv"), []

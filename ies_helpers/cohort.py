@@ -61,7 +61,7 @@ from ies_helpers.saliency.estimate import in_words
 from ies_helpers.saliency.explain import make_maps
 from ies_helpers.saliency.methods import Recipe
 from ies_helpers.segmentation.architectures import load_network
-from ies_helpers.segmentation.lesions import GROUPS, Lesion, Lesions, check_choice, find_lesions, segment_into_folder
+from ies_helpers.segmentation.lesions import GROUPS, Lesion, Lesions, check_wanted, find_lesions, segment_into_folder
 from ies_helpers.segmentation.network import Network, prepare
 from ies_helpers.segmentation.nnunet import is_results
 from ies_helpers.subjects.files import write_text
@@ -96,7 +96,7 @@ class MapRequest:
     lesions: str = "all"
 
     def __post_init__(self) -> None:
-        check_choice(self.lesions)
+        check_wanted(self.lesions)
 
     @property
     def name(self) -> str:
@@ -118,7 +118,7 @@ class CurveRequest:
 
     def __post_init__(self) -> None:
         check_curve(self.by, self.fill)
-        check_choice(self.lesions)
+        check_wanted(self.lesions)
 
     @property
     def name(self) -> str:

@@ -7,7 +7,6 @@ of the segmentation is known. `wide_table` makes such tables of our own maps, wi
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -43,18 +42,15 @@ def masses(table: pd.DataFrame, name: str = "the table") -> np.ndarray:
     cells = table[wanted[:-1]]
     numbers = cells.apply(pd.to_numeric, errors="coerce")
     for row, column in np.argwhere((numbers.isna() & cells.notna()).to_numpy())[:1]:
-        raise ValueError(
-            f"Masses must be numbers, or empty where not known; {name} has {cells.iat[row, column]!r} in row {row + 1} "
-            f"(patient {table['patient'].iat[row]}), column {wanted[column]}. Mend it."
-        )
+        where = f"row {row + 1} (patient {table['patient'].iat[row]}), column {wanted[column]}"
+        met = f"{name} has {cells.iat[row, column]!r} in {where}"
+        raise ValueError(f"Masses must be numbers, or empty where not known; {met}. Mend it.")
     values = numbers.to_numpy(dtype=np.float64)
     if (values < 0).any() or (values > 1 + 1e-6).any():
         ends = f"{np.nanmin(values):.3g} to {np.nanmax(values):.3g}"
         raise ValueError(f"Masses must be shares, 0 to 1; {name} has values from {ends}.")
-    patients: Any = table["patient"]
-    twice = patients[patients.duplicated()]
-    if len(twice):
-        raise ValueError(f"A patient must have one row, {twice.iloc[0]} has more in {name}; drop repeated rows.")
+    for patient in table.loc[table["patient"].duplicated(), "patient"]:
+        raise ValueError(f"A patient must have one row, {patient} has more in {name}; drop repeated rows.")
     return values.reshape(len(table), len(rows), len(columns))
 
 
@@ -116,8 +112,7 @@ def outliers(table: pd.DataFrame, reference: pd.DataFrame | None = None, *, seed
         raise ValueError("Masses must have values for outliers, some are NaN; leave out structures that are not there.")
     rows = []
     for n, name in enumerate(names):
-        forest = IsolationForest(random_state=seed).fit(fitted[:, n])
-        score = forest.decision_function(values[:, n])
+        score = IsolationForest(random_state=seed).fit(fitted[:, n]).decision_function(values[:, n])
         columns = {"patient": table["patient"], "explained": name, "score": score, "outlier": score < 0}
         columns |= {"own_mass": table.get(_mass(name, name), np.nan), "dice": table.get(f"{name}_dice", np.nan)}
         rows.append(pd.DataFrame(columns))
@@ -131,10 +126,8 @@ def dice_correlation(found: pd.DataFrame) -> pd.DataFrame:
     (fewer than four patients with a Dice coefficient, or all alike, or one unknown) it is NaN and `reason` says why.
     Columns `explained patients score_rho score_p own_mass_rho own_mass_p reason`; p is not corrected for many classes.
     """
-    means = found.groupby("patient", as_index=False)[["score", "own_mass", "dice"]].mean()
-    groups = [*found.groupby("explained", sort=False), ("mean over classes", means)]
-    rows = []
-    for name, rest in groups:
+    means, rows = found.groupby("patient", as_index=False)[["score", "own_mass", "dice"]].mean(), []
+    for name, rest in [*found.groupby("explained", sort=False), ("mean over classes", means)]:
         some = rest.dropna(subset=["dice"])
         few = len(some) < 4
         flat = [c for c in ("dice", "score", "own_mass") if not few and (some[c].nunique() < 2 or some[c].isna().any())]
@@ -155,13 +148,12 @@ def simulated_table(patients: int = 32, *, odd: int = 3, seed: int = 0) -> pd.Da
     amiss: their maps lie in the background more, and their Dice coefficients are lower.
     """
     names = ["background", "aorta", "heart", "lung_left", "lung_right", "ribs"]
-    rng, rows = np.random.default_rng(seed), []
-    apart = np.abs(np.subtract.outer(np.arange(6), np.arange(6)))
+    rng, rows, near = np.random.default_rng(seed), [], np.arange(6)
     for n in range(patients):
         amiss = n >= patients - odd
         row: dict[str, object] = {"patient": f"s{n:04d}"}
         for a, name in enumerate(names):
-            strength = 40 * np.exp(-apart[a] / 1.5) * np.where(np.arange(6) == 0, 8.0 if amiss else 3.0, 1.0)
+            strength = 40 * np.exp(-np.abs(near - a) / 1.5) * np.where(near == 0, 8.0 if amiss else 3.0, 1.0)
             shares = rng.dirichlet(strength)
             row |= {_mass(name, other): share for other, share in zip(names, shares, strict=True)}
             row[f"{name}_dice"] = float(np.clip(rng.normal(0.7 if amiss else 0.9, 0.03), 0, 1))

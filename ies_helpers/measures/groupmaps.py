@@ -47,18 +47,16 @@ def group_map(maps: Iterable[Saliency], affine: Affine) -> GroupMap:
     means in modes other than `image` are too small, and writes files without an affine. Here it is the number of maps.
     """
     count = total = squares = signs = np.zeros(0)
-    size, shape = 0, None
-    for saliency in maps:
+    size = 0
+    for size, saliency in enumerate(maps, 1):
         values = np.asarray(saliency, dtype=np.float64)
-        shape = shape or values.shape
-        if values.shape != shape or values.ndim != 4:
-            raise ValueError(f"Maps of a group must be (C, I, J, K) on one grid, got {values.shape} and {shape}.")
-        if not size:
-            count, total, squares, signs = (np.zeros(shape) for _ in range(4))
-        size += 1
+        if size == 1:
+            count, total, squares, signs = np.zeros((4, *values.shape))
+        if values.shape != total.shape or values.ndim != 4:
+            raise ValueError(f"Maps of a group must be (C, I, J, K) on one grid, got {values.shape} and {total.shape}.")
         # Welford's running sum of squares, voxel by voxel: how far this map lies from the mean before it, times how far
         # from the mean with it. A map counts only where it reaches.
-        there = np.broadcast_to(~np.isnan(values).any(axis=0), shape)
+        there = np.broadcast_to(~np.isnan(values).any(axis=0), values.shape)
         here = np.where(there, values, 0)
         before = np.where(there, here - total / np.maximum(count, 1), 0)
         count, total = count + there, total + here
@@ -122,7 +120,7 @@ def on_grid(saliency: Saliency, affine: Affine, grid: Affine, shape: tuple[int, 
     """`(C, *shape)` float32: a map at the points of another grid, trilinearly, NaN beyond its own."""
     to_index: Any = np.linalg.inv(np.asarray(affine, dtype=np.float64)) @ np.asarray(grid)
     to_index = np.round(to_index, 9)  # what rounding in the inverse adds would turn copies into mixtures
-    how: Any = {"output_shape": shape, "order": 1, "mode": "constant", "cval": np.nan}
+    how: Any = {"output_shape": shape, "order": 1, "cval": np.nan}
     channels = np.asarray(saliency, dtype=np.float64)
     taken = [ndimage.affine_transform(channel, to_index[:3, :3], to_index[:3, 3], **how) for channel in channels]
     return torch.from_numpy(np.stack(taken)).float()

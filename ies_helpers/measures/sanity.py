@@ -24,9 +24,9 @@ from ies_helpers.segmentation.network import Network, as_network
 class Similarity(NamedTuple):
     """How alike two maps are: 1 if the same, about 0 with nothing in common (but see `ssim`), less if opposite."""
 
-    spearman: float  # rank correlation of the signed values in the region, all channels together
-    spearman_abs: float  # of the absolute values
-    ssim: float
+    spearman: float = np.nan  # rank correlation of the signed values in the region, all channels together
+    spearman_abs: float = np.nan  # of the absolute values
+    ssim: float = np.nan
     reason: str = ""  # why they are NaN
 
 
@@ -36,14 +36,13 @@ def similarity(one: Saliency, other: Saliency, region: LabelMap) -> Similarity:
     if one.shape != other.shape or tuple(region.shape) != tuple(one.shape[1:]):
         shapes = ", ".join(str(tuple(t.shape)) for t in (one, other, region))
         raise ValueError(f"Maps and region must share their grid, got {shapes}.")
-    nan = float("nan")
     if not bool(region.any()):
-        return Similarity(nan, nan, nan, "the region is empty")
+        return Similarity(reason="the region is empty")
     if not (one.isfinite().all() and other.isfinite().all()):
-        return Similarity(nan, nan, nan, "a map has NaN or infinite values")
+        return Similarity(reason="a map has NaN or infinite values")
     a, b = (np.asarray(m[:, region], dtype=np.float64).ravel() for m in (one, other))
     if np.ptp(a) == 0 or np.ptp(b) == 0:
-        return Similarity(nan, nan, nan, "a map is constant in the region")
+        return Similarity(reason="a map is constant in the region")
     signed, absolute = (pearson(rankdata(f(a)), rankdata(f(b))) for f in (np.positive, np.abs))
     flat = "the absolute values of a map are constant in the region" if np.isnan(absolute) else ""
     return Similarity(signed, absolute, ssim(one, other, region), flat)
@@ -60,8 +59,7 @@ def ssim(one: Saliency, other: Saliency, region: LabelMap) -> float:
     weights = np.asarray(region, dtype=bool)
     box = Box.around(weights)
     scaled = [values / np.abs(values).max() for values in (np.asarray(m[:, *box], dtype=float) for m in (one, other))]
-    total = sum(float(_ssim_map(1 + a, 1 + b)[weights[box]].mean()) for a, b in zip(*scaled, strict=True))
-    return total / len(one)
+    return sum(float(_ssim_map(1 + a, 1 + b)[weights[box]].mean()) for a, b in zip(*scaled, strict=True)) / len(one)
 
 
 def _ssim_map(a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -76,9 +74,8 @@ def _ssim_map(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 def shuffled(saliency: Saliency, region: LabelMap, seed: int = 0) -> Saliency:
     """The map with its voxels in the region in random order, channels kept together, zero elsewhere."""
-    values = saliency[:, region]
+    values, other = saliency[:, region], torch.zeros_like(saliency)
     order = np.random.default_rng([seed, 3]).permutation(values.shape[1])
-    other = torch.zeros_like(saliency)
     other[:, region] = values[:, torch.from_numpy(order)]
     return other
 
@@ -110,7 +107,7 @@ def randomise_layers(
     Every parameter of a layer is drawn anew from a normal distribution of its own mean and standard deviation;
     running statistics of batch norms stay. Departure from the source, which initialises as before a training:
     so drawn, activations keep their range, and the maps differ by what was learned alone. All is done on a copy
-    of the module: the caller's is never touched.
+    of the module.
 
     Args:
         network: whose layers are randomised.
@@ -136,10 +133,9 @@ def randomise_layers(
     rows = [_row(AS_TRAINED, original, original, region)]
     for name, parameters in chosen:
         for n, parameter in parameters:
+            normal = np.asarray(np.random.default_rng([seed, n]).standard_normal(tuple(parameter.shape)))
             was = trained[n]
-            normal = np.random.default_rng([seed, n]).standard_normal(tuple(was.shape))
-            drawn = torch.from_numpy(np.asarray(normal)).to(was) * was.std(unbiased=False) + was.mean()
-            parameter.data.copy_(drawn)
+            parameter.data.copy_(torch.from_numpy(normal).to(was) * was.std(unbiased=False) + was.mean())
         rows.append(_row(name, original, explain(other), region))
         for n, parameter in parameters if how == "independent" else ():
             parameter.data.copy_(trained[n])
@@ -154,9 +150,8 @@ def _layers(module: nn.Module, names: Sequence[str] | None) -> list[Layer]:
     number = {id(p): n for n, p in enumerate(module.parameters())}
     if names is not None:
         known = dict(module.named_modules())
-        for name in names:
-            if name not in known or not list(known[name].parameters()):
-                raise ValueError(f"layers must name submodules with parameters, got {name!r}; see named_modules().")
+        for name in (name for name in names if name not in known or not list(known[name].parameters())):
+            raise ValueError(f"layers must name submodules with parameters, got {name!r}; see named_modules().")
         return [(name, [(number[id(p)], p) for p in known[name].parameters()]) for name in names]
     layers: list[Layer] = []
     for name, sub in module.named_modules():

@@ -50,12 +50,10 @@ def factor_of(norm: nn.BatchNorm3d) -> torch.Tensor:
 def is_plain(conv: object, kind: type, kernel: int, stride: int) -> bool:
     """Whether `conv` is a `kind` of these sides that turns n positions into n / stride, or back, zero-padded."""
     pad = (kernel - 1) // 2
-    wanted = {"kernel_size": kernel, "stride": stride, "padding": pad, "dilation": 1}
-    if kind is nn.ConvTranspose3d:
-        wanted["output_padding"] = stride - kernel + 2 * pad
-    if type(conv) is not kind or not all(getattr(conv, name) == (n,) * 3 for name, n in wanted.items()):
-        return False
-    return getattr(conv, "groups", 0) == 1 and getattr(conv, "padding_mode", "") == "zeros"
+    output_padding = stride - kernel + 2 * pad if kind is nn.ConvTranspose3d else 0
+    sides = {"kernel_size": kernel, "stride": stride, "padding": pad, "dilation": 1, "output_padding": output_padding}
+    wanted = {name: (n,) * 3 for name, n in sides.items()} | {"groups": 1, "padding_mode": "zeros"}
+    return type(conv) is kind and all(getattr(conv, name) == value for name, value in wanted.items())
 
 
 def lesion_channel(last: nn.Conv3d | nn.ConvTranspose3d, lesion_class: int) -> int | None:
@@ -97,8 +95,9 @@ def trusted(network: Network, kind: str, part: Part, cone: Each, autograd: Each)
         apart[:, *box.local(seen)] -= got
         close = bool(apart.abs().max() <= CLOSE * wanted.abs().max())
         if not close:
-            sentence = f"{network.name} is no {kind} of the published kind after all; taking the crop."
-            warnings.warn(sentence, stacklevel=2)
+            warnings.warn(
+                f"{network.name} is no {kind} of the published kind after all; taking the crop.", stacklevel=2
+            )
         return close
 
     return _TRUSTED(network.module, kind, network.lesion_class, make=agree)
@@ -109,15 +108,12 @@ def trusted(network: Network, kind: str, part: Part, cone: Each, autograd: Each)
 
 @dataclass(eq=False)
 class Layer:
-    """One convolution, what follows it, and, once a forward pass has been seen, the `slope` of that on the crop.
-
-    The slope `(1, F, i, j, k)` is the derivative of the layer's output by the convolution's.
-    """
+    """One convolution, what follows it, and, once a forward pass has been seen, the `slope` of that on the crop."""
 
     conv: nn.Conv3d | nn.ConvTranspose3d
     norm: nn.BatchNorm3d | None = None
     act: nn.Module | None = None
-    slope: torch.Tensor = field(default_factory=lambda: torch.empty(0))
+    slope: torch.Tensor = field(default_factory=lambda: torch.empty(0))  # (1, F, i, j, k) of the output by conv's
 
     def note_slope(self, _module: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
         """Forward pre-hook of the activation: keep the slope where its input lies."""
@@ -172,10 +168,9 @@ def _layer(block: Any, kind: type, stride: int, last: bool = False) -> Layer | N
 
 
 class Cone:
-    """The backward pass of a U-Net, voxel by voxel; made by `cone_of`."""
+    """The backward pass of a U-Net, its layers as `take_apart` gives them, voxel by voxel, from output `channel`."""
 
     def __init__(self, module: nn.Module, down: list[Layer], bottom: Layer, up: list[Layer], channel: int = 1) -> None:
-        """A `module`, its layers as `take_apart` gives them, and the output that is explained."""
         self.module, self.down, self.bottom, self.up, self.channel = module, down, bottom, up, channel
         self.strides = len(down)
         self.finite = torch.tensor(0.0)
@@ -268,15 +263,13 @@ class Cone:
         # Encoder, from the bottom to the input: windows [lo, hi] that grow to twice their length and one.
         lo, hi = first - 1, last + 2
         for level in range(n, 0, -1):
-            start = origin // 2**level
-            slopes[id(self.down[level - 1])] = window(self.down[level - 1].slope, lo - start, hi - start)
+            layer, start = self.down[level - 1], origin // 2**level
+            slopes[id(layer)] = window(layer.slope, lo - start, hi - start)
             lo, hi = 2 * lo - 1, 2 * hi + 1
-        # Bottom, and decoder: the cells' own positions and one behind them.
-        start = origin // 2**n
-        slopes[id(self.bottom)] = window(self.bottom.slope, first - start, last + 1 - start)
-        for level in range(1, n):
+        # Decoder and bottom: the cells' own positions and one behind them.
+        for level, layer in enumerate([*self.up[1:], self.bottom], 1):
             side, start = 2 ** (n - level), origin // 2**level
-            slopes[id(self.up[level])] = window(self.up[level].slope, side * first - start, side * (last + 1) - start)
+            slopes[id(layer)] = window(layer.slope, side * first - start, side * (last + 1) - start)
         return slopes
 
     def _seed(self, voxels: Voxels, first: np.ndarray, last: np.ndarray, rows: np.ndarray) -> torch.Tensor:

@@ -22,19 +22,12 @@ from ies_helpers.segmentation.network import Network
 
 @dataclass(frozen=True, eq=False)
 class View:
-    """One forward pass, and the weight of its logits in the output.
+    """One forward pass, and the weight of its logits in the output."""
 
-    Attributes:
-        box: where it looks; the image is zero beyond its end.
-        weight: `(i, j, k)` on the box, importance over total importance; None is 1 everywhere.
-        within: the window it is a part of, where that window's statistics are held (`frozen`).
-        number: of the pass, where a network averages several (`Network.passes`).
-    """
-
-    box: Box
-    weight: torch.Tensor | None = None
-    within: Box | None = None
-    number: int | None = None
+    box: Box  # where it looks; the image is zero beyond its end
+    weight: torch.Tensor | None = None  # (i, j, k) on the box, importance over total importance; None is 1 everywhere
+    within: Box | None = None  # the window it is a part of, where that window's statistics are held (`frozen`)
+    number: int | None = None  # of the pass, where a network averages several (`Network.passes`)
 
     def holds(self, voxels: Voxels) -> np.ndarray:
         """`(V,)` bool: which voxels lie in the box."""
@@ -164,13 +157,10 @@ def _halves(field: ReceptiveField, voxels: Voxels) -> list[Voxels]:
 def window_views(network: Network, shape: Sequence[int], voxels: Voxels) -> list[View]:
     """The windows that hold any of `voxels`, with their share of the blended logits, once for each pass."""
     check_window(network, tuple(shape))
-    total, weight, numbers = total_importance(network, tuple(shape)), importance(network), range(network.passes)
-    views = []
-    for box in window_boxes(network, tuple(shape)):
-        if View(box).holds(voxels).any():
-            share = weight / total[box] / len(numbers)
-            views += [View(box, share, number=n) for n in numbers]
-    return views
+    total, weight, passes = total_importance(network, tuple(shape)), importance(network), network.passes
+    boxes = [box for box in window_boxes(network, tuple(shape)) if View(box).holds(voxels).any()]
+    shares = [weight / total[box] / passes for box in boxes]
+    return [View(box, share, number=n) for box, share in zip(boxes, shares, strict=True) for n in range(passes)]
 
 
 def window_part(network: Network, shape: Sequence[int], voxels: Voxels) -> Part:

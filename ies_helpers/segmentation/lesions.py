@@ -95,7 +95,7 @@ class Lesions:
 
         `all`, a group such as `FP`, numbers such as `3,7`, sizes in voxels as `size:90-120`, or both as `TP:90-120`.
         """
-        check_choice(wanted)
+        check_wanted(wanted)
         if wanted == "all":
             chosen = list(self)
         elif wanted in GROUPS:
@@ -132,7 +132,7 @@ class Lesions:
         return labels
 
 
-def check_choice(wanted: str) -> None:
+def check_wanted(wanted: str) -> None:
     """Refuse what `Lesions.select` cannot mean, before anything is computed."""
     if not re.fullmatch(rf"all|{'|'.join(GROUPS)}|(size|{'|'.join(GROUPS)}):\d+-\d*|\d+(, ?\d+)*", wanted):
         groups = ", ".join(GROUPS)
