@@ -147,10 +147,9 @@ def distance_structures(subject: Subject, lesion: Lesion, brain: np.ndarray | No
     filled, unless `(I, J, K)` bool is given.
     """
     brain = brain_mask(subject.image, filled=True) if brain is None else brain
-    own = _own(subject, lesion, brain)
-    around = shells(lesion, subject.shape, subject.affine)
-    named = {OWN_LESION: own, OUTSIDE: ~brain} | {f"{name} mm": shell for name, shell in around.items()}
-    return _first_come(named | {f"beyond {SHELLS[-1][1]:g} mm": brain}, last=OUTSIDE)
+    around = {f"{name} mm": shell for name, shell in shells(lesion, subject.shape, subject.affine).items()}
+    claims = {OUTSIDE: ~brain} | around | {f"beyond {SHELLS[-1][1]:g} mm": brain}
+    return _first_come(subject, lesion, brain, claims, last=OUTSIDE)
 
 
 def tissue_structures(
@@ -162,24 +161,22 @@ def tissue_structures(
     missed; `tissues` such as `brain_tissues` or `read_structures` give; `brain` as in `distance_structures`.
     """
     brain = brain_mask(subject.image, filled=True) if brain is None else brain
-    own = _own(subject, lesion, brain)
     others = np.zeros(subject.shape, dtype=bool)
     others[tuple(np.concatenate([other.voxels for other in [lesion, *lesions]]).T)] = True
     by_tissue = {name: np.asarray(mask, dtype=bool) for name, mask in tissues.items()}
-    return _first_come({OWN_LESION: own, OTHER_LESIONS: others} | by_tissue | {REST: brain, OUTSIDE: ~brain})
+    claims = {OTHER_LESIONS: others} | by_tissue | {REST: brain, OUTSIDE: ~brain}
+    return _first_come(subject, lesion, brain, claims)
 
 
-def _own(subject: Subject, lesion: Lesion, brain: np.ndarray) -> np.ndarray:
+def _first_come(
+    subject: Subject, lesion: Lesion, brain: np.ndarray, claims: Mapping[str, np.ndarray], last: str = ""
+) -> dict[str, np.ndarray]:
+    """Disjoint masks: the lesion's, then each voxel goes to the first of `claims`; `last` is moved to the end."""
     own = lesion.mask(subject.shape).numpy()
     if not (own & brain).any():
         raise ValueError(f"A lesion must lie in the brain, {lesion!r} lies where {subject.name} is 0 in all channels.")
-    return own
-
-
-def _first_come(named: Mapping[str, np.ndarray], last: str = "") -> dict[str, np.ndarray]:
-    """Disjoint masks: each voxel goes to the first that claims it; `last` is moved to the end afterwards."""
-    free, taken = np.ones(next(iter(named.values())).shape, dtype=bool), {}
-    for name, mask in named.items():
+    free, taken = ~own, {OWN_LESION: own}
+    for name, mask in claims.items():
         taken[name] = mask & free
         free &= ~mask
     return {name: taken[name] for name in sorted(taken, key=lambda name: name == last)}
@@ -221,10 +218,9 @@ LEAST_OVERLAP = 0.8  # Dice coefficient of a brain in MNI space and the template
 
 
 def read_labels(path: str | Path, subject: Subject) -> np.ndarray:
-    """Whole-number labels `(I, J, K)` of a NIfTI file on the subject's grid.
+    """Whole-number labels `(I, J, K)` of a NIfTI file in the subject's space, on the subject's grid.
 
-    A file on another grid is resampled, nearest neighbour, through the two affines, and a warning says so. That is no
-    registration: it must lie in the subject's space.
+    From another grid they are resampled, nearest neighbour, through the two affines, and a warning says so.
     """
     path = Path(path)
     image = read_image(path, "label")
@@ -290,10 +286,8 @@ def brain_tissues(subject: Subject) -> dict[str, np.ndarray]:
     brain = brain_mask(subject.image, filled=True)
     # (3, V) prior of white matter, grey matter and CSF at the brain's voxels, none of them impossible anywhere.
     white, grey, csf, to_ventricles = template_tissues(_world(subject, template_affine(subject)))
-    blurred = [
-        ndimage.gaussian_filter(t, TEMPLATE_BLUR_MM / np.array(subject.spacing))[brain] for t in (white, grey, csf)
-    ]
-    prior = np.stack(blurred) + 0.02
+    width = TEMPLATE_BLUR_MM / np.array(subject.spacing)
+    prior = np.stack([ndimage.gaussian_filter(t, width)[brain] for t in (white, grey, csf)]) + 0.02
     # (V,) the tissue that intensity and prior make most likely; drawn lesions do not shape the mixture.
     known = np.ones(int(brain.sum()), dtype=bool) if subject.target is None else ~subject.target.numpy()[brain]
     labels = np.full(subject.shape, -1)

@@ -25,19 +25,9 @@ from scipy.sparse import csr_array, diags_array
 from scipy.sparse.linalg import cg
 from torch import nn
 
-from ies_helpers.arrays import (
-    Box,
-    LabelMap,
-    LesionLike,
-    Saliency,
-    Volume,
-    Voxels,
-    as_mask,
-    check_choice,
-    check_finite,
-    check_seed,
-)
+from ies_helpers.arrays import Box, LesionLike, Saliency, Volume, as_mask, check_choice, check_finite, check_seed
 from ies_helpers.measures.sanity import pearson
+from ies_helpers.saliency.comparison import mean_logits
 from ies_helpers.saliency.score import LesionScore
 from ies_helpers.segmentation.inference import check_image
 from ies_helpers.segmentation.network import Network
@@ -61,7 +51,7 @@ class Removing(TypedDict, total=False):
     """
 
     fill: Replacement
-    region: LabelMap | None
+    region: torch.Tensor | None
     seed: int
 
 
@@ -139,7 +129,7 @@ def count_voxels(fractions: Sequence[float], size: int) -> np.ndarray:
     return voxels
 
 
-def surroundings(lesion: LesionLike, shape: tuple[int, ...], reach: float = 15) -> LabelMap:
+def surroundings(lesion: LesionLike, shape: tuple[int, ...], reach: float = 15) -> torch.Tensor:
     """`(I, J, K)` bool: the lesion and all within `reach` voxels of it.
 
     15 in 1 mm scans is where the published scores gain no more from context (7 mm U-Net, 12 to 15 mm Swin UNETR).
@@ -151,7 +141,7 @@ def surroundings(lesion: LesionLike, shape: tuple[int, ...], reach: float = 15) 
     return near
 
 
-def _region(score: LesionScore, image: Volume, region: LabelMap | None) -> Voxels:
+def _region(score: LesionScore, image: Volume, region: torch.Tensor | None) -> np.ndarray:
     """`(N, 3)` voxels of the region; by default the brain around the lesion."""
     brain = torch.from_numpy(brain_mask(image))
     if region is None:
@@ -179,7 +169,7 @@ NEIGHBOURS = [offset for offset in itertools.product((-1, 0, 1), repeat=3) if an
 NOT_REMOVED, BEYOND_IMAGE = -1, -2  # what stands in the volume of numbers where a voxel has no number
 
 
-def impute(image: Volume, voxels: Voxels) -> np.ndarray:
+def impute(image: Volume, voxels: np.ndarray) -> np.ndarray:
     """`(C, n)` float64 for removed voxels `(n, 3)`: each the weighted mean of its 26 neighbours, all solved at once.
 
     For every removed i: sum_n w_n x_n = x_i sum_n w_n, over the neighbours n inside the volume; removed
@@ -383,7 +373,7 @@ def sensitivity_n(
         rng = np.random.default_rng([removal.seed, 2, n])
         chosen = [rng.choice(len(removal), size, replace=False) for _ in range(subsets)]
         edited = map(removal.without, [np.empty(0, dtype=np.int64), *chosen])
-        logits = removal.score.logits(edited)[:, removal.score.network.lesion_class].mean(dim=1).numpy()
+        logits = mean_logits(removal.score, edited).numpy()
         falls = logits[0] - logits[1:]
         found[:, n] = [pearson(np.array([s[subset].sum() for subset in chosen]), falls) for s in sums]
     return found
@@ -414,8 +404,8 @@ def sensitivity(
 
     Args:
         explain: image -> map, with its lesion, method and seed inside.
-        image, draws, bound: z-scored, how many noisy ones, and how noisy in z-scored intensity.
-        seed: draw n depends on seed and n alone.
+        image, bound: z-scored, and of the noise in the same unit.
+        draws, seed: how many noisy images; draw n depends on seed and n alone.
 
     Returns:
         `(draws,)` relative changes; all NaN if the image's own map is zero everywhere.

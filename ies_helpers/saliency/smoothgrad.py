@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from numbers import Integral
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, TypeAlias, TypedDict, Unpack
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
@@ -265,18 +265,6 @@ def _digest(content: bytes) -> str:
 # The loop over draws.
 
 
-class SmoothGradSettings(TypedDict, total=False):
-    """The settings of `smoothgrad`, by name."""
-
-    aggregate: Aggregate
-    draws: Draws
-    noise: float
-    seed: int
-    way: Way | None
-    statistics: Statistics
-    progress: bool
-
-
 def smoothgrad(
     network: Network | nn.Module,
     image: Volume,
@@ -313,15 +301,12 @@ def smoothgrad(
     Returns:
         `(C, I, J, K)` float32, signed, in logits per unit of z-scored intensity.
     """
-    settings: SmoothGradSettings = {"aggregate": aggregate, "draws": draws, "noise": noise, "seed": seed}
-    settings |= {"way": way, "statistics": statistics, "progress": progress}
-    return smoothgrad_average(network, image, lesion, **settings).full(tuple(image.shape[1:]))
+    given = {"aggregate": aggregate, "draws": draws, "noise": noise, "seed": seed, "way": way, "statistics": statistics}
+    return smoothgrad_average(network, image, lesion, **given, progress=progress).full(tuple(image.shape[1:]))
 
 
-def smoothgrad_average(
-    network: Network | nn.Module, image: Volume, lesion: LesionLike, **settings: Unpack[SmoothGradSettings]
-) -> Average:
-    """`smoothgrad` with what its draws tell of its error, on the box where the map can be non-zero.
+def smoothgrad_average(network: Network | nn.Module, image: Volume, lesion: LesionLike, **settings: Any) -> Average:
+    """`smoothgrad`, of the same settings, with what its draws tell of its error, where the map can be non-zero.
 
     With `shape` the image's `(I, J, K)`: `average.full(shape)` is the map, `average.error.full(shape)` its Monte-Carlo
     standard error at each voxel, `average.peak` the largest value with its own, `average.draws` how many there were.
