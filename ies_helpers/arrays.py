@@ -131,10 +131,8 @@ def as_voxels(lesion: LesionLike, shape: Sequence[int]) -> Voxels:
     if len(voxels) == 0:
         raise ValueError("A lesion must have at least one voxel, got none; check the mask and its threshold.")
     if (voxels < 0).any() or (voxels >= np.asarray(shape)).any():
-        raise ValueError(
-            f"A lesion must lie inside the image {tuple(shape)}, got voxels from {voxels.min(axis=0)} to "
-            f"{voxels.max(axis=0)}."
-        )
+        met = f"got voxels from {voxels.min(axis=0)} to {voxels.max(axis=0)}"
+        raise ValueError(f"A lesion must lie inside the image {tuple(shape)}, {met}.")
     if len(np.unique(np.ravel_multi_index(tuple(voxels.T), tuple(shape)))) != len(voxels):
         raise ValueError("A lesion must hold each voxel once, got duplicates; apply numpy.unique(voxels, axis=0).")
     return np.ascontiguousarray(voxels, dtype=np.int64)

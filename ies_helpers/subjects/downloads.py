@@ -35,8 +35,8 @@ from ies_helpers.subjects.files import data_folder, one_line, remove_leftovers, 
 
 LARGEST = 2**30  # bytes that a member may unpack to: no network here comes near, a decompression bomb goes far beyond
 
+# What the standard library raises for a damaged archive (RuntimeError: an encrypted zip).
 BROKEN = (tarfile.TarError, zipfile.BadZipFile, gzip.BadGzipFile, lzma.LZMAError, zlib.error, EOFError, RuntimeError)
-"""What the standard library raises for a damaged archive (RuntimeError: an encrypted zip)."""
 
 
 def extract_member(archive: Path, pattern: str, destination: Path) -> Path:
@@ -101,7 +101,6 @@ def _choose_member(archive: Path, pattern: str, members: Iterable[tuple[str, int
 TIMEOUT = 20.0  # seconds without a byte
 ROUNDS = 2  # times the list of addresses is gone through
 PAUSE = 1.0  # seconds between two rounds
-CHUNK = 1 << 16  # bytes
 
 
 @dataclass(frozen=True)
@@ -250,7 +249,7 @@ def _transfer(address: str, part: Path, label: str) -> None:
     # identity: a server that compresses on the fly would hide the length of the file; total: pooch sets it
     headers = {"Accept-Encoding": "identity"}
     with tqdm(desc=label, total=1, unit="B", unit_scale=True, leave=False, delay=0.5) as bar:
-        download = pooch.HTTPDownloader(bar, CHUNK, timeout=TIMEOUT, headers=headers)  # pyright: ignore
+        download = pooch.HTTPDownloader(bar, 2**16, timeout=TIMEOUT, headers=headers)  # pyright: ignore
         try:
             download(address, str(part), None)
         except requests.RequestException as error:

@@ -26,29 +26,17 @@ EDGE_MM = 0.5  # width of a lesion's soft edge, as in the phantom's
 
 
 class Surround:
-    """The white matter between `HALO_MM` and `REACH_MM` from a lesion.
+    """The white matter between `HALO_MM` and `REACH_MM` from a lesion `(I, J, K)`, on a box that holds both."""
 
-    Attributes:
-        box: holds the lesion and its surround; all arrays are on it.
-        mask, white: bool, the lesion and the white matter around it.
-        distance: mm to the lesion, 0 inside.
-        image: `(C, i, j, k)`, the subject's.
-    """
-
-    def __init__(self, subject: Subject, mask: np.ndarray) -> None:
-        """Look around `mask` `(I, J, K)`."""
+    def __init__(self, subject: Subject, lesion: np.ndarray) -> None:
         self.spacing = np.array(subject.spacing)
-        self.box = Box.around(mask).grow(np.ceil(REACH_MM / self.spacing).astype(int), mask.shape)
-        self.mask = mask[self.box]
-        self.image = subject.image.numpy()[:, *self.box]
-        self.distance = np.asarray(ndimage.distance_transform_edt(~self.mask, sampling=self.spacing))
+        self.box = Box.around(lesion).grow(np.ceil(REACH_MM / self.spacing).astype(int), lesion.shape)
+        self.mask = lesion[self.box]
+        self.image = subject.image.numpy()[:, *self.box]  # (C, i, j, k)
+        self.distance = np.asarray(ndimage.distance_transform_edt(~self.mask, sampling=self.spacing))  # mm, 0 inside
         near = (self.distance > HALO_MM) & (self.distance <= REACH_MM)
         self.white = white_matter(subject)[self.box] & near
-
-    @property
-    def known(self) -> bool:
-        """Whether there is enough white matter to say anything."""
-        return int(self.white.sum()) >= FEWEST
+        self.known = int(self.white.sum()) >= FEWEST
 
     def level(self) -> np.ndarray:
         """`(C, i, j, k)`: the white matter's values, averaged with gaussian weights that reach into the lesion."""
@@ -123,19 +111,21 @@ def lesion_pattern(subject: Subject, place: Any, size: float) -> tuple[Volume, L
     beyond 2 mm from the ball none is. Scaled so that the pattern's mean over the lesion's voxels is 1 in FLAIR.
     """
     radius, brain = _radius(size), brain_mask(subject.image)
-    centre = _checked_place(place, brain)
+    centre = np.asarray(place)
+    if centre.shape != (3,) or not np.issubdtype(centre.dtype, np.integer):
+        raise ValueError(f"A place must be a voxel (i, j, k) in whole numbers, got {place}; healthy_places draws some.")
+    if (centre < 0).any() or (centre >= brain.shape).any() or not brain[tuple(centre)]:
+        met = f"voxel {tuple(int(c) for c in centre)} of an image of {' x '.join(map(str, brain.shape))}"
+        raise ValueError(f"A place must lie in the brain, got {met}, where there is none; healthy_places draws some.")
     offsets = [(np.arange(n) - c) * s for n, c, s in zip(brain.shape, centre, subject.spacing, strict=True)]
     distance = np.sqrt(sum(np.square(o) for o in np.ix_(*offsets)))
     outward = np.minimum(distance - radius, HALO_MM)
     extent = np.where((outward < HALO_MM) & brain, expit(-outward / EDGE_MM), 0)
     mask = extent >= 0.5
-    if subject.target is not None:
-        met = int((ndimage.binary_dilation(mask, CONNECTIVITY) & subject.target.numpy()).sum())
-        if met:
-            raise ValueError(
-                f"A new lesion must not touch another, one of {size:g} mm3 there would meet {met} voxels of the "
-                "target; healthy_places draws places that are free."
-            )
+    others: np.ndarray = np.zeros_like(mask) if subject.target is None else subject.target.numpy()
+    if met := int((ndimage.binary_dilation(mask, CONNECTIVITY) & others).sum()):
+        there = f"one of {size:g} mm3 there would meet {met} voxels of the target"
+        raise ValueError(f"A new lesion must not touch another, {there}; healthy_places draws places that are free.")
     shape = torch.from_numpy(extent / extent[mask].mean()).to(subject.image.dtype)
     pattern = torch.stack([channel(name).bright * shape for name in subject.channels])
     return pattern, torch.from_numpy(mask)
@@ -146,16 +136,6 @@ def _radius(size: float) -> float:
     if not (np.isfinite(size) and size > 0):
         raise ValueError(f"A lesion must have a size in mm3 above 0, got {size}; common ones have 10 to 1000.")
     return float(np.cbrt(size * 3 / 4 / np.pi))
-
-
-def _checked_place(place: Any, brain: np.ndarray) -> np.ndarray:
-    centre = np.asarray(place)
-    if centre.shape != (3,) or not np.issubdtype(centre.dtype, np.integer):
-        raise ValueError(f"A place must be a voxel (i, j, k) in whole numbers, got {place}; healthy_places draws some.")
-    if (centre < 0).any() or (centre >= brain.shape).any() or not brain[tuple(centre)]:
-        met = f"voxel {tuple(int(c) for c in centre)} of an image of {' x '.join(map(str, brain.shape))}"
-        raise ValueError(f"A place must lie in the brain, got {met}, where there is none; healthy_places draws some.")
-    return centre
 
 
 def healthy_places(subject: Subject, size: float, count: int, *, seed: int = 0) -> Voxels:
@@ -174,8 +154,8 @@ def healthy_places(subject: Subject, size: float, count: int, *, seed: int = 0) 
         white &= distance > radius + HALO_MM
     places = np.argwhere(white)
     if len(places) < count:
-        there = f"{count} places with room for {size:g} mm3, got {len(places)}"
-        raise ValueError(f"{subject.name} must have {there}; ask for less.")
+        met = f"{count} places with room for {size:g} mm3, got {len(places)}"
+        raise ValueError(f"{subject.name} must have {met}; ask for less.")
     return np.random.default_rng(seed).permutation(places)[:count]
 
 
@@ -186,10 +166,8 @@ def remove_lesion(subject: Subject, lesion: LesionLike, *, seed: int = 0) -> Sub
     of its border what is brighter in FLAIR than white matter and its scatter, fading out, but no other lesion. What
     stood there in truth, nobody knows: next to cortex or ventricles white matter may not be it.
 
-    Args:
-        subject: stays as it is; the new one has `minus` behind its name, and the lesion is not in its target.
-        lesion: it need not be in the target.
-        seed: of the texture.
+    The new subject has `minus` behind its name, and the lesion, which need not have been in the target, is not in it.
+    `seed` is that of the texture.
     """
     mask = as_mask(lesion, subject.shape)
     truth = np.zeros_like(mask) if subject.target is None else subject.target.numpy()
@@ -197,10 +175,8 @@ def remove_lesion(subject: Subject, lesion: LesionLike, *, seed: int = 0) -> Sub
     mask |= np.isin(labels, np.setdiff1d(labels[mask], 0))
     around = Surround(subject, mask)
     if not around.known:
-        raise ValueError(
-            f"There must be {FEWEST} voxels of white matter within {REACH_MM:g} mm of a lesion to fill it from, got "
-            f"{int(around.white.sum())}; choose another lesion."
-        )
+        rule = f"There must be {FEWEST} voxels of white matter within {REACH_MM:g} mm of a lesion to fill it from"
+        raise ValueError(f"{rule}, got {int(around.white.sum())}; choose another lesion.")
     level, texture = around.level(), around.texture(seed)
     flair = subject.channels.index("flair")
     bright = around.image[flair] > level[flair] + texture[flair].std()

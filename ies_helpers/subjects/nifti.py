@@ -24,8 +24,8 @@ VOXEL_MM = (1e-3, 1e3)  # sides of a voxel that are believed, in mm
 SQUARABLE = 1e15  # values above it, or a range below its inverse, have no standard deviation in float32
 RESOLVED = 1e-3  # a range that is a smaller share of the largest value is too coarse in float32
 
+# What nibabel raises for a file that is damaged, or is none of its own.
 UNREADABLE = (ImageFileError, HeaderDataError, EOFError, OSError, zlib.error, ValueError, MemoryError, OverflowError)
-"""What nibabel raises for a file that is damaged, or is none of its own."""
 
 
 def read_image(path: Path, what: str) -> nibabel.Nifti1Image:

@@ -8,11 +8,8 @@ from ies_helpers.arrays import CONNECTIVITY, Volume
 from ies_helpers.subjects.phantom import GRID
 from ies_helpers.subjects.subject import SHIPPED, Subject
 
-BRIGHTEST_IN_T1 = 0.4
-"""Share of the brain, brightest in T1, that is taken for white matter where FLAIR is not unusual."""
-
-USUAL_IN_FLAIR = 2.5
-"""Robust standard deviations of white matter in FLAIR beyond which a voxel is unusual: a lesion nobody drew."""
+BRIGHTEST_IN_T1 = 0.4  # share of the brain that is taken for white matter where FLAIR is not unusual
+USUAL_IN_FLAIR = 2.5  # robust standard deviations beyond which a voxel is unusual: a lesion nobody drew
 
 
 def brain_mask(image: Volume, *, filled: bool = False) -> np.ndarray:
