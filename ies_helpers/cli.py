@@ -21,6 +21,7 @@ import typer
 from ies_helpers.saliency.methods import METHODS, Recipe, methods_heeding
 from ies_helpers.subjects.downloads import available
 from ies_helpers.subjects.downloads import fetch as fetch_files
+from ies_helpers.subjects.files import write_text
 
 # What commands share: their options, how each begins, and how it ends.
 
@@ -80,9 +81,7 @@ class NetworkOptions:
     ] = "unet"
     architecture: ArchitectureOption = None
     merging: MergingOption = None
-    threshold: Annotated[float | None, typer.Option(help="Lesion above this probability; default: the network's.")] = (
-        None
-    )
+    threshold: Annotated[float | None, typer.Option(help="Lesion above this probability; else the network's.")] = None
     device: DeviceOption = "auto"
     mirroring: Annotated[bool, typer.Option(help="nnU-Net: average mirrored copies, as it predicts.")] = True
 
@@ -280,7 +279,6 @@ def perilesional(
     from ies_helpers.measures.context import ContextTable, wide_curves
     from ies_helpers.saliency.context import check_curve
     from ies_helpers.segmentation.lesions import check_wanted
-    from ies_helpers.subjects.files import write_text
 
     check_curve(by, fill)
     check_wanted(lesions)
@@ -370,34 +368,27 @@ def evaluate(
 
 def evaluate_folders(folders: list[Path], out: Path, networks: dict[str, Any] | None, seed: int, progress: bool) -> Any:
     """Measure all maps of folders and write tables and figures; `networks`, for faithfulness, as of `networks_of`."""
-    from ies_helpers.measures.evaluation import evaluate_maps, networks_of, rank_methods, summarise_measures
+    from ies_helpers.figures import charts as draw
+    from ies_helpers.figures.pages import save_figure
+    from ies_helpers.measures import evaluation as judge
     from ies_helpers.subjects.folder import read_maps
 
     maps = read_maps(folders)
-    asked = None if networks is None else networks_of(maps, **networks)
-    measures, curves = evaluate_maps(maps, networks=asked, seed=seed, progress=progress)
-    summary, ranking = summarise_measures(measures), rank_methods(measures, seed=seed)
-    _write_evaluation(out, measures, curves, summary, ranking)
-    return maps, measures, summary, ranking
-
-
-def _write_evaluation(out: Path, measures: Any, curves: Any, summary: Any, ranking: Any) -> None:
-    from ies_helpers.figures import charts as draw
-    from ies_helpers.figures.pages import save_figure
-    from ies_helpers.measures.evaluation import headline, latex, markdown, standings
-    from ies_helpers.subjects.files import write_text
-
+    asked = None if networks is None else judge.networks_of(maps, **networks)
+    measures, curves = judge.evaluate_maps(maps, networks=asked, seed=seed, progress=progress)
+    summary, ranking = judge.summarise_measures(measures), judge.rank_methods(measures, seed=seed)
     for name, table in {"measures": measures, "summary": summary, "ranking": ranking, "curves": curves}.items():
         if len(table):
             write_text(out / f"{name}.csv", table.to_csv(index=False, float_format="%.6g"))
-    short = headline(summary)
-    write_text(out / "summary.md", f"{NOTE}\n{markdown(short)}\n{RANKED_NOTE}\n{markdown(standings(ranking))}")
-    write_text(out / "summary.tex", latex(short))
+    short, ranked = judge.headline(summary), judge.markdown(judge.standings(ranking))
+    write_text(out / "summary.md", f"{NOTE}\n{judge.markdown(short)}\n{RANKED_NOTE}\n{ranked}")
+    write_text(out / "summary.tex", judge.latex(short))
     figures = {"measures": draw.plot_measures(measures), "peaks": draw.plot_peaks(measures)}
     figures |= {"balance": draw.plot_balance(measures), "ranking": draw.plot_ranking(ranking)}
     figures |= {"curves": draw.plot_faithfulness(curves)} if len(curves) else {}
     for name, figure in figures.items():
         save_figure(figure, out / "figures" / f"{name}.png")
+    return maps, measures, summary, ranking
 
 
 def cohort(

@@ -72,14 +72,10 @@ from ies_helpers.subjects.subject import Subject, torch_threads
 # What a cohort shall do: the file, checked before anything is loaded.
 
 # Keys of each table and their defaults; an empty one means not given.
-TOP = {
-    **{"subjects": [], "out": "ies-out", "targets": "", "threads": 1},
-    **{"network": {}, "explain": [], "perilesional": [], "evaluate": {}},
-}
-NETWORK = {
-    **{"name": "unet", "architecture": "", "merging": "", "threshold": 0.0},
-    **{"use_checkpoint": False, "device": "auto", "mirroring": True},
-}
+TOP = {"subjects": [], "out": "ies-out", "targets": "", "threads": 1}
+TOP |= {"network": {}, "explain": [], "perilesional": [], "evaluate": {}}
+NETWORK = {"name": "unet", "architecture": "", "merging": "", "threshold": 0.0}
+NETWORK |= {"use_checkpoint": False, "device": "auto", "mirroring": True}
 EXPLAIN = {each.name: "" if each.default is None else each.default for each in fields(Recipe)} | {"lesions": "all"}
 PERILESIONAL = {"lesions": "TP:91-119", "fill": "zero", "by": "steps"}
 EVALUATE = {"faithfulness": False, "seed": 0}
@@ -491,13 +487,16 @@ def run_cohort(config: Config, network: Network, crew: Workforce, *, progress: b
         rows[row["source"]] = row
         table = _write(out, rows)
     write_index(out, anew=True)
-    _gather(out, [row["subject"] for row in rows.values() if row["curves"]])
+    if curves := [out / f"sub-{row['subject']}" / CURVES for row in rows.values() if row["curves"]]:
+        texts = [path.read_text().splitlines(keepends=True) for path in curves]
+        write_text(out / CURVES, "".join([texts[0][0], *(line for lines in texts for line in lines[1:])]))
+        save_perilesional(out, ContextTable(out / CURVES).curves)  # as `ies perilesional` leaves it
     return table
 
 
 def _write(out: Path, rows: dict[str, dict[str, Any]]) -> pd.DataFrame:
-    table = pd.DataFrame(list(rows.values()), columns=COLUMNS)
-    table = table.astype(dict.fromkeys(["lesions", "maps", "curves"], "Int64"))
+    kinds = dict.fromkeys(["lesions", "maps", "curves"], "Int64")
+    table = pd.DataFrame(list(rows.values()), columns=COLUMNS).astype(kinds)
     write_table(out / TABLE, table)
     return table
 
@@ -556,21 +555,9 @@ def _backend(crew: Workforce) -> Iterator[type[Exception]]:
         return
     from dask.distributed import Client, KilledWorker
 
-    where: Any = {"scheduler_file": crew.dask} if Path(crew.dask).is_file() else {"address": crew.dask}
-    with (
-        Client(**where) as client,
-        joblib.parallel_config(backend="dask", client=client, wait_for_workers_timeout=600),
-    ):
+    where: Any = {"scheduler_file" if Path(crew.dask).is_file() else "address": crew.dask}
+    with Client(**where) as it, joblib.parallel_config(backend="dask", client=it, wait_for_workers_timeout=600):
         yield KilledWorker
-
-
-def _gather(out: Path, names: list[str]) -> None:
-    """The perilesional curves of all subjects in one table, and what it says, as `ies perilesional` leaves them."""
-    if not names:
-        return
-    texts = [(out / f"sub-{name}" / CURVES).read_text().splitlines(keepends=True) for name in names]
-    write_text(out / CURVES, "".join([texts[0][0], *(line for lines in texts for line in lines[1:])]))
-    save_perilesional(out, ContextTable(out / CURVES).curves)
 
 
 # What a cohort will make and take, judged by one of its subjects before it begins.

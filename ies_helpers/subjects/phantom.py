@@ -7,6 +7,7 @@ brain can be looked at with many contrasts: `phantom` draws one; training draws 
 from dataclasses import dataclass
 from functools import cache
 from numbers import Integral
+from typing import Any
 
 import nibabel
 import numpy as np
@@ -17,11 +18,9 @@ from torch.nn import functional
 from ies_helpers.arrays import CONNECTIVITY, Affine, Box
 from ies_helpers.subjects.subject import Subject, normalise
 
-# A healthy brain for the phantom: tissue maps warped out of nilearn's packaged MNI152 templates.
-#
-# Beside the tissues it paints what only looks like a lesion, labelled background: the bright rim and caps of
-# the ventricles, dirty white matter, cortical spots, punctate dots, septum and fornix, the choroid plexus and
-# bright leftovers of the skull strip. They are what makes a network's false positives believable.
+# A healthy brain: tissue maps warped out of nilearn's packaged MNI152 templates, and beside them what only looks like a
+# lesion, labelled background: the bright rim and caps of the ventricles, dirty white matter, cortical spots, punctate
+# dots, septum and fornix, choroid plexus, leftovers of the skull strip. They make false positives believable.
 
 GRID = (182, 218, 182)  # voxels of the MNI152 grid, 1 mm
 AFFINE: Affine = np.array([[-1.0, 0, 0, 90], [0, 1, 0, -126], [0, 0, 1, -72], [0, 0, 0, 1]])  # to world mm
@@ -292,15 +291,8 @@ def _paint_focal(rng: np.random.Generator, anatomy: Anatomy, count: int, shape: 
         _paint_one(rng, centre, np.cbrt(size * 3 / 4 / np.pi), away, rough, shape)
 
 
-def _paint_one(
-    rng: np.random.Generator,
-    centre: np.ndarray,
-    radius: float,
-    away: np.ndarray | None,
-    rough: np.ndarray,
-    shape: np.ndarray,
-) -> None:
-    """One lesion; near the wall its long axis points away from the ventricle, as Dawson's fingers do."""
+def _paint_one(rng: np.random.Generator, centre: np.ndarray, radius: float, away: Any, rough: Any, shape: Any) -> None:
+    """One lesion; near the wall its long axis points `away` from the ventricle, as Dawson's fingers do."""
     axes = np.exp(rng.normal(0, 0.22, 3)) * ([1.0, 1, 1] if away is None else [rng.uniform(1.2, 2.2), 1, 1])
     axes *= radius / np.cbrt(axes.prod())
     frame = rng.standard_normal((3, 3))
