@@ -60,7 +60,7 @@ def plot_saliency(
     maps = [space.turn(channel) for channel in saliency.numpy()]
     centre, frame = busiest(mask), space.frame_around(mask, reach_mm)
     scale = symmetric(largest_shown(maps, PLANES, centre, frame) or float(saliency.abs().max()))
-    figure, axes = _make_rows(len(maps), 0.6)
+    figure, axes = plt.subplots(len(maps), 3, figsize=(10, 3.2 * len(maps) + 0.6), squeeze=False, layout="constrained")
     for row, values in enumerate(maps):
         for ax, plane in zip(axes[row], PLANES, strict=True):
             draw_slice(ax, space, plane, centre, frame, row, values, scale, [(mask, "white")])
@@ -84,8 +84,8 @@ def plot_lesions(
     centre = slice_centre(space, at) if at is not None or not lesions else _show_all_groups(labels, lesions)
     coloured, *_ = split_outlined(lesions)
     outlines = [(space.turn_mask(mask), colour) for colour, mask in coloured.items()]
-    frame = space.whole_frame()
-    figure, axes = _make_rows(len(subject.channels), 0.4)
+    frame, rows = space.whole_frame(), len(subject.channels)
+    figure, axes = plt.subplots(rows, 3, figsize=(10, 3.2 * rows + 0.4), squeeze=False, layout="constrained")
     for row, panels in enumerate(axes):
         for ax, plane in zip(panels, PLANES, strict=True):
             draw_slice(ax, space, plane, centre, frame, row, outlines=outlines)
@@ -99,21 +99,15 @@ def plot_lesions(
     return figure
 
 
-def _make_rows(rows: int, more: float) -> tuple[Figure, np.ndarray]:
-    """Axes `(rows, 3)`, one column a plane; `more` is the height for what is above and below, in inches."""
-    return plt.subplots(rows, 3, figsize=(10, 3.2 * rows + more), squeeze=False, layout="constrained")
-
-
 def _show_all_groups(labels: np.ndarray, lesions: Sequence[Lesion]) -> Place:
     """Where planes show most: groups that no plane before has shown, then lesions, then voxels of them."""
     group_of = {lesion.number: lesion.group for lesion in lesions}
-    where = np.argwhere(labels)
     numbers, which = np.unique(labels[labels > 0], return_inverse=True)
     groups = np.array([group_of[number] for number in numbers])
-    centre, missing = [0, 0, 0], set(groups)
+    centre, missing = {}, set(groups)
     for axis in PLANES.values():
         cut = np.zeros((len(numbers), labels.shape[axis]))  # voxels, (lesions, slices)
-        np.add.at(cut, (which, where[:, axis]), 1)
+        np.add.at(cut, (which, np.nonzero(labels)[axis]), 1)
         new = sum((cut[groups == group].any(axis=0).astype(int) for group in missing), np.zeros(labels.shape[axis]))
         centre[axis] = int(np.lexsort((cut.sum(axis=0), (cut > 0).sum(axis=0), new))[-1])
         missing -= set(groups[cut[:, centre[axis]] > 0])

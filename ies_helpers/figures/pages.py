@@ -319,19 +319,16 @@ def index_page(tiles: Sequence[Tile], sheets: Sequence[Path], out: Path, *, thre
     """The page: a row a map, its picture inside the page, links to its PNG and page relative to the folder `out`."""
     subjects = {tile.record["subject"] for tile in tiles}
     whose = ", ".join(sorted(subjects)) if len(subjects) < 4 else f"{len(subjects)} subjects"
-    title = escape(f"{len(tiles)} saliency maps of {whose}")
-    links = " ".join(f'<a href="{_link(sheet, out)}">{sheet.name}</a>' for sheet in sheets)
-    channels = " or ".join(dict.fromkeys(tile.channel for tile in tiles))
-    lead = (
-        f"Each picture is the axial {escape(channels)} slice that holds most of a lesion, which is outlined, and the "
-        "map over it: orange to red where it is positive, blue where it is negative (of a gradient: where a brighter "
-        "voxel would raise the score of the lesion, or lower it). Colours reach to the peak of each map; "
-        f"below {threshold:.0%} of it nothing is shown. All in one picture: {links}"
-    )
-    filters = "".join(_choice(name, [tile.columns[name] for tile in tiles]) for name in tiles[0].columns)
-    rows = "\n".join(_table_row(tile, out, threshold) for tile in tiles)
-    template = Template((files("ies_helpers.figures") / "index_page.html").read_text(encoding="utf-8"))
-    return template.substitute(title=title, lead=lead, filters=filters, rows=rows, pixels=TILE_PIXELS)
+    parts = {
+        "title": escape(f"{len(tiles)} saliency maps of {whose}"),
+        "channels": escape(" or ".join(dict.fromkeys(tile.channel for tile in tiles))),
+        "threshold": f"{threshold:.0%}",
+        "links": " ".join(f'<a href="{_link(sheet, out)}">{sheet.name}</a>' for sheet in sheets),
+        "filters": "".join(_choice(name, [tile.columns[name] for tile in tiles]) for name in tiles[0].columns),
+        "rows": "\n".join(_table_row(tile, out, threshold) for tile in tiles),
+        "pixels": TILE_PIXELS,
+    }
+    return Template((files("ies_helpers.figures") / "index_page.html").read_text(encoding="utf-8")).substitute(parts)
 
 
 def _choice(name: str, values: Sequence[str]) -> str:
