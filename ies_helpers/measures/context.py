@@ -196,8 +196,6 @@ class ContextTable:
             other = [name for name, value in settings.items() if str(row[name]) != str(value)]
             if other:
                 differs = ["another image, affine or place" if n == "image" else f"{n} {row[n]}" for n in other]
-                raise ValueError(
-                    f"{self.path} holds lesion {row['lesion']} of {row['subject']} with {', '.join(differs)}; take "
-                    "another --out to make it anew."
-                )
+                held = f"lesion {row['lesion']} of {row['subject']} with {', '.join(differs)}"
+                raise ValueError(f"{self.path} holds {held}; take another --out to make it anew.")
         return len(rows) > 0

@@ -80,9 +80,9 @@ def _ask_without(
     """What the network says without the voxels that the map calls relevant."""
     image, explained = scans(saved).image, saved.record.get("image")
     if explained and explained != fingerprint(pixels_of(image), np.argwhere(lesion.numpy())):
+        of = saved.record["subject"]
         warnings.warn(
-            f"The image of {saved.record['subject']} is not bit for bit the one explained; its scores may be others.",
-            stacklevel=2,
+            f"The image of {of} is not bit for bit the one explained; its scores may be others.", stacklevel=2
         )
     asked = (network.explained_through(saved.record["through"]), image, lesion, saliency)
     return road(*asked, seed=seed), deletion(*asked, seed=seed)
@@ -148,10 +148,8 @@ def names_of(maps: Sequence[SavedMap]) -> list[tuple[str, str]]:
         network = record["network"] if alone else f"{record['network']} {record['digest'][:6]}"
         first = owner.setdefault((record["subject"], _identity(saved), network, method), saved)
         if first is not saved:
-            raise ValueError(
-                f"A lesion must have one map of a method; that of {saved.title} by {method} is in {first.folder} and "
-                f"in {saved.folder}. Leave one of them out."
-            )
+            where = f"that of {saved.title} by {method} is in {first.folder} and in {saved.folder}"
+            raise ValueError(f"A lesion must have one map of a method; {where}. Leave one of them out.")
         named.append((network, method))
     return named
 
@@ -231,8 +229,7 @@ def _rank(part: pd.DataFrame, measure: str, resamples: int, seed: int) -> pd.Dat
     whole, better = wide.dropna(), MEASURES[measure].better
     table = pd.DataFrame({"measure": measure, "better": better, "method": wide.columns})
     if whole.empty:
-        nothing = dict.fromkeys(["rank", "mean", "low", "high", "first"], np.nan)
-        return table.assign(**nothing, lesions=0, subjects=0, left_out=len(wide))
+        return table.assign(rank=np.nan, mean=np.nan, lesions=0, subjects=0, left_out=len(wide))
     # (resamples, methods) means of the same resamples for all methods
     values, subjects = whole.to_numpy(), whole.index.get_level_values("subject")
     means = np.stack([values[rows].mean(axis=0) for rows in draw_rows(subjects, resamples, seed)])

@@ -44,7 +44,7 @@ def group_map(maps: Iterable[Saliency], affine: Affine) -> GroupMap:
 
     Maps are taken as they are: strong ones weigh more in the mean, not in `sign`. NaN, in any channel, is where a map
     does not reach. ClinicaDL's group map is the mean; it divides by images times elements of an image, so that its
-    means in modes other than `image` are too small, and writes files without an affine. Here it is the number of maps.
+    means in modes other than `image` are too small. Here it is the number of maps.
     """
     count = total = squares = signs = np.zeros(0)
     size = 0

@@ -69,15 +69,11 @@ def compare_groups(table: pd.DataFrame, measure: str, *, resamples: int = 2000, 
         there = ", ".join(map(str, sorted(set(table["group"])))) or "none"
         raise ValueError(f"A comparison needs two of the groups {', '.join(ORDER)} with values, got {there}.")
     compared = pd.DataFrame([_pair(table, measure, pair, resamples, seed) for pair in combinations(groups, 2)])
-    compared.insert(int(compared.columns.get_indexer(["p"])[0]) + 1, "p_holm", holm(compared["p"]))
-    return compared
+    return compared.assign(p_holm=holm(compared["p"]))
 
 
 def group_table(table: pd.DataFrame, measures: Sequence[str]) -> pd.DataFrame:
-    """How large each group is and where its middle half lies, a row a measure and group.
-
-    Columns `measure, group, lesions, subjects, q25, median, q75`; lesions without a value do not count.
-    """
+    """How large each group is and where its middle half lies, a row a measure and group; no value does not count."""
     rows = []
     for measure in measures:
         values = dict(iter(valued(table, measure).groupby("group")))
@@ -131,9 +127,7 @@ def effect(first: pd.DataFrame, second: pd.DataFrame, measure: str, *, resamples
     over = interval_of(_deltas(signs, times[:, of_first], times[:, of_second]))
 
     # within subjects: each adds its wins and its pairs, (S,), as often as it is drawn
-    wins, pairs = (
-        np.bincount(of_first, weights=part.sum(axis=1), minlength=len(names)) for part in (signs * same, same)
-    )
+    wins, pairs = (np.bincount(of_first, part.sum(axis=1), minlength=len(names)) for part in (signs * same, same))
     inside = interval_of(_quotients(times @ wins, times @ pairs)) if both > 1 else NO_INTERVAL
     return Effect(delta, naive, over, within, inside, note)
 
@@ -167,10 +161,10 @@ def _pair(table: pd.DataFrame, measure: str, pair: tuple[str, str], resamples: i
         u, p = len(first) * len(second) / 2, 1.0
         if both[measure].nunique() > 1:  # exact for up to 8 lesions without ties, else normal
             u, p = map(float, mannwhitneyu(first[measure], second[measure], alternative="two-sided"))
-    row = {"first": pair[0], "second": pair[1], **sizes, "u": u, "p": p, "delta": found.delta}
+    row = {"first": pair[0], "second": pair[1], **sizes, "u": u, "p": p, "p_holm": np.nan, "delta": found.delta}
     row |= dict(zip(("naive_low", "naive_high", "low", "high"), (*found.naive, *found.interval), strict=True))
-    within = dict(zip(("within_low", "within_high"), found.within_interval, strict=True))
-    return row | {"within": found.within} | within | {"note": found.note}
+    within = zip(("within", "within_low", "within_high"), (found.within, *found.within_interval), strict=True)
+    return row | dict(within) | {"note": found.note}
 
 
 def _deltas(signs: np.ndarray, first: np.ndarray, second: np.ndarray) -> np.ndarray:
@@ -249,13 +243,8 @@ def predict_false(table: pd.DataFrame, measures: Sequence[str], *, folds: int = 
     pooled. A subject with many false lesions is judged by a model that met fewer, so pooling pulls the AUC down, far
     below 0.5 where these shares differ much; `Roc.within` compares inside subjects and is free of that.
 
-    Args:
-        table: as for `roc`; lesions that lack one of the measures are left out.
-        measures: names of columns.
-        folds: at most; never more than subjects.
-
-    Returns:
-        The rows of TP and FP with a column `p_false`.
+    `table` is as for `roc`, lesions that lack one of the `measures` are left out, and there are at most as many folds
+    as subjects. Returned are the rows of TP and FP with a column `p_false`.
     """
     if not measures:
         raise ValueError("A model needs a measure to look at, got none.")

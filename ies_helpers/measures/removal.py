@@ -5,11 +5,10 @@ asked for the lesion's mean probability again. `road` compares the most relevant
 `insertion` follow the score voxel by voxel, `sensitivity_n` correlates what random subsets have in the map with what
 their removal costs, and `sensitivity` moves the image a little and looks at the map.
 
-ROAD, remove and debias, is of Rong et al., "A consistent and efficient evaluation strategy for attribution methods"
-(ICML 2022, arXiv 2202.00449). Removing what a map calls relevant should hurt, removing what it calls irrelevant should
-not, and neither should leave a hole that the network recognises as one. Departures: rank-exact removal in place of
-percentile thresholds; small fractions of a region around the lesion, because a lesion is a ten-thousandth of a head;
-the score is the lesion's.
+ROAD, remove and debias, is of Rong et al. (ICML 2022, arXiv 2202.00449). Removing what a map calls relevant should
+hurt, removing what it calls irrelevant should not, and neither should leave a hole that the network recognises as one.
+Departures: rank-exact removal in place of percentile thresholds; small fractions of a region around the lesion, because
+a lesion is a ten-thousandth of a head; the score is the lesion's.
 """
 
 import itertools
@@ -152,9 +151,8 @@ def _region(score: LesionScore, image: Volume, region: torch.Tensor | None) -> n
     if not (chosen & brain).any():
         raise ValueError("A region must hold voxels of the brain, got none where the image is not zero.")
     if not chosen[score.box].any():
-        raise ValueError(
-            f"A region must hold voxels that can change the lesion's score, got none in {score.box}; move it there."
-        )
+        wanted = "voxels that can change the lesion's score"
+        raise ValueError(f"A region must hold {wanted}, got none in {score.box}; move it there.")
     return np.argwhere(chosen.numpy())
 
 
@@ -176,10 +174,8 @@ def impute(image: Volume, voxels: np.ndarray) -> np.ndarray:
     neighbours are unknowns, all others keep their value. The noise of "noisy" is added by the caller.
     """
     if len(voxels) == image[0].numel():
-        raise ValueError(
-            "Linear imputation needs a voxel that is kept, got all of the image removed; take a smaller region or "
-            "fraction, or fill='mean'."
-        )
+        remedy = "take a smaller region or fraction, or fill='mean'"
+        raise ValueError(f"Linear imputation needs a voxel that is kept, got all of the image removed; {remedy}.")
     # The removed voxels' box with a frame of neighbours: values (C, i j k), and each removed voxel's number (i, j, k).
     # One more layer around both, so that every neighbour can be looked up, is marked as beyond the image.
     box = Box.around(voxels).grow(1, image.shape[1:])

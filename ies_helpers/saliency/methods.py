@@ -88,10 +88,8 @@ class Recipe:
                 check_choice(each.name, value, choices)
         check_noise(self.draws, self.noise, self.seed)
         if self.statistics == "frozen" and ("statistics" not in METHODS[self.method].heeds or self.aggregate != "max"):
-            raise ValueError(
-                f"statistics='frozen' is for {' and '.join(methods_heeding('statistics'))} with max, got {self.method} "
-                f"with {self.aggregate}; leave it out, which is exact."
-            )
+            allowed, met = " and ".join(methods_heeding("statistics")), f"{self.method} with {self.aggregate}"
+            raise ValueError(f"statistics='frozen' is for {allowed} with max, got {met}; leave it out, which is exact.")
         METHODS[self.method].check(self)
 
     @property

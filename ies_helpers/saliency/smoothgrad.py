@@ -49,10 +49,8 @@ def check_noise(draws: int | str, noise: float, seed: int) -> None:
     """Refuse fewer than one draw, noise that is negative or above the range itself, or what is no seed."""
     check_seed(seed)
     if not (draws == "auto" or (isinstance(draws, Integral) and int(draws) >= 1)) or not 0 <= noise <= 1:
-        raise ValueError(
-            f"draws must be at least 1 and noise a share from 0 to 1, got {draws!r} and {noise}; for draws give a "
-            "whole number, or auto."
-        )
+        met = f"got {draws!r} and {noise}; for draws give a whole number, or auto"
+        raise ValueError(f"draws must be at least 1 and noise a share from 0 to 1, {met}.")
 
 
 def noise_sigma(image: Volume, noise: float, channels: Sequence[str] | None = None) -> float:
