@@ -28,29 +28,22 @@ def estimate_seconds(
     lesion is timed, and the rest scaled by the voxels looked at. Good to about a third on a quiet machine.
     """
     engines = [LesionGradient(network, image, lesion, aggregate, statistics=statistics) for lesion in lesions]
-    if aggregate == "max":
-        seconds = _seconds_by_voxel(engines, network, image, statistics)
-    else:
+    way, seen = engines[0].way, sum(map(_looked_at, engines))
+    if aggregate != "max":
         smallest = min(engines, key=_looked_at)
-        smallest(image)
-        seconds = _timed(smallest, image) * sum(map(_looked_at, engines)) / _looked_at(smallest)
-    return seconds * draws, engines[0].way
-
-
-def _seconds_by_voxel(
-    engines: list[LesionGradient], network: Network | nn.Module, image: Volume, statistics: Statistics
-) -> float:
+        smallest(image)  # the first call makes what later ones find ready
+        return _timed(smallest, image) * seen / _looked_at(smallest) * draws, way
     part = max((p for engine in engines for p in engine.parts), key=lambda p: len(p.voxels))
-    some = part.voxels[: 9 if engines[0].way == "cone" else 2]
+    some = part.voxels[: 9 if way == "cone" else 2]
     timed = [LesionGradient(network, image, v, "max", statistics=statistics) for v in (some[:1], some)]
-    timed[0](image)  # the first call makes what later ones find ready
+    timed[0](image)
     once, more = (_timed(engine, image) for engine in timed)
     voxel = max(0.0, more - once) / (len(some) - 1) if len(some) > 1 else once / 2
     # `once` is a forward pass and one voxel, through each view of the part: both per view, times all there are.
     views = len(part.views)
-    passes = sum(map(_looked_at, engines)) * views / voxels_seen(timed[0].parts[0])
+    passes = seen * views / voxels_seen(timed[0].parts[0])
     voxels = sum(len(p.views) * len(p.voxels) for engine in engines for p in engine.parts)
-    return max(0.0, once - voxel) / views * passes + voxel / views * voxels
+    return (max(0.0, once - voxel) / views * passes + voxel / views * voxels) * draws, way
 
 
 def estimate_scores(scores: Sequence[LesionScore], images: Sequence[int]) -> float:

@@ -90,6 +90,9 @@ class Recipe:
         if self.statistics == "frozen" and ("statistics" not in METHODS[self.method].heeds or self.aggregate != "max"):
             allowed, met = " and ".join(methods_heeding("statistics")), f"{self.method} with {self.aggregate}"
             raise ValueError(f"statistics='frozen' is for {allowed} with max, got {met}; leave it out, which is exact.")
+        for name, fixed in METHODS[self.method].settings.items():
+            if (given := getattr(self, name, fixed)) != fixed:
+                raise ValueError(f"{self.method} takes the {name} {fixed}, got {given!r}; leave it out.")
         METHODS[self.method].check(self)
 
     @property
@@ -254,11 +257,6 @@ def _compared(subject: Subject, recipe: Recipe) -> dict[str, Any]:
     return {"baseline": baseline_image(subject.image, baseline, subject.affine), **METHODS[recipe.method].settings}
 
 
-def _check_zero(recipe: Recipe) -> None:
-    if recipe.baseline != "zero":
-        raise ValueError(f"{recipe.method} compares with zero, got the baseline {recipe.baseline!r}; leave it out.")
-
-
 def _check_captum(recipe: Recipe) -> None:
     from ies_helpers.saliency.comparison import captum_attr
 
@@ -294,7 +292,6 @@ METHODS: dict[str, Method] = {
         aggregate="mean",
         settings={"baseline": "zero"},
         cost=_cost_of_gradients,
-        check=_check_zero,
     ),
     "integrated-gradients": Method(
         one_by_one(_integrated_gradients), LOGIT, ("baseline",), "mean", {"steps": 32}, cost=_cost_of_gradients
