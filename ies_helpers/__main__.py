@@ -2,7 +2,7 @@
 
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import typer
@@ -27,12 +27,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     warnings.filterwarnings("ignore", category=DeprecationWarning)
     warnings.showwarning = lambda message, *_, **__: print(f"Note: {message}", file=sys.stderr)
     given = list(sys.argv[1:] if arguments is None else arguments)
-    return _guarded(lambda: app(args=given or ["--help"], standalone_mode=False))
-
-
-def _guarded(run: Callable[[], Any]) -> int:
     try:
-        code = run() or 0
+        code = app(args=given or ["--help"], standalone_mode=False) or 0
     except UsageError as error:
         return _fail(error.format_message(), 2)
     except KeyError as error:

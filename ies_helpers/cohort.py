@@ -481,7 +481,10 @@ def run_cohort(config: Config, network: Network, crew: Workforce, *, progress: b
     out = open_derivative(config.out)
     tasks, rows = list_tasks(config, network)
     write_text(out / "cohort.toml", config.text)
-    write_text(out / "cohort.json", json.dumps(_provenance(config, network), indent=2) + "\n")
+    also = {name: version(name) if find_spec(name) else None for name in ("joblib", "scipy", "pandas", "distributed")}
+    found = versions() | {"python": platform.python_version()} | also
+    known = {"config": str(config.path), **config.asked(), "digest": network.digest(), "versions": found}
+    write_text(out / "cohort.json", json.dumps(known, indent=2) + "\n")
     table = _write(out, rows)
     for row in tqdm(_rows(tasks, crew), desc="Subjects", total=len(tasks), unit="subject", disable=not progress):
         rows[row["source"]] = row
@@ -499,13 +502,6 @@ def _write(out: Path, rows: dict[str, dict[str, Any]]) -> pd.DataFrame:
     table = pd.DataFrame(list(rows.values()), columns=COLUMNS).astype(kinds)
     write_table(out / TABLE, table)
     return table
-
-
-def _provenance(config: Config, network: Network) -> dict[str, Any]:
-    """What the maps depend on, beside the subjects."""
-    also = {name: version(name) if find_spec(name) else None for name in ("joblib", "scipy", "pandas", "distributed")}
-    found = versions() | {"python": platform.python_version()} | also
-    return {"config": str(config.path), **config.asked(), "digest": network.digest(), "versions": found}
 
 
 def _rows(tasks: list[Task], crew: Workforce) -> Iterator[dict[str, Any]]:

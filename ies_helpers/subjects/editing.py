@@ -84,7 +84,8 @@ def add_lesion(subject: Subject, place: Any, size: float, contrast: float) -> Su
     """A subject with one more lesion: a ball with a soft edge, brighter in FLAIR and darker in T1 than what is there.
 
     The lesion is added to what is there, which keeps its texture. So the image is linear in `contrast`, and for a small
-    one the change of a logit is the sum over the image of its gradient times `lesion_pattern`.
+    one the change of a logit is the sum over the image of its gradient times `lesion_pattern`. The new subject has
+    `plus` behind its name, and the lesion, which must not touch another, in its target if it has one.
 
     Args:
         subject: stays as it is.
@@ -92,9 +93,6 @@ def add_lesion(subject: Subject, place: Any, size: float, contrast: float) -> Su
         size: mm3 of the ball; what of it lies in the brain is added.
         contrast: what FLAIR gains in the mean over the lesion's voxels, in z-scored units; T1 loses half of that. Real
             lesions have about 1 (`lesion_contrast`).
-
-    Returns:
-        The subject, `plus` behind its name, the lesion's voxels in its target if it has one. It must not touch another.
     """
     if not np.isfinite(contrast):
         raise ValueError(f"A contrast must be a finite number of z-scored units, got {contrast}; real lesions have 1.")
