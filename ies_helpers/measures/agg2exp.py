@@ -35,10 +35,9 @@ def masses(table: pd.DataFrame, name: str = "the table") -> np.ndarray:
     missing = [column for column in wanted if column not in table.columns]
     if missing or not rows or table.empty:
         lacks = f"lacks {len(missing)}, such as {missing[0]}" if missing else "has no row"
-        raise ValueError(
-            "A table of masses needs `patient` and A_explanation_in_B_mass for every explained A and structure B; "
-            f"{name} {lacks if rows else 'has none'}. Fetch it anew, or write it by wide_table."
-        )
+        needed = "`patient` and A_explanation_in_B_mass for every explained A and structure B"
+        met = f"{name} {lacks if rows else 'has none'}"
+        raise ValueError(f"A table of masses needs {needed}; {met}. Fetch it anew, or write it by wide_table.")
     cells = table[wanted[:-1]]
     numbers = cells.apply(pd.to_numeric, errors="coerce")
     for row, column in np.argwhere((numbers.isna() & cells.notna()).to_numpy())[:1]:

@@ -81,9 +81,7 @@ def _ask_without(
     image, explained = scans(saved).image, saved.record.get("image")
     if explained and explained != fingerprint(pixels_of(image), np.argwhere(lesion.numpy())):
         of = saved.record["subject"]
-        warnings.warn(
-            f"The image of {of} is not bit for bit the one explained; its scores may be others.", stacklevel=2
-        )
+        warnings.warn(f"The image of {of} is not bit for bit the one explained; scores may differ.", stacklevel=2)
     asked = (network.explained_through(saved.record["through"]), image, lesion, saliency)
     return road(*asked, seed=seed), deletion(*asked, seed=seed)
 
@@ -115,10 +113,9 @@ def networks_of(maps: Sequence[SavedMap], network: str | None = None, **options:
             raise ValueError(f"Only shipped networks are found by name, got {name!r}; give its file by --network.")
         loaded = load_network(network or known[name], **options)
         if loaded.digest() != digest:
-            raise ValueError(
-                f"Only the network that made a map can be asked about it: {saved.title} was explained with {name} "
-                f"{digest}, got {loaded.name} {loaded.digest()}; give its file by --network, one network at a time."
-            )
+            met = f"{saved.title} was explained with {name} {digest}, got {loaded.name} {loaded.digest()}"
+            remedy = "give its file by --network, one network at a time"
+            raise ValueError(f"Only the network that made a map can be asked about it: {met}; {remedy}.")
         found[digest] = loaded
     return found
 

@@ -254,10 +254,8 @@ def predict_false(table: pd.DataFrame, measures: Sequence[str], *, folds: int = 
     features = found[list(measures)].to_numpy(dtype=np.float64)
     false, subjects = (found["group"] == "FP").to_numpy(), found["subject"].astype(str).to_numpy()
     if len(set(subjects)) < 3:
-        raise ValueError(
-            "A model split by subject needs 3 subjects, one to judge, one to fit and one to calibrate; "
-            f"got {len(set(subjects))}. Take more, or roc of one measure."
-        )
+        needed = "A model split by subject needs 3 subjects, one to judge, one to fit and one to calibrate"
+        raise ValueError(f"{needed}; got {len(set(subjects))}. Take more, or roc of one measure.")
     chance = np.empty(len(found))
     for train, test in _splits(false, subjects, folds):
         model = _calibrated(_splits(false[train], subjects[train], folds))
@@ -322,10 +320,8 @@ def _splits(false: np.ndarray, subjects: np.ndarray, folds: int) -> list[tuple[n
 
     count = len(set(subjects))
     if min(folds, count) < 2:
-        raise ValueError(
-            "Subjects must be split into 2 folds or more, and those left to learn from once more; "
-            f"got {count} subjects to split into {folds}. Take more folds, or more subjects."
-        )
+        needed = "Subjects must be split into 2 folds or more, and those left to learn from once more"
+        raise ValueError(f"{needed}; got {count} subjects to split into {folds}. Take more folds, or more subjects.")
     splits = list(GroupKFold(min(folds, count)).split(false, false, subjects))
     if not all(0 < false[train].sum() < len(train) for train, _ in splits):
         raise ValueError(

@@ -187,8 +187,8 @@ def lesion_table(
 ) -> pd.DataFrame:
     """`structure_table` of lesions: each with its own structures, by distance and, with `tissues`, by tissue.
 
-    `maps` are by number among all of the subject's `lesions`. The columns are those of `structure_table`, with
-    `lesion`, `group` and `by` (`distance` or `tissue`) behind `subject`.
+    `maps` are by number among all of the subject's `lesions`; there are columns `lesion`, `group` and `by` (`distance`
+    or `tissue`) too.
     """
     known = {lesion.number: lesion for lesion in lesions}
     missing = [number for number in maps if number not in known]
@@ -316,9 +316,7 @@ def template_affine(subject: Subject) -> Affine:
         dice = 2 * (brain & template).sum() / (brain.sum() + template.sum())
     if dice < LEAST_OVERLAP:
         overlap = f"that of {subject.name} overlaps it by a Dice coefficient of {dice:.2f}, less than {LEAST_OVERLAP}"
-        raise ValueError(
-            f"A template needs a brain in MNI space; {overlap}. Give masks of your own, see read_structures."
-        )
+        raise ValueError(f"A template needs a brain in MNI space; {overlap}. Give your own masks: read_structures.")
     return affine
 
 

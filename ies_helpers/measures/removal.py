@@ -80,10 +80,9 @@ class Removal:
     def sums(self, saliency: Saliency) -> np.ndarray:
         """`(N,)` sum over channels, the region's voxels in scan order; of absolute values it is their relevance."""
         if saliency.ndim != 4 or saliency.shape[1:] != self._image.shape[1:]:
-            raise ValueError(
-                f"Map and image must share their grid, got {tuple(saliency.shape)} and {tuple(self._image.shape)}; "
-                "a map of all channels at once is (1, I, J, K)."
-            )
+            shapes = f"{tuple(saliency.shape)} and {tuple(self._image.shape)}"
+            remedy = "a map of all channels at once is (1, I, J, K)"
+            raise ValueError(f"Map and image must share their grid, got {shapes}; {remedy}.")
         check_finite(saliency, "A map", "compute it again")
         return np.asarray(saliency[:, *self.voxels.T].sum(dim=0, dtype=torch.float64).cpu())
 

@@ -95,9 +95,8 @@ def trusted(network: Network, kind: str, part: Part, cone: Each, autograd: Each)
         apart[:, *box.local(seen)] -= got
         close = bool(apart.abs().max() <= CLOSE * wanted.abs().max())
         if not close:
-            warnings.warn(
-                f"{network.name} is no {kind} of the published kind after all; taking the crop.", stacklevel=2
-            )
+            what = f"{network.name} is no {kind} of the published kind after all"
+            warnings.warn(f"{what}; taking the crop.", stacklevel=2)
         return close
 
     return _TRUSTED(network.module, kind, network.lesion_class, make=agree)
