@@ -44,12 +44,8 @@ def evaluate_maps(
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Measure every map, of any number of subjects, networks and methods, on its own lesion.
 
-    Args:
-        maps: as `read_maps` gives them.
-        networks: those that made the maps (`networks_of`), to remove voxels and ask again (`road`, `deletion`); None
-            leaves these out. Subjects are loaded again as the sidecars say.
-        seed: of the shuffles and of the noise.
-        progress: show a bar.
+    With `networks`, those that made the maps (`networks_of`), voxels are removed and the network is asked again (`road`,
+    `deletion`); subjects are loaded again as the sidecars say. `seed` is of the shuffles and of the noise.
 
     Returns:
         Measures, a row a map and column of `MEASURES`; where a value is NaN its `reason` says why. Then the curves: the

@@ -55,8 +55,7 @@ def compare_groups(table: pd.DataFrame, measure: str, *, resamples: int = 2000, 
     Args:
         table: a row a lesion, columns `subject`, `group` and the measure. Lesions without a value (NaN) and those of
             other groups are left out.
-        measure: name of a column.
-        resamples, seed: of each bootstrap.
+        measure, resamples, seed: name of a column; of each bootstrap.
 
     Returns:
         A row a pair, in the order TP, FP, FN, TN: `first, second, n_first, n_second, subjects, u, p, p_holm` (Holm's

@@ -68,9 +68,8 @@ def integrated_gradients(
     step, and its logit changes in the first few hundredths of the way. Take `blurred` there.
 
     Args:
-        baseline: what the image is compared with: `zero`; each channel's `mean` over the brain (in a z-scored image
-            that is zero, too, up to rounding); the `blurred` image (gaussian of 4 mm among voxels that are not
-            zero); or an image `(C, I, J, K)`.
+        baseline: what the image is compared with: `zero`, `mean` or `blurred` as in `perilesional_curve`, or an image
+            `(C, I, J, K)`.
         steps: gradients taken.
         affine: gives `blurred` its mm; None takes voxels of 1 mm.
     """

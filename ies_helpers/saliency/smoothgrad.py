@@ -4,9 +4,6 @@ Source: equations 2 and 3 of Spagnolo et al. (arXiv 2406.09335), after Smilkov e
 published scripts depart from the equations: `ies.py` divides the summed gradient by the number of lesions
 of the subject, not by the lesion's voxels, and starts from uninitialised memory; to compare, multiply our
 `mean` map by voxels / lesions.
-
-Below: the noise, the same on every machine; the average as it grows, with its error and when to stop; the running sums
-on disk, so that a killed run goes on; and the loop over draws that joins them.
 """
 
 import contextlib
@@ -186,17 +183,14 @@ def has_enough_draws(average: Average, draws: Draws) -> bool:
     """Whether a given number of draws has been averaged, or for `auto` the peak of this lesion is known well.
 
     `auto` stops at the first number of draws from `FEWEST_DRAWS` to `MOST_DRAWS` at which the standard error of the
-    peak is at most `PEAK_TARGET` of the peak, both taken from the draws so far. What that tells, and what it does not:
+    peak is at most `PEAK_TARGET` of it, both taken from the draws so far. What that does not tell:
 
-    - It is about one value, the mean at the voxel that is the peak now. Weaker voxels are known less well, relative
-      to themselves many of them not at all: see `Average.error`.
+    - Weaker voxels are known less well, relative to themselves many of them not at all: see `Average.error`.
     - The draws that choose the voxel also give its value. Where many voxels are as high within their error, the
-      largest of them is too large on average, by one to two standard errors, and the run ends as soon as one that is
-      well known comes out on top.
+      largest of them is too large on average, by one to two standard errors.
     - Looking after every draw favours runs whose scatter seems small by chance. For normal draws, two standard errors
       hold the truth in 91 to 95 of 100 runs (simulated), a little less often than with a fixed number of draws.
-    - It is about the average over the noise alone. What the noise does to the network, and whether the map is true,
-      does not get better with draws.
+    - What the noise does to the network, and whether the map is true, does not get better with draws.
     """
     if average.draws < (FEWEST_DRAWS if draws == "auto" else draws):
         return False
