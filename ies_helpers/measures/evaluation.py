@@ -44,8 +44,8 @@ def evaluate_maps(
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Measure every map, of any number of subjects, networks and methods, on its own lesion.
 
-    With `networks`, those that made the maps (`networks_of`), voxels are removed and the network is asked again (`road`,
-    `deletion`); subjects are loaded again as the sidecars say. `seed` is of the shuffles and of the noise.
+    With `networks`, those that made the maps (`networks_of`), voxels are removed and the network is asked again by
+    `road` and `deletion`; subjects are loaded as the sidecars say. `seed` is of the shuffles and of the noise.
 
     Returns:
         Measures, a row a map and column of `MEASURES`; where a value is NaN its `reason` says why. Then the curves: the
