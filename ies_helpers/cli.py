@@ -305,7 +305,7 @@ def perilesional(
 
 def _check_subjects(words: Sequence[str | None], files: FileOptions) -> None:
     """Find every subject, and download it where it must be, before any is worked on; no two may have one name."""
-    from ies_helpers.subjects.sources import find_subject, prepare_subject
+    from ies_helpers.subjects.sources import find_subject, source_of
 
     found = {}
     for word in words:
@@ -316,7 +316,7 @@ def _check_subjects(words: Sequence[str | None], files: FileOptions) -> None:
                 "files, as sub-01_ses-1_FLAIR.nii.gz, or take another --out."
             )
         if word:
-            prepare_subject(word)
+            source_of(word).prepare(word)
 
 
 NOTE = """\

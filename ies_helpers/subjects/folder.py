@@ -407,10 +407,8 @@ class SavedMap:
         """Its images and the lesions of its group, their values not yet read."""
         where = groups_path(self.folder, self.record["subject"], self.record["group"])
         if not where.is_file():
-            raise FileNotFoundError(
-                f"A map needs its lesion beside it, there is no {where}; explain the lesion again into the same "
-                "folder, which writes what lacks."
-            )
+            remedy = "explain the lesion again into the same folder, which writes what lacks"
+            raise FileNotFoundError(f"A map needs its lesion beside it, there is no {where}; {remedy}.")
         files, labels = [read_image(path, "map's") for path in self.images], read_image(where, "lesions'")
         for path, other in zip((*self.images[1:], where), (*files[1:], labels), strict=True):
             what = f"Map and lesions, {self.images[0].name} and {path.name},"
@@ -425,12 +423,9 @@ class SavedMap:
             if not np.isfinite(one).all():
                 raise ValueError(f"A map must be finite, {path.name} is not; delete it and explain the lesion again.")
         mask = read_values(labels, "lesions'") == self.record["lesion"]
-        if int(mask.sum()) != self.record["voxels"]:
-            held = f"{int(mask.sum())} voxels in {Path(labels.get_filename() or '').name}"
-            raise ValueError(
-                f"A map must be of a lesion that is there; {self.title} has {held}. Explain the subject anew in "
-                "another folder."
-            )
+        if (held := int(mask.sum())) != self.record["voxels"]:
+            met = f"{self.title} has {held} voxels in {Path(labels.get_filename() or '').name}"
+            raise ValueError(f"A map must be of a lesion that is there; {met}. Explain it anew in another folder.")
         return torch.from_numpy(np.stack(values)), torch.from_numpy(mask), np.asarray(files[0].affine, dtype=np.float64)
 
 
@@ -479,9 +474,8 @@ def _description(name: str) -> str:
 class Scans:
     """The subjects that maps are of, loaded again; the last one is kept."""
 
-    def __init__(self) -> None:
-        self._source: dict[str, str] | None = None
-        self._subject: Subject | None = None
+    _source: dict[str, str] | None = None
+    _subject: Subject | None = None
 
     def __call__(self, saved: SavedMap) -> Subject:
         """The subject of a map."""
@@ -492,6 +486,6 @@ class Scans:
             self._subject, self._source = load_subject(**source), source
         shape, now = tuple(read_image(saved.images[0], "map's").shape), self._subject.shape
         if shape != now:
-            why = f"The maps of {name} have the grid {shape}, its scan is now {now}"
-            raise ValueError(f"{why}; explain it anew in another folder.")
+            met = f"The maps of {name} have the grid {shape}, its scan is now {now}"
+            raise ValueError(f"{met}; explain it anew in another folder.")
         return self._subject.with_channels(saved.channels)

@@ -91,11 +91,6 @@ def find_subject(subject: str | Path | None = None, **named: Any) -> Found:
     return _find_by_name(subject, **named) or source_of(word).find(word)
 
 
-def prepare_subject(subject: str) -> None:
-    """Download what `load_subject` of a word needs, so that a mistake shows before long work."""
-    source_of(subject).prepare(subject)
-
-
 def is_word(entry: str) -> bool:
     """Whether an entry is a word of `SOURCES`, and neither a folder nor a pattern of folders."""
     return any(row.claims(entry) for row in SOURCES.values() if row is not FOLDER)

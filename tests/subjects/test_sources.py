@@ -383,7 +383,7 @@ def test_a_new_source_is_a_row(patient: Path, monkeypatch: pytest.MonkeyPatch) -
     assert (subject.name, subject.source) == ("clinic7", {"subject": "clinic:7"})
     assert torch.equal(load_subject(**subject.source).image, subject.image)
     assert loading.find_subject("clinic:7").name == "clinic7"
-    loading.prepare_subject("clinic:7")
+    loading.source_of("clinic:7").prepare("clinic:7")
     assert asked == ["clinic:7"]
     assert [loading.is_word(w) for w in ("clinic:7", "demo", "openms:x", str(patient), "p*")] == [1, 1, 1, 0, 0]
     with pytest.raises(FileNotFoundError, match=r"openms:patientNN, clinic:NUMBER or a folder .* no folder nobody"):
