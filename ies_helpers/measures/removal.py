@@ -62,17 +62,23 @@ class Removal:
     """
 
     def __init__(
-        self, network: Network | nn.Module, image: Volume, lesion: LesionLike, **how: Unpack[Removing]
+        self,
+        network: Network | nn.Module,
+        image: Volume,
+        lesion: LesionLike,
+        *,
+        fill: Replacement = "linear",
+        region: torch.Tensor | None = None,
+        seed: int = 0,
     ) -> None:
-        self._fill, self.seed = how.get("fill", "linear"), how.get("seed", 0)
-        check_choice("fill", self._fill, get_args(Replacement))
-        check_seed(self.seed)
+        check_choice("fill", fill, get_args(Replacement))
+        check_seed(seed)
         self.score = LesionScore(network, image, lesion)
-        self.voxels = _region(self.score, image, how.get("region"))
-        self._image = image
+        self.voxels = _region(self.score, image, region)
+        self.seed, self._image, self._fill = seed, image, fill
         values = np.asarray(image[:, *self.voxels.T].cpu(), dtype=np.float64)  # (C, N)
         self._mean = values.mean(axis=1, keepdims=True)
-        self._noise = IMPUTATION_NOISE * np.random.default_rng([self.seed, 0]).standard_normal(values.shape)
+        self._noise = IMPUTATION_NOISE * np.random.default_rng([seed, 0]).standard_normal(values.shape)
 
     def __len__(self) -> int:
         return len(self.voxels)

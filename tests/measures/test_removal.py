@@ -316,6 +316,14 @@ def test_what_cannot_be_measured_is_refused() -> None:
     for message, scan, given, settings in cases:
         with pytest.raises(ValueError, match=message):
             road(Neighbourhood(), scan, lesion, given, **settings)
+    for asked in (
+        road,
+        deletion,
+        insertion,
+        lambda *given, **settings: sensitivity_n(*given[:3], [given[3]], **settings),
+    ):
+        with pytest.raises(TypeError, match="fil'"):
+            asked(Neighbourhood(), image, lesion, saliency, fil="mean")
 
 
 # Curves, correlations, stability.
