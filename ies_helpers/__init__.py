@@ -23,7 +23,7 @@ _HOMES = {
     "fetch": "subjects.downloads",
     "add_lesion": "subjects.editing",
     "remove_lesion": "subjects.editing",
-    "load_network": "segmentation.architectures",
+    "load_network": "segmentation.formats",
     "Network": "segmentation.network",
     "prepare": "segmentation.network",
     "predict": "segmentation.inference",

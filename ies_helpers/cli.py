@@ -87,7 +87,7 @@ class NetworkOptions:
 
     def load(self, *, use_checkpoint: bool = False) -> Any:
         """The network."""
-        from ies_helpers.segmentation.architectures import load_network
+        from ies_helpers.segmentation.formats import load_network
 
         return load_network(**vars(self), use_checkpoint=use_checkpoint)
 
@@ -402,7 +402,7 @@ def cohort(
 ) -> int:
     """Predict, explain and evaluate many subjects; run it again after an interruption and it goes on."""
     from ies_helpers.cohort import TABLE, find_workers, list_tasks, plan_cohort, read_config, run_cohort
-    from ies_helpers.segmentation.architectures import load_network
+    from ies_helpers.segmentation.formats import load_network
     from ies_helpers.subjects.folder import MAPS
     from ies_helpers.subjects.subject import SHIPPED
 

@@ -60,7 +60,7 @@ from ies_helpers.saliency.context import STEPS, check_curve, perilesional_curve
 from ies_helpers.saliency.estimate import in_words
 from ies_helpers.saliency.explain import make_maps
 from ies_helpers.saliency.methods import Recipe
-from ies_helpers.segmentation.architectures import load_network
+from ies_helpers.segmentation.formats import load_network
 from ies_helpers.segmentation.lesions import GROUPS, Lesion, Lesions, check_wanted, find_lesions, segment_into_folder
 from ies_helpers.segmentation.network import Network, prepare
 from ies_helpers.segmentation.nnunet import is_results

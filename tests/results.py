@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ies_helpers.segmentation.grid import Grid
 from ies_helpers.segmentation.nnunet import build_network, read_plans
 
 
@@ -88,3 +89,26 @@ def write_results(
         (results / f"fold_{fold}").mkdir()
         torch.save(content, results / f"fold_{fold}" / "checkpoint_final.pth")
     return results
+
+
+AFFINES = {
+    "isotropic": np.diag([1.0, 1.0, 1.0, 1.0]),
+    "finer": np.diag([0.9, 1.2, 0.8, 1.0]),
+    "thick": np.diag([0.9, 4.0, 0.8, 1.0]),
+    "turned": np.array([[0, -1.0, 0, 3], [0, 0, 1.1, 0], [-1.2, 0, 0, 5], [0, 0, 0, 1]]),
+}
+
+
+def scan(seed: int = 0, shape: tuple[int, int, int] = (20, 18, 22)) -> torch.Tensor:
+    """Raw values `(2, I, J, K)` with a rim of zeros."""
+    raw = torch.zeros(2, *shape)
+    generator = torch.Generator().manual_seed(seed)
+    raw[:, 2:-1, 1:-3, 3:-2] = 50 + 10 * torch.randn(
+        (2, *(n - 4 if n == 18 else n - 3 if n == 20 else n - 5 for n in shape)), generator=generator
+    )
+    return raw
+
+
+def placed_scan(affine: np.ndarray, **changes: Any) -> tuple[Grid, torch.Tensor]:
+    """`scan` on the grid of `plans`, and its normalised image."""
+    return read_plans(plans(**changes), DATASET, "3d_fullres").place(scan(), affine)

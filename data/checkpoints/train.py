@@ -30,7 +30,8 @@ from safetensors.torch import save_file
 from scipy import ndimage
 from torch.nn import functional
 
-from ies_helpers.segmentation.architectures import ARCHITECTURES, build, load_network
+from ies_helpers.segmentation.architectures import ARCHITECTURES, build
+from ies_helpers.segmentation.formats import load_network
 from ies_helpers.segmentation.inference import predict
 from ies_helpers.segmentation.lesions import find_lesions
 from ies_helpers.segmentation.network import Network

@@ -21,7 +21,8 @@ from ies_helpers.arrays import LabelMap, Saliency
 from ies_helpers.measures.maps import MEASURES, MappedLesion, measure_map, measure_of, ranked_measures
 from ies_helpers.measures.removal import Curve, Road, deletion, road
 from ies_helpers.measures.resample import PERCENTILES, draw_rows
-from ies_helpers.segmentation.architectures import ARCHITECTURES, PUBLISHED, load_network
+from ies_helpers.segmentation.architectures import ARCHITECTURES
+from ies_helpers.segmentation.formats import PUBLISHED, load_network
 from ies_helpers.segmentation.lesions import GROUPS
 from ies_helpers.segmentation.network import Network
 from ies_helpers.subjects.folder import MAPS, SavedMap, Scans, fingerprint, pixels_of, read_maps, write_table

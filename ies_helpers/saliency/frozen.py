@@ -21,8 +21,9 @@ from torch import nn
 from ies_helpers.arrays import Box, Volume, Voxels
 from ies_helpers.saliency.cone import KINKED, factor_of, is_plain, lesion_channel, slope_of, voxels_at_once, window
 from ies_helpers.saliency.views import Each, Part, View, cut, forward, group_voxels, upload, window_parts
-from ies_helpers.segmentation.field import receptive_field
+from ies_helpers.segmentation.field import far_leaves, fills_window, receptive_field
 from ies_helpers.segmentation.network import Memory, Network
+from ies_helpers.segmentation.trust import CLOSE
 
 # The published nnU-Net taken apart, block by block; each knows its own backward pass once it was seen forward.
 #
@@ -229,7 +230,10 @@ def frozen_cone_of(module: nn.Module, lesion_class: int = 1) -> FrozenCone | Non
 
 # A network whose instance norms hold still, and the parts that decide a lesion in it.
 
+RULE = "statistics='frozen' is for networks that are local but for instance norms"
+REMEDY = "Take statistics='exact'."
 BLOCK = 16  # side in voxels of the blocks whose voxels share a crop
+_FROZEN, _CHECKED = Memory(), Memory(weights=False)  # held statistics are buffers, which change with every image
 Moments = list[tuple[torch.Tensor, torch.Tensor]]  # mean and variance of each channel, norm by norm
 
 
@@ -238,26 +242,43 @@ class Frozen:
 
     def __init__(self, network: Network, channels: int) -> None:
         module = copy.deepcopy(network.module).eval().requires_grad_(False)
-        self.held: list[nn.BatchNorm3d] = []
-        for name, norm in list(module.named_modules()):
+        stills: dict[nn.Module, nn.BatchNorm3d] = {}  # a norm may stand under several names, and is one norm
+        for name, norm in list(module.named_modules(remove_duplicate=False)):
             if isinstance(norm, nn.InstanceNorm3d):
                 parent, _, child = name.rpartition(".")
-                self.held.append(_still(norm))
-                setattr(module.get_submodule(parent), child, self.held[-1])
+                stills[norm] = stills.get(norm) or _still(norm)
+                setattr(module.get_submodule(parent), child, stills[norm])
+        self.held = list(stills.values())
         self.network = replace(network, module=module)
-        self.field = receptive_field(self.network, channels)
-        if not self.held or not self.field.bounded:
-            raise ValueError(
-                f"statistics='frozen' is for networks that are local but for instance norms; {network.name} is not. "
-                "Take statistics='exact'."
-            )
         self.cone = frozen_cone_of(module, network.lesion_class)
+        self._check(channels)
+        self.field = receptive_field(self.network, channels)
+        if not self.field.bounded:
+            raise ValueError(f"{RULE}; {network.name} looks further than can be probed. {REMEDY}")
+
+    def _check(self, channels: int) -> None:
+        """Refuse a network without instance norms, with other parts that see everything, or that sees its window."""
+        name = self.network.name
+        if not self.held:
+            raise ValueError(f"{RULE}; {name} has none. {REMEDY}")
+        far = sorted({type(leaf).__name__ for leaf in far_leaves(self.network.module)})
+        if far:
+            raise ValueError(f"{RULE}; {name} has {', '.join(far)} besides. {REMEDY}")
+        if self.cone is None and self.network.through == "windows" and fills_window(self.network, channels):
+            window = " x ".join(map(str, self.network.sides or ()))
+            raise ValueError(
+                f"{RULE} and that look less far than their window; a voxel of {name} looks at all of its {window} "
+                f"voxels, so nothing would be gained. {REMEDY}"
+            )
 
     def parts(self, shape: Sequence[int], voxels: Voxels) -> list[Part]:
         """One part for each block of voxels that share their windows, each window cut down to the block's crop."""
-        whole = Box.whole(self.field.padded(tuple(shape)))
-        windowed = self.network.through == "windows"
-        seen = window_parts(self.network, shape, voxels) if windowed else [Part(voxels, [View(whole)], whole)]
+        if self.network.through == "windows":
+            seen = window_parts(self.network, shape, voxels)
+        else:
+            whole, passes = Box.whole(self.field.padded(tuple(shape))), self.network.passes
+            share = None if passes == 1 else torch.full(whole.shape, 1 / passes, dtype=torch.float64)
+            seen = [Part(voxels, [View(whole, share, number=n) for n in range(passes)], whole)]
         return [
             Part.through([self._narrowed(view, some) for view in part.views], some, shape)
             for part in seen
@@ -269,15 +290,17 @@ class Frozen:
         origin = view.box.start
         local = self.field.crop(Box.around(voxels).local(view.box), view.box.shape)
         box = Box.of(local.start + origin, local.stop + origin)
-        return View(box, None if view.weight is None else view.weight[local], view.box)
+        return replace(view, box=box, weight=None if view.weight is None else view.weight[local], within=view.box)
 
     def record(self, image: Volume, parts: Sequence[Part]) -> dict[str, Moments]:
-        """Means and variances of every window that the parts look through, on this image."""
-        windows = {str(view.within): view.within for part in parts for view in part.views}
-        return {name: self._statistics(cut(image, box, self.network)) for name, box in windows.items() if box}
+        """Means and variances of every window that the parts look through, pass by pass, on this image."""
+        views = {_window_of(view): view for part in parts for view in part.views}
+        return {key: self._statistics(image, view) for key, view in views.items()}
 
-    def _statistics(self, x: torch.Tensor) -> Moments:
+    def _statistics(self, image: Volume, view: View) -> Moments:
         """In training mode a batch norm does to one window what an instance norm does, and keeps what it found."""
+        assert view.within is not None
+        x = cut(image, view.within, self.network)
         positions: dict[nn.Module, int] = {}
 
         def note(norm: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
@@ -289,14 +312,37 @@ class Frozen:
                 norm.running_mean, norm.running_var = x.new_zeros(norm.num_features), x.new_ones(norm.num_features)
                 after.callback(norm.train().eval)
                 after.callback(norm.register_forward_pre_hook(note).remove)
-            self.network.logits(x)
-        # It divides by one less than an instance norm.
-        return [(n.running_mean, n.running_var * ((positions[n] - 1) / positions[n])) for n in held]
+            self.network.logits(x, view.number)
+        # It divides by one less than an instance norm. Another member's norms did not run in this pass.
+        counts = [positions.get(norm, 1) for norm in held]
+        return [(norm.running_mean, norm.running_var * ((n - 1) / n)) for norm, n in zip(held, counts, strict=True)]
 
     def forward(self, image: Volume, view: View, recorded: dict[str, Moments]) -> tuple[torch.Tensor, torch.Tensor]:
         """As `views.forward`, with the statistics of the view's window."""
         self._hold(view, recorded)
         return forward(self.network, image, view)
+
+    def check_crop(self, image: Volume, part: Part, recorded: dict[str, Moments]) -> None:
+        """Refuse a network of which a crop, with its window's statistics, gives another gradient than that window."""
+        key = ("crop", tuple(image.shape), self.network.function)
+        apart = _CHECKED(self.network.module, *key, make=lambda: self._apart(image, part, recorded))
+        if not apart <= CLOSE:
+            raise ValueError(
+                f"{RULE}; a crop of {self.network.name} gives a gradient that is {apart:.2g} off. {REMEDY}"
+            )
+
+    def _apart(self, image: Volume, part: Part, recorded: dict[str, Moments]) -> float:
+        """How far the gradient of a part's first voxel by a crop is from that by the window, over its largest value."""
+        view, voxel = part.views[0], part.voxels[:1]
+        found = []
+        for seen in (replace(view, box=view.within), view):
+            x, logits = self.forward(image, seen, recorded)
+            found.append(torch.autograd.grad(logits[seen.local(voxel)].sum(), x)[0][0])
+        whole, crop = found
+        assert view.within is not None
+        largest = float(whole.abs().max())
+        whole[:, *view.box.local(view.within)] -= crop
+        return float(whole.abs().max()) / largest if largest else 0.0
 
     def by_cone(self, image: Volume, recorded: dict[str, Moments], budget: int) -> Each:
         """Each voxel's gradient by the cone, which works in `budget` bytes."""
@@ -310,8 +356,13 @@ class Frozen:
         return each
 
     def _hold(self, view: View, recorded: dict[str, Moments]) -> None:
-        for norm, (mean, variance) in zip(self.held, recorded[str(view.within)], strict=True):
+        for norm, (mean, variance) in zip(self.held, recorded[_window_of(view)], strict=True):
             norm.running_mean, norm.running_var = mean, variance
+
+
+def _window_of(view: View) -> str:
+    """The window and the pass whose statistics a view uses."""
+    return f"{view.within} {view.number}"
 
 
 def _still(norm: nn.InstanceNorm3d) -> nn.BatchNorm3d:
@@ -320,9 +371,6 @@ def _still(norm: nn.InstanceNorm3d) -> nn.BatchNorm3d:
     if norm.affine:
         held.weight, held.bias = norm.weight, norm.bias
     return held.requires_grad_(False)
-
-
-_FROZEN = Memory()
 
 
 def frozen(network: Network, channels: int) -> Frozen:

@@ -70,20 +70,29 @@ def boxed_cam(
     voxels = as_voxels(lesion, shape)
     if network.grid is not None:
         return _placed_cam(network, module, image, voxels, pooled)
+    part, seen = _part_of(network, image, voxels, pooled)
+    return _cam_of(network, module, image, part, seen, pooled)
+
+
+def _part_of(network: Network, image: Volume, voxels: Voxels, pooled: bool) -> tuple[Part, tuple[int, ...]]:
+    """What decides the voxels, and the shape of the volume in which it lies, with what the network pads."""
+    shape = tuple(image.shape[1:])
     if network.through == "windows":
-        return _cam_of(network, module, image, window_part(network, shape, voxels), shape, pooled)
+        return window_part(network, shape, voxels), shape
     field = image_field(network, image, voxels)
-    whole = Part.through([View(Box.whole(field.padded(shape)))], voxels, shape)
-    part = whole if pooled else crop_part(field, shape, voxels)
-    return _cam_of(network, module, image, part, field.padded(shape), pooled)
+    padded = field.padded(shape)
+    if pooled:
+        return Part.through([View(Box.whole(padded))], voxels, shape), padded
+    return crop_part(field, shape, voxels), padded
 
 
 def _placed_cam(network: Network, module: nn.Module, image: Volume, voxels: Voxels, pooled: bool) -> Boxed:
     """The same on the network's own grid, for the scan voxels' logits, and brought to the scan as logits are."""
     grid, inner = network.grid, network.on_its_grid()
     _, places, weights = grid.spread(voxels)
-    part = window_part(inner, grid.shape, np.unique(places, axis=0)).weighted(places, weights, grid.shape)
-    cam = _cam_of(inner, module, grid.push(image)[0], part, grid.shape, pooled)
+    placed, _ = grid.push(image)
+    part, seen = _part_of(inner, placed, np.unique(places, axis=0), pooled)
+    cam = _cam_of(inner, module, placed, part.weighted(places, weights, grid.shape), seen, pooled)
     return Boxed(grid.restore(cam.whole(grid.shape)), grid.box)
 
 
@@ -124,6 +133,11 @@ def _upsample(cam: torch.Tensor, box: Box, shape: Sequence[int], through: str) -
 
 def find_layer(network: Network, layer: str | None) -> nn.Module:
     """The submodule called `layer`."""
+    if isinstance(network.module, torch.jit.ScriptModule):
+        raise ValueError(
+            f"Grad-CAM++ reads one layer of the network, and TorchScript lets nobody read it; {network.name} is "
+            "TorchScript. Take the module that it was made from, or smoothgrad, which needs no layer."
+        )
     modules = dict(network.module.named_modules())
     if not layer or layer not in modules:
         names = [name for name, module in modules.items() if name and not list(module.children())]

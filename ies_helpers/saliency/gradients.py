@@ -16,6 +16,7 @@ from ies_helpers.saliency.views import (
     Each,
     Largest,
     Part,
+    View,
     add_up,
     by_autograd,
     cell_parts,
@@ -236,6 +237,7 @@ class LesionGradient:
         if self.frozen is None:
             return by_autograd(lambda view: forward(self.network, image, view))
         held, recorded = self.frozen, self.frozen.record(image, self.parts)
+        held.check_crop(image, self.parts[0], recorded)
         autograd = by_autograd(lambda view: held.forward(image, view, recorded))
         if self.way != "cone":
             return autograd
@@ -275,6 +277,11 @@ class PlacedGradient(LesionGradient):
         self.grid, self.network, self.aggregate = network.grid, network, aggregate
         self.shape, self.box = tuple(image.shape), network.grid.box
         self.voxels = as_voxels(lesion, self.shape[1:])
+        if options.get("statistics") == "frozen" and self.grid.resamples:
+            raise ValueError(
+                f"statistics='frozen' is for a scan of the spacing at which {network.name} works, this one is "
+                "resampled. Take statistics='exact'."
+            )
         # Each scan voxel's places and weights on the network's grid.
         rows, places, weights = self.grid.spread(self.voxels)
         self._rows = [(places[rows == n], weights[rows == n]) for n in range(len(self.voxels))]
@@ -283,6 +290,8 @@ class PlacedGradient(LesionGradient):
         support = np.unique(places, axis=0)
         self.inner = LesionGradient(inner, placed, support, "max" if self._alone else "sum", **options)
         if not self._alone:
+            if self.inner.way == "cone":  # which knows no weights
+                self.inner = LesionGradient(inner, placed, support, "sum", **options | {"way": "crop"})
             self.inner.parts = [part.weighted(places, weights, self.grid.shape) for part in self.inner.parts]
 
     @property
@@ -321,11 +330,13 @@ class PlacedGradient(LesionGradient):
 
     def _parts_of_rows(self) -> Iterator[tuple[Part, list[int]]]:
         """Scan voxels by the windows that hold any of their places."""
-        views = window_views(self.inner.network, self.grid.shape, np.concatenate([p for p, _ in self._rows]))
+        inner, shape = self.inner.network, self.grid.shape
+        whole = [View(Box.whole(self.inner.field.padded(shape)))] if inner.through == "whole" else []
+        views = whole or window_views(inner, shape, np.concatenate([p for p, _ in self._rows]))
         held = np.array([[view.holds(places).any() for view in views] for places, _ in self._rows])
         for row, some in group_voxels(np.arange(len(held))[:, None], held):
             chosen = [view for view, holds in zip(views, row, strict=True) if holds]
-            yield Part.through(chosen, some, self.grid.shape), [int(n) for n in some[:, 0]]
+            yield Part.through(chosen, some, shape), [int(n) for n in some[:, 0]]
 
     def _each_row(self, placed: torch.Tensor, part: Part, rows: list[int]) -> Iterator[torch.Tensor]:
         """`(C, i, j, k)` on the part's box for each scan voxel; each view's graph serves a chunk of them."""

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from ies_helpers.arrays import Box
-from ies_helpers.segmentation.network import Memory, Network
+from ies_helpers.segmentation.network import Copies, Memory, Network
 
 LOCAL = (  # leaf modules whose output at a voxel depends on a bounded neighbourhood, in evaluation mode
     *(nn.Conv3d, nn.ConvTranspose3d, nn.BatchNorm3d, nn.MaxPool3d, nn.AvgPool3d, nn.Upsample),
@@ -21,6 +21,7 @@ LOCAL = (  # leaf modules whose output at a voxel depends on a bounded neighbour
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")  # of batch norms: the probe resets them as weights
 PROBE = 512  # length in voxels of the longest probe: a field beyond it counts as unbounded
 PROBE_VALUES = 2**26  # that a probe may keep: a wider network is taken whole sooner than probed for minutes
+STRIDES = (1, 2, 4, 8, 16, 32, 64)  # what the sides of an image may have to be a multiple of
 
 
 @dataclass(frozen=True)
@@ -31,12 +32,14 @@ class ReceptiveField:
         stride: s, the total stride, in voxels; cells and crops are aligned to it.
         before, after: reach in voxels beyond the cell; None when it is not bounded.
         activations: values a forward pass keeps per input voxel, for estimates of memory.
+        multiple: of what a side must be a multiple, if not of the stride: a network that pads by itself takes any.
     """
 
     stride: tuple[int, ...]
     before: tuple[int, ...] | None
     after: tuple[int, ...] | None
     activations: float
+    multiple: tuple[int, ...] | None = None
 
     @property
     def bounded(self) -> bool:
@@ -44,8 +47,8 @@ class ReceptiveField:
         return self.before is not None
 
     def padded(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """The smallest shape `(I, J, K)` not below `shape` that is a multiple of the stride."""
-        return tuple(-(-n // s) * s for n, s in zip(shape, self.stride, strict=True))
+        """The smallest shape `(I, J, K)` not below `shape` that the network takes."""
+        return tuple(-(-n // s) * s for n, s in zip(shape, self.multiple or self.stride, strict=True))
 
     def crop(self, box: Box, shape: Sequence[int]) -> Box:
         """The aligned box that decides the outputs on `box`, in a volume `(I, J, K)`; all of it without bounds.
@@ -69,19 +72,28 @@ def receptive_field(network: Network, channels: int) -> ReceptiveField:
 
     The probe is a copy of the module with positive weights, no biases and neutral normalisation, on a thin positive
     volume: no path is cut by an activation or cancelled by another, so a cell's gradient is non-zero exactly on its
-    field. A leaf outside `LOCAL` (instance norm, attention) has no bounds; the stride is then the `Network`'s, or 1.
+    field. A leaf outside `LOCAL` (instance norm, attention) has no bounds; the stride is then the `Network`'s, or the
+    least of `STRIDES` whose multiples it takes.
     """
-    module, stride = network.module, network.stride and tuple(network.stride)
-    local = all(isinstance(leaf, LOCAL) for leaf in _leaves(module))
+    module = network.module
+    if isinstance(module, Copies):  # all members are of one plan; a mirrored one looks as far the other way
+        field = receptive_field(replace(network, module=module.members[0]), channels)
+        if field.before is None or field.after is None:
+            return field
+        reach = tuple(map(max, field.before, field.after))
+        return replace(field, before=reach, after=reach) if any(flip for _, flip in module.passes) else field
+    local = not far_leaves(module)
     buffers = [b for name, b in module.named_buffers() if local and name.rpartition(".")[2] not in STATISTICS]
     fixed = tuple(b.cpu().reshape(-1).view(torch.uint8).numpy().tobytes() for b in buffers)
-    depends = (channels, stride, network.sides, network.dtype, network.lesion_class, fixed)
-    return _FIELDS(module, *depends, make=lambda: _probed(network, channels, local))
+    return _FIELDS(module, channels, network.function, fixed, make=lambda: _probed(network, channels, local))
 
 
 def _probed(network: Network, channels: int, local: bool) -> ReceptiveField:
+    multiple, hollow = network.stride, _hollow(network)
+    if multiple is None and hollow:
+        multiple = _taken(hollow, channels)
     if not local:
-        return ReceptiveField(network.stride or (1, 1, 1), None, None, _values_kept(network, channels))
+        return ReceptiveField(multiple or (1, 1, 1), None, None, _values_kept(hollow, channels))
     positive = replace(network, module=_positive_copy(network.module), through="whole")
     found = [_stride(positive, channels, axis) for axis in range(3)]
     stride = network.stride or (found[0][0], found[1][0], found[2][0])
@@ -89,14 +101,63 @@ def _probed(network: Network, channels: int, local: bool) -> ReceptiveField:
     for axis in range(3):
         one = _reach(positive, channels, axis, stride[axis], kept)
         if one is None:
-            return ReceptiveField(stride, None, None, kept)
+            return ReceptiveField(stride, None, None, kept, multiple)
         reach.append(one)
     before, after = zip(*reach, strict=True)
-    return ReceptiveField(stride, before, after, kept)
+    return ReceptiveField(stride, before, after, kept, multiple)
+
+
+def _hollow(network: Network) -> Network | None:
+    """The same network without values, which runs at once and tells shapes; None if its module cannot be copied so."""
+    try:
+        return replace(network, module=copy.deepcopy(network.module).to("meta"))
+    except (RuntimeError, NotImplementedError, TypeError, AttributeError, AssertionError):  # TorchScript, for one
+        return None
+
+
+def _taken(hollow: Network, channels: int) -> tuple[int, ...] | None:
+    """The least of `STRIDES`, along each axis, of which a side may be any multiple; None if it takes none of them."""
+    found = []
+    for axis in range(3):
+        for stride in STRIDES:  # an odd multiple, of at least 64 voxels: at the bottom a norm needs more than one
+            sides = [STRIDES[-1]] * 3
+            sides[axis] = stride * (STRIDES[-1] // stride | 1)
+            try:
+                with torch.no_grad():
+                    hollow.logits(torch.empty(1, channels, *sides, dtype=hollow.dtype, device="meta"))
+            except (RuntimeError, NotImplementedError, ValueError, TypeError, IndexError, AssertionError):
+                continue
+            found.append(stride)
+            break
+        else:
+            return None
+    return tuple(found)
 
 
 def _leaves(module: nn.Module) -> list[nn.Module]:
     return [m for m in module.modules() if not list(m.children())]
+
+
+def far_leaves(module: nn.Module) -> list[nn.Module]:
+    """The parts without parts of their own of which it is not known that they look at a bounded neighbourhood."""
+    return [leaf for leaf in _leaves(module) if not isinstance(leaf, LOCAL)]
+
+
+def fills_window(network: Network, channels: int) -> bool:
+    """Whether the cell in the middle of a window depends on all of the window, by one thin pass along each axis."""
+    assert network.sides is not None
+    module = network.module.members[0] if isinstance(network.module, Copies) else network.module
+    positive = replace(network, module=_positive_copy(module))
+    for axis, side in enumerate(network.sides):
+        stride = network.stride[axis] if network.stride else 1
+        volume = _thin(network, channels, axis, side).requires_grad_()
+        with torch.enable_grad():
+            cell = positive.lesion_logit(volume).narrow(1 + axis, side // 2 // stride * stride, stride).sum()
+        (g,) = torch.autograd.grad(cell, volume)
+        seen = g.abs().sum(dim=[d for d in range(5) if d != 2 + axis])
+        if not (seen[0] and seen[-1]):
+            return False
+    return True
 
 
 def _positive_copy(module: nn.Module) -> nn.Module:
@@ -121,12 +182,14 @@ def _leaf_shapes(module: nn.Module, run: Callable[[], object]) -> list[tuple[int
     return shapes
 
 
-def _values_kept(network: Network, channels: int) -> float:
+def _values_kept(hollow: Network | None, channels: int) -> float:
     """Values that the leaves of a module put out per input voxel, counted without computing any; 0 if unknown."""
-    hollow, side = copy.deepcopy(network.module).to("meta"), max(network.sides or (8 * max(network.stride or (8,)),))
-    x = torch.empty(1, channels, side, side, side, dtype=network.dtype, device="meta")
+    if hollow is None:
+        return 0.0
+    module, side = hollow.module, max(hollow.sides or (8 * max(hollow.stride or (8,)),))
+    x = torch.empty(1, channels, side, side, side, dtype=hollow.dtype, device="meta")
     try:
-        return sum(map(math.prod, _leaf_shapes(hollow, lambda: hollow(x)))) / side**3
+        return sum(map(math.prod, _leaf_shapes(module, lambda: module(x)))) / side**3
     except (RuntimeError, NotImplementedError, ValueError):  # a module that looks at values cannot be run hollow
         return 0.0
 

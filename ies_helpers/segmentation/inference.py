@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 
 from ies_helpers.arrays import Box, Probability, Volume
 from ies_helpers.segmentation.field import receptive_field
-from ies_helpers.segmentation.network import Network, as_network, at_rest
+from ies_helpers.segmentation.network import Memory, Network, as_network, at_rest
 
 # Where a sliding window stops, and how much each stop counts, as MONAI's inferer or nnU-Net has it.
 
@@ -102,6 +102,7 @@ def predict_logits(network: Network | nn.Module, image: Volume, *, progress: boo
         placed, _ = network.grid.push(image)
         return network.grid.fill(predict_logits(network.on_its_grid(), placed, progress=progress))
     check_window(network, tuple(image.shape[1:]))
+    check_logits(network, image)
     with torch.no_grad(), at_rest(network):
         by_windows = network.sides is not None
         logits = _blended_logits(network, image, progress) if by_windows else whole_logits(network, image)
@@ -134,6 +135,53 @@ def pad_end(image: Volume, shape: tuple[int, ...]) -> Volume:
     return F.pad(image, [0, missing[2], 0, missing[1], 0, missing[0]])
 
 
+# Logits that are none: modules that end in a softmax or sigmoid give the same mask, and gradients that are wrong.
+
+SMALL = 64  # side in voxels of the piece of the image on which a network without a window is first asked
+SEVERAL = "probabilities of several sigmoids"
+
+_remembered = Memory(weights=False)
+
+
+def check_logits(network: Network, image: Volume) -> None:
+    """Refuse a network that puts out probabilities, once for each network and shape, after a pass on a piece of it."""
+    if network.head == "probability":
+        return
+    key = (tuple(image.shape), network.function)
+    if wrong := _remembered(network.module, *key, make=lambda: _why_no_logits(network, piece_of(network, image))):
+        raise ValueError(wrong)
+
+
+def piece_of(network: Network, image: Volume) -> torch.Tensor:
+    """The middle of the image, `(1, C, i, j, k)`: a window, or a cube that the network takes."""
+    shape = tuple(image.shape[1:])
+    sides = network.sides or receptive_field(network, len(image)).padded(tuple(min(n, SMALL) for n in shape))
+    start = np.maximum(0, np.subtract(shape, sides) // 2)
+    inner = image[:, *(Box.of(start, start + sides) & Box.whole(shape))]
+    return pad_end(inner, sides)[None].to(network.device, network.dtype).clone()
+
+
+def _why_no_logits(network: Network, x: torch.Tensor) -> str:
+    """A sentence, or nothing: a softmax's or sigmoid's values lie between 0 and 1, on noise as well."""
+    noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(0)).to(x) * 10
+    with torch.no_grad(), at_rest(network):
+        y = network.logits(x)
+        if not bool(((y >= 0) & (y <= 1)).all()):
+            return ""
+        on_noise = network.logits(noise)
+    single = y.shape[1] == 2 and not bool(y[:, 0].any())  # one channel, beside which stands 0
+    both = [z[:, 1:] if single else z for z in (y, on_noise)]
+    if not all(bool(((z >= 0) & (z <= 1)).all()) and float(z.std()) > 0 for z in both):
+        return ""
+    softmax = not single and all(bool(((z.sum(dim=1) - 1).abs() < 1e-3).all()) for z in both)
+    kind = "probabilities of a softmax" if softmax else "probabilities of a sigmoid" if single else SEVERAL
+    other = "" if kind == SEVERAL else ", or say Network(..., head='probability'), which explains the log odds"
+    return (
+        f"A network must put out logits; {network.name} puts out {kind} (from {float(y.min()):.3g} to "
+        f"{float(y.max()):.3g}, also on noise). Take the last activation out of its forward{other}."
+    )
+
+
 def check_finite(values: torch.Tensor, network: Network) -> None:
     """Refuse what a network gave, logits or a map of them, if it is not finite. On a GPU this waits for it."""
     if not bool(torch.isfinite(values).all()):
@@ -151,10 +199,14 @@ def check_image(image: Volume) -> None:
 
 
 def check_window(network: Network, shape: tuple[int, ...]) -> None:
-    """Refuse an image with a side below the window's."""
-    if network.sides is not None and any(n < w for n, w in zip(shape, network.sides, strict=True)):
+    """Refuse an image with a side below the window's, unless `prepare` put it on a grid that is large enough."""
+    if (
+        network.grid is None
+        and network.sides is not None
+        and any(n < w for n, w in zip(shape, network.sides, strict=True))
+    ):
         window, size = " x ".join(map(str, network.sides)), " x ".join(map(str, shape))
         raise ValueError(
             f"An image must be at least one window large; {network.name} looks through windows of {window} voxels "
-            f"and the image has {size}. Take a larger field of view, or a Network with a smaller window or None."
+            f"and the image has {size}. Take prepare(network, subject), which pads it as MONAI's inferer does."
         )

@@ -4,7 +4,7 @@ import functools
 import hashlib
 import re
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from numbers import Integral
@@ -13,7 +13,8 @@ from typing import Any, Literal, get_args
 import torch
 from torch import nn
 
-from ies_helpers.arrays import check_choice
+from ies_helpers.arrays import Box, check_choice
+from ies_helpers.segmentation.grid import Grid
 from ies_helpers.subjects.subject import Subject
 
 Through = Literal["whole", "windows"]
@@ -50,6 +51,30 @@ class Copies(nn.Module):
         return y.flip(flip) if flip else y
 
 
+class Averaged(nn.Module):
+    """Several networks whose probabilities are averaged, and not their logits: the logit of what such an ensemble says.
+
+    With p_m the probabilities of member m, of a softmax or of one sigmoid channel, the output is the logarithm of their
+    sum (one channel: of the odds of their mean), so that its softmax (sigmoid) is the mean of p_m. All members' graphs
+    are in memory at once. Seen through windows, probabilities are averaged window by window.
+
+    Attributes:
+        members: modules as `Network.module`, of one tensor.
+    """
+
+    def __init__(self, members: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.members = nn.ModuleList(members)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """`(B, C, I, J, K)` -> `(B, K, I, J, K)`."""
+        logits = torch.stack([member(x) for member in self.members])
+        if logits.shape[2] > 1:
+            return logits.log_softmax(dim=2).logsumexp(dim=0)
+        sigmoid = nn.functional.logsigmoid
+        return sigmoid(logits).logsumexp(dim=0) - sigmoid(-logits).logsumexp(dim=0)
+
+
 @dataclass(frozen=True, eq=False)
 class Network:
     """A module, and how it looks at an image.
@@ -60,8 +85,8 @@ class Network:
 
     Attributes:
         module: `(B, C, I, J, K)` -> `(B, K, I, J, K)` logits of K classes or regions; one channel is taken for the
-            lesion under a sigmoid and becomes the two classes (0, z); with deep supervision a list, or
-            `(B, n, K, I, J, K)`, whose first entry is the output.
+            lesion under a sigmoid and becomes the two classes (0, z); of a list or dictionary (deep supervision) the
+            one entry at full resolution, of `(B, n, K, I, J, K)` the first.
         name: what files and tables call it.
         window: side of the sliding window in voxels, or a tuple of its three; None predicts on the whole volume.
         through: `whole` or `windows`, what a saliency map is a gradient of.
@@ -77,6 +102,8 @@ class Network:
         plans: how an nnU-Net sees a scan on a grid of its own; `prepare` then brings the scan there.
         grid: where `prepare` placed one scan; images are then normalised as `plans` says.
         head: `softmax` over all classes, or `sigmoid` of each channel by itself.
+        output: number or key of the entry to explain, where the module puts out several at full resolution.
+        notes: what was decided when it was loaded, for the screen and the sidecar.
     """
 
     module: nn.Module
@@ -94,6 +121,8 @@ class Network:
     head: Head = "softmax"
     plans: Any = None
     grid: Any = None
+    output: int | str | None = None
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for name, values in {"through": Through, "weighting": Weighting, "placing": Placing, "head": Head}.items():
@@ -130,7 +159,7 @@ class Network:
 
         With a `number`, those of one of the averaged `passes` alone.
         """
-        if self.plans is not None:
+        if self.plans is not None or self.grid is not None:
             raise ValueError(
                 f"{self.name} sees scans on a grid of its own: bring both together by network, subject = "
                 "prepare(network, subject), and take the subject's image then."
@@ -138,7 +167,7 @@ class Network:
         module = self.module
         if number is not None and isinstance(module, Copies):
             module = functools.partial(module.run, number=number)
-        y = logits_of(module, x, self.name, probabilities=self.head == "probability")
+        y = logits_of(module, x, self)
         if self.lesion_class >= y.shape[1]:
             raise ValueError(
                 f"lesion_class must be below the {y.shape[1]} classes that {self.name} puts out, got "
@@ -174,10 +203,17 @@ class Network:
         """What its weights are; float32 if it has none."""
         return next((p.dtype for p in self.module.parameters()), torch.float32)
 
+    @property
+    def function(self) -> tuple[Any, ...]:
+        """What beside the module decides which function of an image is explained: for keys of `Memory`."""
+        stride = self.stride and tuple(self.stride)
+        return self.sides, stride, self.dtype, self.device, self.lesion_class, self.head, self.output
+
     def digest(self) -> str:
-        """`hash_of` the module, and of the class and head where they are not the usual ones."""
-        other = "" if (self.lesion_class, self.head) == (1, "softmax") else f"{self.lesion_class} {self.head}"
-        return hash_of(self.module, other)
+        """`hash_of` the module, and of class, head and output where they are not the usual ones."""
+        usual = (self.lesion_class, self.head) == (1, "softmax")
+        other = "" if usual else f"{self.lesion_class} {self.head}"
+        return hash_of(self.module, other if self.output is None else f"{other} {self.output}")
 
 
 def as_network(network: Network | nn.Module) -> Network:
@@ -194,7 +230,7 @@ def prepare(network: Network | nn.Module, subject: Subject) -> tuple[Network, Su
 
     The subject gets the channels that the network takes, in its order. A network with `plans` brings its own
     normalisation and grid: the subject's image is then the scan so normalised, on the scan's own grid, and the network
-    knows where its grid lies.
+    knows where its grid lies. A scan that is smaller than a window gets zeros around it, as in MONAI's inferer.
 
     Raises:
         ValueError: if a channel lacks, or a network with plans meets an image without its raw values.
@@ -202,6 +238,9 @@ def prepare(network: Network | nn.Module, subject: Subject) -> tuple[Network, Su
     network = as_network(network)
     subject = subject.with_channels(network.channels)
     if network.plans is None:
+        sides = network.sides
+        if network.grid is None and sides and any(n < w for n, w in zip(subject.shape, sides, strict=True)):
+            return replace(network, grid=Grid(subject.shape, Box.whole(subject.shape), least=sides)), subject
         return network, subject
     if subject.raw is None:
         raise ValueError(
@@ -221,37 +260,76 @@ def one_class(network: Network | nn.Module, number: int) -> Network:
 # What a module puts out, of whatever kind, as logits `(B, K, I, J, K)` of K classes.
 
 
-def logits_of(
-    module: Callable[[torch.Tensor], Any], x: torch.Tensor, name: str, probabilities: bool = False
-) -> torch.Tensor:
-    """`(B, C, I, J, K)` -> logits of all classes of a module, at least 2.
+def logits_of(module: Callable[[torch.Tensor], Any], x: torch.Tensor, network: Network) -> torch.Tensor:
+    """`(B, C, I, J, K)` -> logits of all classes that the module of a network puts out, at least 2.
 
-    A list, or `(B, n, K, I, J, K)`, gives its first entry; one channel z becomes the two classes (0, z). The module
-    gets a copy, so that one which works in place changes neither image nor gradient.
+    The module gets a copy, so that one which works in place changes neither image nor gradient.
     """
     try:
         y = module(x.clone())
-    except RuntimeError as error:  # of a first convolution that gets too few or too many channels
-        seen = re.escape(str(list(x.shape)))
-        if wanted := re.search(rf"expected input{seen} to have (\d+) channels", str(error)):
-            raise ValueError(
-                f"{name} takes {wanted[1]} modalities, got an image of {len(x[0])}: give all that it was trained with, "
-                "in its order. Chapter 12 shows that zeros are no stand-in for a missing one."
-            ) from error
+    except (RuntimeError, ValueError, AssertionError) as error:
+        if why := _misfit(str(error), x, network):
+            raise ValueError(why) from error
         raise
-    while isinstance(y, list | tuple) and y:
-        y = y[0]
-    if isinstance(y, torch.Tensor) and y.ndim == 6:
-        y = y[:, 0]
-    if not isinstance(y, torch.Tensor) or y.ndim != 5 or y.shape[2:] != x.shape[2:]:
-        got = tuple(y.shape) if isinstance(y, torch.Tensor) else f"a {type(y).__name__}"
-        raise ValueError(
-            f"A network must map (B, C, I, J, K) to logits of the same I, J, K; {name} mapped {tuple(x.shape)} to "
-            f"{got}. Wrap it in a module that does."
-        )
-    if probabilities:
+    y = _one_output(y, x, network, network.output)
+    if network.head == "probability":
         y = _log_odds(y)
     return torch.cat([torch.zeros_like(y), y], dim=1) if y.shape[1] == 1 else y
+
+
+def _misfit(said: str, x: torch.Tensor, network: Network) -> str:
+    """One sentence for an image that a module does not take, from what it or PyTorch `said`; else nothing."""
+    name, sides = network.name, " x ".join(map(str, x.shape[2:]))
+    if wanted := re.search(rf"expected input{re.escape(str(list(x.shape)))} to have (\d+) channels", said):
+        return (
+            f"{name} takes {wanted[1]} modalities, got an image of {len(x[0])}: give all that it was trained with, in "
+            "its order. Chapter 12 shows that zeros are no stand-in for a missing one."
+        )
+    if not re.search(r"(?i)sizes? of tensors|must match|divisible|multiple of|spatial size|size mismatch", said):
+        return ""
+    stride = f"it was given the stride {network.stride}, which may be wrong" if network.stride else "give its stride"
+    return (
+        f"An image must have sides that a network takes; {name} does not take {sides} voxels "
+        f"({' '.join(said.split())[:100]}): {stride}, as Network(..., stride=(16, 16, 16)), or a window."
+    )
+
+
+def _one_output(y: Any, x: torch.Tensor, network: Network, wanted: int | str | None) -> torch.Tensor:
+    """The `(B, K, I, J, K)` that is explained, of all that a module put out for `x`."""
+    if isinstance(y, torch.Tensor) and y.ndim == 6:
+        y = y[:, 0]  # MONAI stacks its heads, the final one first
+    if isinstance(y, torch.Tensor) and y.ndim == 5 and y.shape[2:] == x.shape[2:]:
+        return y
+    there: dict[Any, Any] = {}
+    if isinstance(y, Mapping | list | tuple):
+        there = dict(y) if isinstance(y, Mapping) else dict(enumerate(y))
+    if wanted is not None and there:
+        key = wanted + len(there) if isinstance(wanted, int) and wanted < 0 else wanted
+        if key not in there:
+            raise ValueError(f"output must be one of {', '.join(map(str, there))} of {network.name}, got {wanted!r}.")
+        return _one_output(there[key], x, network, None)
+    full = [key for key, one in there.items() if _is_full(one, x)]
+    if len(full) > 1:
+        raise ValueError(
+            f"A network must put out one map at full resolution; {network.name} puts out {len(full)}: "
+            f"{', '.join(map(str, full))}. Say which it predicts with, Network(..., output={full[0]!r})"
+            f"{'; the last is -1.' if isinstance(full[0], int) else '.'}"
+        )
+    if full:
+        return _one_output(there[full[0]], x, network, None)
+    got = tuple(y.shape) if isinstance(y, torch.Tensor) else f"a {type(y).__name__} of {len(there)} entries"
+    raise ValueError(
+        f"A network must map (B, C, I, J, K) to logits of the same I, J, K; {network.name} mapped {tuple(x.shape)} to "
+        f"{got}. Wrap it in a module that does."
+    )
+
+
+def _is_full(one: Any, x: torch.Tensor) -> bool:
+    """Whether an entry is a map at the resolution of `x`, or holds one."""
+    if isinstance(one, torch.Tensor):
+        return one.ndim in (5, 6) and one.shape[-3:] == x.shape[2:]
+    inner = one.values() if isinstance(one, Mapping) else one if isinstance(one, list | tuple) else ()
+    return any(_is_full(each, x) for each in inner)
 
 
 def _log_odds(p: torch.Tensor) -> torch.Tensor:
@@ -292,7 +370,8 @@ def at_rest(network: Network) -> Iterator[None]:
     grads = [(p, p.requires_grad) for p in network.module.parameters()]
     try:
         network.module.eval()
-        network.module.requires_grad_(False)
+        for parameter, _ in grads:  # one by one: TorchScript knows no other way
+            parameter.requires_grad_(False)
         with true_float32():
             yield
     finally:

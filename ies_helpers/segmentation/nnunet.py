@@ -2,8 +2,7 @@
 
 What nnU-Net calls its prediction is a chain: turn the axes, crop to what is not zero, normalise, resample, pad to a
 patch, average mirrored copies and folds over weighted windows, and go all the way back. Everything but the networks is
-linear once the image is normalised, so the chain can be followed backwards exactly: `Placement` does it at the
-boundary, outside the networks, where a layer's map keeps its axes.
+linear once the image is normalised, so the chain can be followed backwards exactly, on the `Grid` of each scan.
 
 Source: Isensee et al., Nature Methods 2021; the file formats and steps are those of nnunetv2 2.0 to 2.8.
 """
@@ -22,8 +21,10 @@ from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 from scipy import ndimage
 from torch import nn
 
-from ies_helpers.arrays import Affine, Box, Volume, Voxels, spacing_of
+from ies_helpers.arrays import Affine, Box, Volume, spacing_of
+from ies_helpers.segmentation.grid import Grid, Resampling
 from ies_helpers.segmentation.network import Copies, Network
+from ies_helpers.segmentation.weights import read_pickle
 from ies_helpers.subjects.subject import CHANNELS
 
 ANISOTROPIC = 3
@@ -81,10 +82,9 @@ class Plans:
     outputs: tuple[str, ...]
     network: tuple[str, dict[str, Any]]
 
-    def place(self, raw: Volume, affine: Affine) -> tuple["Placement", Volume]:
+    def place(self, raw: Volume, affine: Affine) -> tuple[Grid, Volume]:
         """Where raw values `(C, I, J, K)` lie for the network, and the image, normalised as it wants it."""
-        placement = Placement(self, raw, affine)
-        return placement, placement.normalise(raw)
+        return _place(self, raw, affine)
 
 
 def read_plans(plans: Mapping[str, Any], dataset: Mapping[str, Any], configuration: str) -> Plans:
@@ -216,125 +216,28 @@ SCHEMES: dict[str, Callable[[np.ndarray, np.ndarray | None, Mapping[str, float]]
 """Normalisation schemes by nnU-Net's names."""
 
 
-class Placement:
-    """One scan on the network's own grid, and the way back, both linear; made by `Plans.place`.
+def _place(plans: Plans, raw: Volume, affine: Affine) -> tuple[Grid, Volume]:
+    """A scan of raw values `(C, I, J, K)` on the grid of a plan, and its image, normalised as the plan says.
 
-    Attributes:
-        box: of the scan, outside of which nnU-Net says background.
-        mask: `(I, J, K)` bool, what counts as not zero.
-        shape: `(a, b, c)` of the network's array, padded to a patch at least.
+    What is not zero decides the box, outside of which nnU-Net says background; the image is 0 there.
     """
-
-    def __init__(self, plans: Plans, raw: Volume, affine: Affine) -> None:
-        """Look at raw values `(C, I, J, K)`: where they are not zero decides the box."""
-        self.plans, self.scan_shape = plans, tuple(raw.shape[1:])
-        self.mask = np.asarray(ndimage.binary_fill_holes((raw != 0).any(dim=0).numpy()), dtype=bool)
-        self.box = Box.around(self.mask) if self.mask.any() else Box.whole(self.scan_shape)
-        self.axes, self.flips = _axes(plans, affine)
-        # The box's sides and spacing along the network's axes, and what they become.
-        spacing = spacing_of(affine)
-        self.before = tuple(self.box.shape[a] for a in self.axes)
-        self.spacing = tuple(spacing[a] for a in self.axes)
-        after = tuple(round(s / t * n) for s, t, n in zip(self.spacing, plans.spacing, self.before, strict=True))
-        self.there = _matrices(self.before, after, self.spacing, plans.spacing, plans.data)
-        self.back = _matrices(after, self.before, plans.spacing, self.spacing, plans.probabilities)
-        self.rim = [(max(0, p - n) // 2, -(-max(0, p - n) // 2)) for p, n in zip(plans.patch, after, strict=True)]
-        self.after = after
-        self.shape = tuple(n + a + b for n, (a, b) in zip(after, self.rim, strict=True))
-
-    @property
-    def resamples(self) -> bool:
-        """Whether the network sees another spacing than the scan's."""
-        return self.before != self.after
-
-    def normalise(self, raw: Volume) -> Volume:
-        """Raw values -> the normalised image `(C, I, J, K)` on the scan's grid; 0 outside the box."""
-        image, known = torch.zeros_like(raw), self.plans.intensities
-        for n, (scheme, masked) in enumerate(zip(self.plans.schemes, self.plans.masked, strict=True)):
-            values = raw[n][self.box].numpy().astype(np.float32)
-            mask = self.mask[self.box] if masked else None
-            image[n][self.box] = torch.from_numpy(SCHEMES[scheme](values, mask, known.get(str(n), {})).astype("f4"))
-        return image
-
-    def push(self, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """The normalised image `(C, I, J, K)` -> what the network gets, `(C, a, b, c)`.
-
-        Also says where resampling kept a value, None: everywhere. Cubic splines overshoot, and what leaves the range of
-        the channel (or slice, where an axis is resampled by itself) is clipped: there no gradient passes.
-        """
-        x = image[:, *self.box].permute(0, *(a + 1 for a in self.axes))
-        x = x.flip([n + 1 for n, flipped in enumerate(self.flips) if flipped])
-        passes = None
-        if self.resamples:
-            low, high = self._range(x)
-            x = _apply(x, [self.there[0][n] for n in range(3)])
-            passes = (x >= low) & (x <= high)
-            x = x.clamp(low, high)
-        return nn.functional.pad(x, [side for rim in reversed(self.rim) for side in rim]), passes
-
-    def _range(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """The range that values are clipped to: `(C, 1, 1, 1)`, or a slice's along the axis that stands alone."""
-        alone = self.there[1]
-        if alone is None:
-            return x.amin((1, 2, 3), keepdim=True), x.amax((1, 2, 3), keepdim=True)
-        others = [n + 1 for n in range(3) if n != alone]
-        ends = [x.amin(others, keepdim=True), x.amax(others, keepdim=True)]
-        across = self.there[0][alone].to(x)
-        low, high = (_apply(end, [across if n == alone else None for n in range(3)]) for end in ends)
-        return low, high
-
-    def pull(self, g: torch.Tensor, passes: torch.Tensor | None) -> torch.Tensor:
-        """The transpose of `push`: a gradient `(C, a, b, c)` by what the network got -> `(C, I, J, K)` by the image."""
-        where = Box.of([a for a, _ in self.rim], [a + n for (a, _), n in zip(self.rim, self.after, strict=True)])
-        g = g[:, *where]
-        if passes is not None:
-            g = _apply(g * passes, [m.T for m in self.there[0]])
-        g = g.flip([n + 1 for n, flipped in enumerate(self.flips) if flipped])
-        whole = g.new_zeros(len(g), *self.scan_shape)
-        whole[:, *self.box] = g.permute(0, *(list(self.axes).index(a) + 1 for a in range(3)))
-        return whole
-
-    def spread(self, voxels: Voxels) -> tuple[np.ndarray, Voxels, np.ndarray]:
-        """Scan voxels `(V, 3)` -> the network's voxels that make their logits: rows, `(N, 3)` and weights `(N,)`.
-
-        The logit at voxel `rows[n]` is the sum of the weights times the logits at the network's voxels.
-        """
-        outside = ((voxels < self.box.start) | (voxels >= self.box.stop)).any(axis=1)
-        if outside.any():
-            raise ValueError(
-                f"A lesion must lie where the scan is not zero, {int(outside.sum())} of its {len(voxels)} voxels do "
-                "not; nnU-Net calls them background without looking. Leave it out."
-            )
-        local = (np.asarray(voxels) - self.box.start)[:, list(self.axes)]
-        local = np.where(self.flips, np.array(self.before) - 1 - local, local)
-        rows, places, weights = [], [], []
-        for row, voxel in enumerate(local):
-            taken = [(m[v].nonzero()[0], m[v]) for m, v in zip(self._back_arrays, voxel, strict=True)]
-            for place in itertools.product(*(t[0] for t in taken)):
-                rows.append(row)
-                places.append([p + a for p, (a, _) in zip(place, self.rim, strict=True)])
-                weights.append(np.prod([t[1][p] for p, t in zip(place, taken, strict=True)]))
-        return np.array(rows), np.array(places), np.array(weights)
-
-    @property
-    def _back_arrays(self) -> list[np.ndarray]:
-        return [m.numpy() for m in self.back[0]]
-
-    def restore(self, logits: torch.Tensor) -> torch.Tensor:
-        """Logits `(K, a, b, c)` on the network's grid -> on the scan's box `(K, i, j, k)`."""
-        where = Box.of([a for a, _ in self.rim], [a + n for (a, _), n in zip(self.rim, self.after, strict=True)])
-        y = logits[:, *where]
-        if self.resamples:
-            y = _apply(y, list(self.back[0]))
-        y = y.flip([n + 1 for n, flipped in enumerate(self.flips) if flipped])
-        return y.permute(0, *(list(self.axes).index(a) + 1 for a in range(3)))
-
-    def fill(self, logits: torch.Tensor) -> torch.Tensor:
-        """`restore` on the whole scan, `(K, I, J, K)`; NaN beyond the box, where nnU-Net has no logits."""
-        restored = self.restore(logits)
-        whole = restored.new_full((len(restored), *self.scan_shape), float("nan"))
-        whole[:, *self.box] = restored
-        return whole
+    mask = np.asarray(ndimage.binary_fill_holes((raw != 0).any(dim=0).numpy()), dtype=bool)
+    box = Box.around(mask) if mask.any() else Box.whole(raw.shape[1:])
+    axes, flips = _axes(plans, affine)
+    # The box's sides and spacing along the network's axes, and what they become.
+    before, spacing = tuple(box.shape[a] for a in axes), tuple(spacing_of(affine)[a] for a in axes)
+    after = tuple(round(s / t * n) for s, t, n in zip(spacing, plans.spacing, before, strict=True))
+    there = back = None
+    if before != after:
+        there = _resampling(before, after, spacing, plans.spacing, plans.data)
+        back = _resampling(after, before, plans.spacing, spacing, plans.probabilities)
+    grid = Grid(raw.shape[1:], box, axes=axes, flips=flips, there=there, back=back, least=plans.patch)
+    image = torch.zeros_like(raw)
+    for n, (scheme, masked) in enumerate(zip(plans.schemes, plans.masked, strict=True)):
+        values, known = raw[n][box].numpy().astype(np.float32), plans.intensities.get(str(n), {})
+        normalised = SCHEMES[scheme](values, mask[box] if masked else None, known)
+        image[n][box] = torch.from_numpy(normalised.astype("f4"))
+    return grid, image
 
 
 def _axes(plans: Plans, affine: Affine) -> tuple[tuple[int, ...], tuple[bool, ...]]:
@@ -348,27 +251,13 @@ def _axes(plans: Plans, affine: Affine) -> tuple[tuple[int, ...], tuple[bool, ..
     return tuple(turned[a] for a in order), tuple(flipped[a] for a in order)
 
 
-Matrices = tuple[tuple[torch.Tensor, ...], int | None]
-
-
-def _matrices(
+def _resampling(
     old: Sequence[int], new: Sequence[int], old_mm: Sequence[float], new_mm: Sequence[float], how: Mapping[str, Any]
-) -> Matrices:
-    """Resampling along each axis as a matrix `(new, old)` float64, and the axis that is resampled by itself."""
-    if tuple(old) == tuple(new):
-        return tuple(torch.eye(n, dtype=torch.float64) for n in old), None
+) -> Resampling:
+    """From `old` sides and spacing to `new` ones, as the plans say."""
     alone = _separate_axis(old_mm, new_mm, how.get("force_separate_z"))
-    found = []
-    for axis, (n, m) in enumerate(zip(old, new, strict=True)):
-        if axis == alone:
-            # map_coordinates at the centres of the new voxels, the ends repeated
-            at = (n / m) * (np.arange(m) + 0.5) - 0.5
-            columns = [ndimage.map_coordinates(e, [at], order=how.get("order_z", 0), mode="nearest") for e in np.eye(n)]
-            columns = list(np.eye(n)) if n == m else columns
-        else:
-            columns = [ndimage.zoom(e, m / n, order=how["order"], mode="nearest", grid_mode=True) for e in np.eye(n)]
-        found.append(torch.from_numpy(np.stack(columns, axis=1)))
-    return tuple(found), alone
+    orders = [how.get("order_z", 0) if axis == alone else how["order"] for axis in range(3)]
+    return Resampling.between(old, new, orders, alone)
 
 
 def _separate_axis(old_mm: Sequence[float], new_mm: Sequence[float], force: bool | None) -> int | None:
@@ -382,35 +271,9 @@ def _separate_axis(old_mm: Sequence[float], new_mm: Sequence[float], force: bool
     return None
 
 
-def _apply(x: torch.Tensor, matrices: Sequence[torch.Tensor | None]) -> torch.Tensor:
-    """One matrix along each of the last three axes of `(C, a, b, c)`, in float64, back in the type of `x`."""
-    y = x.double()
-    for axis, matrix in enumerate(matrices):
-        if matrix is not None:
-            y = torch.movedim(
-                torch.tensordot(matrix.to(y), y, dims=([1], [axis + 1])),  # pyright: ignore
-                0,
-                axis + 1,
-            )
-    return y.to(x.dtype)
-
-
 def mirrors(axes: Sequence[int]) -> list[tuple[int, ...]]:
     """The axes to flip, of each mirrored copy: all subsets, none first."""
     return [some for count in range(len(axes) + 1) for some in itertools.combinations(axes, count)]
-
-
-def read_checkpoint(path: Path) -> dict[str, Any]:
-    """A `checkpoint_*.pth`, opened for tensors and numbers alone: no code of it is run."""
-    scalar = np.float64(0).__reduce__()[0]
-    allowed: list[Any] = [
-        scalar,
-        np.dtype,
-        np.ndarray,
-        *{type(np.dtype(k)) for k in ("f2", "f4", "f8", "i4", "i8", "u1", "?")},
-    ]
-    with torch.serialization.safe_globals(allowed):
-        return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def read_json(path: Path) -> Any:
@@ -456,7 +319,7 @@ def read_results(word: str | Path, *, mirroring: bool = True, checkpoint: str = 
     files = [folder / f"fold_{fold}" / checkpoint for fold in _folds(folder, wanted, checkpoint)]
     modules, axes = [], (0, 1, 2)
     for path in files:
-        content, module = read_checkpoint(path), build_network(plans)
+        content, module = read_pickle(path), build_network(plans)
         try:
             module.load_state_dict(content["network_weights"])
         except RuntimeError as error:
@@ -478,8 +341,8 @@ def read_results(word: str | Path, *, mirroring: bool = True, checkpoint: str = 
         placing="nnunet",
         layer=f"members.0.decoder.stages.{max(0, stages - 3)}",  # half resolution on the way up, as the paper's
         stride=tuple(int(n) for n in np.prod(plans.network[1]["strides"], axis=0)),
-        channels=tuple(_channel_name(name) for name in plans.channels),
-        lesion_class=_lesion_output(plans),
+        channels=tuple(known_channel(name) for name in plans.channels),
+        lesion_class=1 if len(plans.outputs) == 1 else lesion_output(plans.outputs),
         head="sigmoid" if plans.regions and len(plans.outputs) > 1 else "softmax",
         plans=plans,
     )
@@ -499,7 +362,7 @@ def _folds(folder: Path, wanted: str, checkpoint: str) -> list[str]:
     return chosen
 
 
-def _channel_name(name: str) -> str:
+def known_channel(name: str) -> str:
     """A channel of `dataset.json` by the name that a row of `CHANNELS` has for it, else as it is, in small letters."""
     for row in CHANNELS.values():
         if name.lower() in (row.name, row.label.lower(), row.suffix.lower()) or re.search(row.pattern, name):
@@ -507,9 +370,7 @@ def _channel_name(name: str) -> str:
     return name
 
 
-def _lesion_output(plans: Plans) -> int:
+def lesion_output(names: Sequence[str]) -> int:
     """Which output means lesion: the one called so, else the first that is no background."""
-    named = [n for n, name in enumerate(plans.outputs) if re.search(r"(?i)lesion|wmh|wml|ms\b|plaque", name)]
-    if len(plans.outputs) == 1:
-        return 1  # beside a background of 0
-    return named[0] if named else int(plans.outputs[0] == "background")
+    named = [n for n, name in enumerate(names) if re.search(r"(?i)lesion|wmh|wml|ms\b|plaque", name)]
+    return named[0] if named else int(names[0].lower() == "background")

@@ -15,7 +15,8 @@ from ies_helpers import Network
 from ies_helpers.saliency.frozen import Block, FrozenCone, deviation, frozen, frozen_cone_of, windows
 from ies_helpers.saliency.gradients import LesionGradient
 from ies_helpers.segmentation.architectures import build
-from ies_helpers.segmentation.network import one_class
+from ies_helpers.segmentation.inference import importance, total_importance, window_boxes
+from ies_helpers.segmentation.network import Copies, one_class
 from tests import oracles
 from tests.networks import hollow, lively, nnunet, unet
 
@@ -88,6 +89,74 @@ def test_through_windows_each_window_holds_its_own_statistics(image: torch.Tenso
     assert oracles.relative(map_of(network, image, VOXELS, "frozen"), wanted) < EXACT
 
 
+class Twice(nn.Module):
+    """A norm that is registered under two names, as nnU-Net's building block has it; the second one runs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(3)
+        self.norm = nn.InstanceNorm3d(4, affine=True)
+        self.all = nn.Sequential(nn.Conv3d(2, 4, 3, padding=1), self.norm, nn.LeakyReLU())
+        self.end = nn.Conv3d(4, 2, 3, padding=1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.end(self.all(x))
+
+
+def test_a_norm_under_two_names_is_held_and_every_pass_and_window_has_its_own_statistics() -> None:
+    """By a loop over passes and windows, each with the affine maps that the norms are on it."""
+    module, flips = Twice().double().requires_grad_(False), [(), (3,), (2, 4)]
+    network = Network(Copies([module], flips), "copies", window=16, through="windows", overlap=0.5)
+    image, voxel = torch.randn(2, 16, 24, 16, dtype=torch.float64), (9, 11, 4)
+    total, weight = total_importance(network, (16, 24, 16)), importance(network)
+    wanted = torch.zeros_like(image)
+    for box in window_boxes(network, (16, 24, 16)):
+        for flip in flips if all(b.start <= n < b.stop for n, b in zip(voxel, box, strict=True)) else ():
+            x = image[None, :, *box].clone()
+            _, held = held_norm(module, x.flip(flip))
+            x.requires_grad_()
+            local = tuple(n - b.start for n, b in zip(voxel, box, strict=True))
+            logit = held(x.flip(flip)).flip(flip)[0, 1][local] * weight[local] / total[voxel] / len(flips)
+            wanted[:, *box] += torch.autograd.grad(logit, x)[0][0]
+    got = map_of(network, image, np.array([voxel]), "frozen")
+    assert oracles.relative(got, wanted) < EXACT
+
+
+def held_norm(module: Twice, x: torch.Tensor) -> tuple[nn.Module, nn.Sequential]:
+    """`Twice` with the mean and variance of its norm taken from `x` and held."""
+    before = module.all[0](x)
+    mean, var = before.mean((0, 2, 3, 4)), before.var((0, 2, 3, 4), correction=0)
+    still = nn.BatchNorm3d(4).double().eval()
+    still.running_mean, still.running_var = mean, var
+    still.weight.data, still.bias.data = module.norm.weight.data, module.norm.bias.data
+    return still, nn.Sequential(module.all[0], still, module.all[2], module.end)
+
+
+def test_where_a_voxel_sees_its_whole_window_nothing_is_gained_and_that_is_said_before_any_work() -> None:
+    torch.manual_seed(0)
+    deep = nn.Sequential(nn.Conv3d(2, 4, 9, padding=4), nn.InstanceNorm3d(4), nn.Conv3d(4, 2, 9, padding=4)).double()
+    image, voxel = torch.randn(2, 20, 20, 20, dtype=torch.float64), np.array([[8, 8, 8]])
+    wide = Network(deep, "wide", window=12, through="windows")
+    with pytest.raises(ValueError, match="12 x 12 x 12"):
+        LesionGradient(wide, image, voxel, "max", statistics="frozen")
+    LesionGradient(replace(wide, window=20), image, voxel, "max", statistics="frozen")
+
+
+class Told(Twice):
+    """Knows where it is, which no list of its parts shows."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x * torch.linspace(0, 1, x.shape[2], dtype=x.dtype).reshape(-1, 1, 1))
+
+
+def test_a_crop_that_is_another_function_than_its_window_is_refused() -> None:
+    network = Network(Told().double().requires_grad_(False), "told", window=16, through="windows")
+    image = torch.randn(2, 16, 16, 16, dtype=torch.float64)
+    engine = LesionGradient(network, image, np.array([[4, 8, 8]]), "max", statistics="frozen")
+    with pytest.raises(ValueError, match="a crop of told"):
+        engine(image)
+
+
 def test_it_leaves_out_the_far_field_and_says_how_much(image: torch.Tensor) -> None:
     network = nnunet().explained_through("whole")
     one = VOXELS[:1]
@@ -122,14 +191,14 @@ def test_the_network_keeps_its_norms_and_new_weights_are_seen() -> None:
 def test_it_is_never_taken_unasked_and_refused_where_it_means_nothing(image: torch.Tensor) -> None:
     network = replace(nnunet(), window=32)
     assert LesionGradient(network, image, VOXELS, "max").frozen is None
-    with pytest.raises(ValueError, match="local but for instance norms; unet is not"):
+    with pytest.raises(ValueError, match="instance norms; unet has none"):
         LesionGradient(unet(), image, VOXELS, "max", statistics="frozen")
     with pytest.raises(ValueError, match="is for max; mean takes one exact pass"):
         LesionGradient(network, image, VOXELS, "mean", statistics="frozen")
     with pytest.raises(ValueError, match="exact, frozen, got 'held'"):
         LesionGradient(network, image, VOXELS, "max", statistics="held")  # pyright: ignore[reportArgumentType]
     swin = replace(build("swin_unetr", (12,)), window=32)
-    with pytest.raises(ValueError, match="local but for instance norms; swin_unetr is not"):
+    with pytest.raises(ValueError, match="swin_unetr has"):
         LesionGradient(swin, torch.randn(2, 32, 32, 32), np.array([[5, 5, 5]]), "max", statistics="frozen")
 
 

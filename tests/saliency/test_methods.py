@@ -17,7 +17,8 @@ from ies_helpers.saliency.comparison import integrated_gradients, kernel_shap, o
 from ies_helpers.saliency.context import Fill
 from ies_helpers.saliency.gradients import Aggregate, Statistics
 from ies_helpers.saliency.methods import METHODS, Cost, Method, Recipe, methods_heeding, one_by_one
-from ies_helpers.segmentation.architectures import build, load_network
+from ies_helpers.segmentation.architectures import build
+from ies_helpers.segmentation.formats import load_network
 from ies_helpers.segmentation.network import Through
 from tests.patients import lesion_of, subject_in_memory, write_network, write_patient
 

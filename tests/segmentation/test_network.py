@@ -16,7 +16,7 @@ from torch import nn
 from ies_helpers import Network, gradient, predict, predict_logits
 from ies_helpers.segmentation.architectures import build
 from ies_helpers.segmentation.inference import importance, total_importance, window_boxes
-from ies_helpers.segmentation.network import Memory, as_network, at_rest, one_class, true_float32
+from ies_helpers.segmentation.network import Averaged, Memory, as_network, at_rest, one_class, true_float32
 from ies_helpers.teaching import Linear
 
 
@@ -31,14 +31,29 @@ class Head(nn.Module):
         z = x[:, :1]
         two = torch.cat([torch.zeros_like(z), z], dim=1)
         stacked = torch.stack([two, -two], dim=1)
-        kinds = {"two": two, "one": z, "list": [two, two[..., ::2]], "nested": ([two], z), "small": two[..., ::2]}
-        return {**kinds, "stacked": stacked, "dict": {"out": two}, "empty": []}[self.kind]
+        half = two[..., ::2]
+        kinds = {"two": two, "one": z, "list": [two, half], "half first": (half, [two]), "small": half, "empty": []}
+        several = {"nested": ([two], -two), "named": {"out": two, "aux": -two}}
+        return {**kinds, **several, "stacked": stacked, "dict": {"out": two, "features": half}}[self.kind]
 
 
-@pytest.mark.parametrize("kind", ["two", "one", "list", "nested", "stacked"])
+@pytest.mark.parametrize("kind", ["two", "one", "list", "half first", "stacked", "dict"])
 def test_every_kind_of_head_gives_the_same_probability(kind: str) -> None:
+    """Of several entries the one at full resolution is meant, wherever it stands."""
     image = torch.randn(2, 8, 8, 8)
     assert torch.allclose(predict(Head(kind), image), image[0].sigmoid())
+
+
+@pytest.mark.parametrize(("kind", "output", "sign"), [("nested", 0, 1), ("nested", -1, -1), ("named", "aux", -1)])
+def test_of_several_at_full_resolution_one_must_be_named_and_is_part_of_the_digest(kind, output, sign) -> None:
+    image, head = torch.randn(2, 8, 8, 8), Head(kind)
+    with pytest.raises(ValueError, match="puts out 2"):
+        predict(head, image)
+    network = Network(head, output=output)
+    assert torch.allclose(predict(network, image), (sign * image[0]).sigmoid())
+    assert network.digest() != Network(head, output="out" if kind == "named" else 1).digest()
+    with pytest.raises(ValueError, match="'other'"):
+        predict(Network(head, output="other"), image)
 
 
 def test_an_output_of_another_size_is_refused() -> None:
@@ -46,11 +61,9 @@ def test_an_output_of_another_size_is_refused() -> None:
         predict(Head("small"), torch.randn(2, 8, 8, 8))
 
 
-@pytest.mark.parametrize("kind", ["dict", "empty"])
-def test_an_output_that_is_no_tensor_is_refused(kind: str) -> None:
-    told = {"dict": "dict", "empty": "list"}[kind]
-    with pytest.raises(ValueError, match=rf"head mapped \(1, 2, 8, 8, 8\) to a {told}. Wrap it"):
-        predict(Head(kind), torch.randn(2, 8, 8, 8))
+def test_an_output_that_is_no_tensor_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"head mapped \(1, 2, 8, 8, 8\) to a list of 0 entries"):
+        predict(Head("empty"), torch.randn(2, 8, 8, 8))
 
 
 def unet_parameters(c: tuple[int, ...]) -> int:
@@ -313,3 +326,45 @@ def test_a_module_that_is_gone_is_forgotten() -> None:
     del module
     gc.collect()
     assert gone() is None
+
+
+def member(outputs: int, seed: int) -> nn.Module:
+    torch.manual_seed(seed)
+    return nn.Conv3d(2, outputs, 3, padding=1).double().requires_grad_(False)
+
+
+@pytest.mark.parametrize("outputs", [1, 2, 4])
+def test_an_ensemble_of_averaged_probabilities_is_explained_as_what_it_is(outputs: int) -> None:
+    """Its probability is the mean of its members'; its map the gradient of that mean's log odds, numerically."""
+    members, image = [member(outputs, n) for n in range(3)], torch.randn(2, 6, 6, 6, dtype=torch.float64)
+    network, voxel = Network(Averaged(members)), (3, 2, 4)
+
+    def probabilities(x: torch.Tensor) -> torch.Tensor:
+        each = [m(x[None])[0] for m in members]
+        return torch.stack([y.sigmoid() if outputs == 1 else y.softmax(dim=0) for y in each]).mean(dim=0)
+
+    def logit(x: torch.Tensor) -> torch.Tensor:
+        p = probabilities(x)[(slice(None), *voxel)]
+        return (p / (1 - p)).log()[0] if outputs == 1 else p.log()[1]
+
+    torch.testing.assert_close(predict(network, image), probabilities(image)[min(1, outputs - 1)].float())
+    step = 1e-5 * torch.randn(2, 6, 6, 6, dtype=torch.float64)
+    wanted = (logit(image + step) - logit(image - step)) / 2
+    got = gradient(network, image, np.array([voxel]), aggregate="sum").double()
+    offset = float(len(members)) if outputs > 1 else 0.0  # log of a sum in place of a mean: a constant
+    assert torch.allclose(network.lesion_logit(image[None])[0][voxel], logit(image) + np.log(offset or 1.0))
+    assert float((got * step).sum()) == pytest.approx(float(wanted), rel=1e-5)
+
+
+def test_an_image_of_a_side_that_a_network_does_not_take_is_one_sentence() -> None:
+    network = Network(build("nnunet", (2, 3, 4)).module, "narrow", stride=(2, 2, 2))
+    with pytest.raises(ValueError, match=r"narrow does not take 18 x 16 x 16 .*stride \(2, 2, 2\), which may be wrong"):
+        predict(network, torch.randn(2, 18, 16, 16))
+
+
+def test_a_network_without_a_stride_is_padded_to_what_it_takes() -> None:
+    """41 x 46 x 39 of an instance norm's network ended in PyTorch's words."""
+    module = build("nnunet", (2, 3, 4)).module
+    image = torch.randn(2, 21, 18, 19)
+    wanted = module(torch.nn.functional.pad(image, [0, 1, 0, 2, 0, 3])[None]).softmax(dim=1)[0, 1, :21, :18, :19]
+    torch.testing.assert_close(predict(Network(module), image), wanted)
