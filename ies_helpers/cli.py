@@ -29,11 +29,10 @@ SubjectArgument = Annotated[
     str | None, typer.Argument(help="demo (the default), phantom:SEED, openms:patientNN or a folder of scans.")
 ]
 File = Annotated[Path | None, typer.Option(help="A NIfTI file, instead of SUBJECT.")]
-ArchitectureOption = Annotated[str | None, typer.Option(help="Of a file of weights: unet, nnunet or swin_unetr.")]
-MergingOption = Annotated[
-    str | None, typer.Option(help="Of a Swin UNETR's file: monai-0.9 (as published), monai-1.5 or mergingv2.")
-]
-DeviceOption = Annotated[str, typer.Option(help="auto, cpu or cuda.")]
+WORDS = (
+    "unet, nnunet, swin_unetr, published:unet, a file of weights, an nnU-Net results folder (FOLDER or FOLDER:FOLD), a "
+    "MONAI bundle, TorchScript, python:PACKAGE.MODULE:FUNCTION, lst-ai:FOLDER or mindglide:FILE"
+)
 LesionsOption = Annotated[
     str,
     typer.Option(help="all, a group (TP, FP, FN, unknown), numbers as 3,7, voxels as size:90-120, both as TP:90-120."),
@@ -69,21 +68,32 @@ class FileOptions:
 
 
 @dataclass(frozen=True)
-class NetworkOptions:
+class LoadingOptions:
+    """How a network is loaded, of which its kind heeds some."""
+
+    architecture: Annotated[
+        str | None,
+        typer.Option(help="Of a file of weights: unet, nnunet, swin_unetr, or monai:NAME of MONAI, with --settings."),
+    ] = None
+    settings: Annotated[
+        Path | None,
+        typer.Option(help='JSON: arguments of monai:NAME, and in "network" its window, lesion_class, head, ...'),
+    ] = None
+    channels: Annotated[str | None, typer.Option(help="What the network takes, in its order, as flair,t1.")] = None
+    merging: Annotated[
+        str | None, typer.Option(help="Of a Swin UNETR's file: monai-0.9 (as published), monai-1.5 or mergingv2.")
+    ] = None
+    mirroring: Annotated[bool, typer.Option(help="nnU-Net: average mirrored copies, as it predicts.")] = True
+    checkpoint: Annotated[str | None, typer.Option(help="nnU-Net: the file in each fold, if not the final one.")] = None
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto"
+
+
+@dataclass(frozen=True)
+class NetworkOptions(LoadingOptions):
     """A network by its name or file, and how it shall be loaded."""
 
-    network: Annotated[
-        str,
-        typer.Option(
-            help="unet, nnunet, swin_unetr, published:unet, a file of weights (.safetensors, .pth) or an nnU-Net "
-            "results folder, FOLDER or FOLDER:FOLD."
-        ),
-    ] = "unet"
-    architecture: ArchitectureOption = None
-    merging: MergingOption = None
+    network: Annotated[str, typer.Option(help=f"{WORDS}.")] = "unet"
     threshold: Annotated[float | None, typer.Option(help="Lesion above this probability; else the network's.")] = None
-    device: DeviceOption = "auto"
-    mirroring: Annotated[bool, typer.Option(help="nnU-Net: average mirrored copies, as it predicts.")] = True
 
     def load(self, *, use_checkpoint: bool = False) -> Any:
         """The network."""
@@ -339,11 +349,9 @@ def evaluate(
         bool, typer.Option("--faithfulness", help="Also ROAD and deletion, which ask the network: seconds a map.")
     ] = False,
     network: Annotated[
-        str | None, typer.Option(help="Of --faithfulness: a file of weights; default: what the sidecars name.")
+        str | None, typer.Option(help="Of --faithfulness: as of explain; default: what the sidecars name.")
     ] = None,
-    architecture: ArchitectureOption = None,
-    merging: MergingOption = None,
-    device: DeviceOption = "auto",
+    loading: LoadingOptions = LoadingOptions(),
     seed: Annotated[int, typer.Option(help="Of the intervals' draws, and of the shuffle and noise of ROAD.")] = 0,
     out: Out = Path("ies-evaluation"),
     as_json: JsonOption = False,
@@ -353,11 +361,12 @@ def evaluate(
     from ies_helpers.measures.evaluation import headline
 
     check_seed(seed)
-    named = {"network": network, "architecture": architecture, "merging": merging}
-    idle = ", ".join(f"--{option} {value}" for option, value in named.items() if value)
+    named = {"network": network} | vars(loading)
+    usual = vars(LoadingOptions()) | {"network": None, "device": loading.device}
+    idle = ", ".join(f"--{option} {value}" for option, value in named.items() if value != usual[option])
     if idle and not faithfulness:
         raise ValueError(f"Only --faithfulness asks a network, got {idle} without it; add it, or leave them out.")
-    asked = named | {"device": device} if faithfulness else None
+    asked = named if faithfulness else None
     maps, measures, summary, ranking = evaluate_folders(folders, out, asked, seed, not as_json)
     lost = measures.loc[measures["value"].isna(), "reason"].value_counts()
     lacking = [f"{count} values do not exist: {why}." for why, count in lost.items()]

@@ -4,7 +4,7 @@
     out = "derivatives/ies"
 
     [network]
-    name = "unet"             # as --network; also architecture, merging, threshold, mirroring, use_checkpoint, device
+    name = "unet"             # as --network; also the other options of a network, settings and channels among them
 
     [[explain]]               # as often as wanted, each like one run of ies explain
     aggregate = "max"
@@ -60,10 +60,9 @@ from ies_helpers.saliency.context import STEPS, check_curve, perilesional_curve
 from ies_helpers.saliency.estimate import in_words
 from ies_helpers.saliency.explain import make_maps
 from ies_helpers.saliency.methods import Recipe
-from ies_helpers.segmentation.formats import load_network
+from ies_helpers.segmentation.formats import absolute_word, load_network
 from ies_helpers.segmentation.lesions import GROUPS, Lesion, Lesions, check_wanted, find_lesions, segment_into_folder
 from ies_helpers.segmentation.network import Network, prepare
-from ies_helpers.segmentation.nnunet import is_results
 from ies_helpers.subjects.files import write_text
 from ies_helpers.subjects.folder import MAPS, open_derivative, versions, write_index, write_table
 from ies_helpers.subjects.sources import BIDS, Found, find_subject, is_word, load_subject
@@ -74,8 +73,8 @@ from ies_helpers.subjects.subject import Subject, torch_threads
 # Keys of each table and their defaults; an empty one means not given.
 TOP = {"subjects": [], "out": "ies-out", "targets": "", "threads": 1}
 TOP |= {"network": {}, "explain": [], "perilesional": [], "evaluate": {}}
-NETWORK = {"name": "unet", "architecture": "", "merging": "", "threshold": 0.0}
-NETWORK |= {"use_checkpoint": False, "device": "auto", "mirroring": True}
+NETWORK = {"name": "unet", "architecture": "", "settings": "", "channels": [], "merging": "", "threshold": 0.0}
+NETWORK |= {"use_checkpoint": False, "device": "auto", "mirroring": True, "checkpoint": ""}
 EXPLAIN = {each.name: "" if each.default is None else each.default for each in fields(Recipe)} | {"lesions": "all"}
 PERILESIONAL = {"lesions": "TP:91-119", "fill": "zero", "by": "steps"}
 EVALUATE = {"faithfulness": False, "seed": 0}
@@ -193,10 +192,11 @@ def _checked(given: Any, allowed: Mapping[str, Any], where: str) -> dict[str, An
 
 
 def _network(settings: dict[str, Any], home: Path) -> dict[str, Any]:
-    """The arguments of `load_network`: only what was given, a file or results folder by its absolute path."""
-    name = settings.pop("name")
-    own, given = str(home / name), {k: v for k, v in settings.items() if k == "device" or v != NETWORK[k]}
-    return given | {"network": own if Path(own).is_file() or is_results(own) else name}
+    """The arguments of `load_network`: only what was given, files and folders by their absolute path."""
+    name, given = settings.pop("name"), {k: v for k, v in settings.items() if k == "device" or v != NETWORK[k]}
+    if "settings" in given:
+        given["settings"] = str(home / Path(given["settings"]).expanduser())
+    return given | {"network": absolute_word(name, home)}
 
 
 def _check_names(requests: Sequence[MapRequest | CurveRequest], where: str, remedy: str) -> None:

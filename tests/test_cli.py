@@ -339,11 +339,13 @@ def test_a_patient_that_cannot_be_used_is_one_sentence(how: str, patient, networ
         codes.append(run("predict", tmp_path / "in", "--network", network, "--out", tmp_path / "out"))
 
 
-def test_an_image_below_one_window_is_one_sentence(network, tmp_path, capsys) -> None:
+def test_an_image_below_one_window_is_padded_and_that_is_said(network, tmp_path, capsys) -> None:
     small = write_patient(tmp_path / "in", side=64, spots={"TP": (30, 30, 30)})
-    told = "narrow looks through windows of 96 x 96 x 96 voxels and the image has 64 x 64 x 64"
-    with refused(capsys, tmp_path / "out", told) as codes:
-        codes.append(run("explain", small, "--network", network, "--out", tmp_path / "out"))
+    asked = ["explain", small, "--network", network, "--lesions", "1", "--draws", "1", "--out", tmp_path / "out"]
+    assert run(*asked) == 0
+    assert "64 x 64 x 64 voxels and narrow looks through windows of 96 x 96 x 96" in capsys.readouterr().err
+    (saved,) = read_maps(tmp_path / "out")
+    assert saved.load()[0].shape == (2, 64, 64, 64)
 
 
 def test_weights_that_do_not_fit_are_one_sentence(patient, network, tmp_path, capsys) -> None:

@@ -24,7 +24,7 @@ from ies_helpers.measures.resample import PERCENTILES, draw_rows
 from ies_helpers.segmentation.architectures import ARCHITECTURES
 from ies_helpers.segmentation.formats import PUBLISHED, load_network
 from ies_helpers.segmentation.lesions import GROUPS
-from ies_helpers.segmentation.network import Network
+from ies_helpers.segmentation.network import Network, prepare
 from ies_helpers.subjects.folder import MAPS, SavedMap, Scans, fingerprint, pixels_of, read_maps, write_table
 
 MEASURE_COLUMNS = [
@@ -75,7 +75,8 @@ def _ask_without(
     saved: SavedMap, saliency: Saliency, lesion: LabelMap, network: Network, scans: Scans, seed: int
 ) -> tuple[Road, Curve]:
     """What the network says without the voxels that the map calls relevant."""
-    image, explained = scans(saved).image, saved.record.get("image")
+    network, subject = prepare(network, scans(saved))
+    image, explained = subject.image, saved.record.get("image")
     if explained and explained != fingerprint(pixels_of(image), np.argwhere(lesion.numpy())):
         of = saved.record["subject"]
         warnings.warn(f"The image of {of} is not bit for bit the one explained; scores may differ.", stacklevel=2)

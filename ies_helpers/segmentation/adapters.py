@@ -58,7 +58,8 @@ def _lst_ai_member(path: Path) -> nn.Module:
     weights = read_weights(path)
     config, tensors = weights.config, {k: v for k, v in weights.tensors.items() if not k.startswith("ds_heads.")}
     known = ("in_channels", "n_conv_blocks", "n_filters", "n_classes", "bottleneck_filters")
-    channels, levels, width, classes, bottom = (config.get(name) or 0 for name in known)
+    sizes = [config.get(name) or 0 for name in known]
+    channels, levels, width, classes, bottom = (n if isinstance(n, int) else -1 for n in sizes)
     bottom, said = bottom or width * levels, one_line(dict(config), 200)
     if classes not in (0, 1) or not (channels in (1, 2) and 2 <= levels <= 8 and 1 <= width <= 256 and bottom <= 4096):
         raise ValueError(

@@ -62,6 +62,8 @@ def load_network(
         raise ValueError(f"A threshold must lie between 0 and 1, got {threshold}.")
     place = _device(device)
     arguments, known = _settings(settings)
+    if isinstance(options.get("channels"), str):
+        options["channels"] = [name.strip() for name in options["channels"].split(",")]
     asked = {name: value for name, value in options.items() if value not in (None, False) or name == "mirroring"}
     asked |= {"arguments": arguments} if arguments else {}
     word = str(network)
@@ -334,6 +336,15 @@ FORMATS = {
         ("architecture", "arguments", "merging", "use_checkpoint", "channels"),
     ),
 }
+
+
+def absolute_word(word: str, home: Path) -> str:
+    """A word of `FORMATS`; a path in it, that may start from the folder `home`, becomes absolute."""
+    kind, _, rest = word.partition(":")
+    if kind in ("lst-ai", "mindglide") and rest:
+        return f"{kind}:{home / Path(rest).expanduser()}"
+    own = str(home / Path(word).expanduser())
+    return own if word not in ARCHITECTURES and (Path(own).exists() or is_results(own)) else word
 
 
 def _heeded() -> set[str]:

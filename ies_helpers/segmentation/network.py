@@ -3,6 +3,7 @@
 import functools
 import hashlib
 import re
+import warnings
 import weakref
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -240,6 +241,12 @@ def prepare(network: Network | nn.Module, subject: Subject) -> tuple[Network, Su
     if network.plans is None:
         sides = network.sides
         if network.grid is None and sides and any(n < w for n, w in zip(subject.shape, sides, strict=True)):
+            size, window = (" x ".join(map(str, n)) for n in (subject.shape, sides))
+            warnings.warn(
+                f"{subject.name} has {size} voxels and {network.name} looks through windows of {window}: zeros are put "
+                "around the scan, as MONAI's inferer does.",
+                stacklevel=2,
+            )
             return replace(network, grid=Grid(subject.shape, Box.whole(subject.shape), least=sides)), subject
         return network, subject
     if subject.raw is None:

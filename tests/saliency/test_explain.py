@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from ies_helpers import Network, explain, gradcam_pp, gradient, smoothgrad
+from ies_helpers.arrays import Box
 from ies_helpers.saliency import comparison
 from ies_helpers.saliency import explain as module
 from ies_helpers.saliency import smoothgrad as engine
@@ -329,9 +330,18 @@ def test_no_lesion_is_refused_before_the_folder_is_made(network: Network, tmp_pa
     assert not (tmp_path / "out").exists()
 
 
-def test_an_image_below_one_window_is_refused(network: Network, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="at least one window large; narrow looks through windows of 96 x 96 x 96"):
-        run(replace(network, window=96, through="windows"), tmp_path, method="gradient")
+@pytest.mark.filterwarnings("ignore:.*zeros are put around")
+def test_an_image_below_one_window_is_explained_as_with_zeros_around_it(network: Network, tmp_path: Path) -> None:
+    """MONAI's inferer puts half of the missing voxels before the image, the odd one behind it."""
+    windowed = replace(network, window=44, through="windows", stride=(4, 4, 4))
+    run(windowed, tmp_path, LESIONS[:1], method="gradient", aggregate="max")
+    start = [(44 - n) // 2 for n in SUBJECT.shape]
+    box = Box.of(start, np.add(start, SUBJECT.shape))
+    whole = torch.zeros(2, 44, 44, 44)
+    whole[:, *box] = SUBJECT.image
+    wanted = gradient(windowed, whole, LESIONS[0].voxels + box.start, aggregate="max")[:, *box]
+    got = read(tmp_path, "gradientmaxL001")
+    torch.testing.assert_close(got, wanted, rtol=0, atol=1e-6 * float(wanted.abs().max()))
 
 
 def test_the_network_comes_back_as_it_was(network: Network, tmp_path: Path) -> None:
