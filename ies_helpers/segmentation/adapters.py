@@ -40,11 +40,13 @@ def lst_ai(word: str) -> Network:
     if not files:
         older = ", but those of version 1" if any(folder.glob("UNet3D_MS_final_mdl?.onnx")) else ""
         raise FileNotFoundError(f"{LST_AI}; {folder} has no such file{older}.")
+    members = [_lst_ai_member(path) for path in files]
+    levels = max(len(member.dec_up) for member in members)
     return Network(
-        Averaged([_lst_ai_member(path) for path in files]),
+        Averaged(members),
         "lst-ai",
-        layer="members.0.dec_conv.3.block.0",  # half resolution on the way up
-        stride=(32, 32, 32),
+        layer=f"members.0.dec_conv.{levels - 2}.block.0",  # half resolution on the way up
+        stride=(2**levels,) * 3,
         channels=("flair", "t1"),
         plans=LstAiPlans(),
         notes=(
@@ -54,7 +56,7 @@ def lst_ai(word: str) -> Network:
     )
 
 
-def _lst_ai_member(path: Path) -> nn.Module:
+def _lst_ai_member(path: Path) -> "LstAiNetwork":
     weights = read_weights(path)
     config, tensors = weights.config, {k: v for k, v in weights.tensors.items() if not k.startswith("ds_heads.")}
     known = ("in_channels", "n_conv_blocks", "n_filters", "n_classes", "bottleneck_filters")
