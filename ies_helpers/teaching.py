@@ -5,15 +5,20 @@ one has a fault; and a classifier of images that differ in a known mask, as in C
 """
 
 import copy
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
 from ies_helpers.arrays import LabelMap, Saliency, Volume, Voxels
-from ies_helpers.segmentation.network import Network
+from ies_helpers.segmentation.network import Copies, Network
+from ies_helpers.segmentation.nnunet import build_network, read_plans
+from ies_helpers.subjects.files import replacing, write_text
 
 # Toys. All map `(B, C, I, J, K)` to logits `(B, 2, I, J, K)` with class 0 at zero.
 
@@ -237,3 +242,94 @@ def trivial_group(count: int = 20, *, atrophy: float = 0.4, steps: int = 200, se
     volumes = [torch.from_numpy(image[None]).float() for image in images]
     voxel = np.array([[6, 6, 6]])
     return Trivial(Network(network, "trivial"), volumes, atrophied, torch.from_numpy(mask), voxel, correct)
+
+
+# An nnU-Net results folder as nnU-Net v2 writes it, of a network so small that its weights are made by hand.
+
+RESULTS = Path("Dataset900_toy") / "nnUNetTrainer__nnUNetPlans__3d_fullres"
+PATCH, SPACING = (48, 64, 48), (1.25, 1.0, 1.0)  # along the network's axes
+
+
+def write_results(folder: Path, folds: Sequence[int] = (0, 1)) -> Path:
+    """Write a results folder below `folder`: plans, dataset, and a checkpoint for each of `folds`; returns it.
+
+    Its network calls bright FLAIR lesion: a feature that is FLAIR, z-scored in its window, must exceed 2.5. To that some
+    noise is added, from the fold's number, so that folds, mirrored copies and turned images differ. It works at
+    another spacing than 1 mm, on axes that it turns. It needs dynamic-network-architectures, as `build_network` does.
+    """
+    network = {
+        **{"n_stages": 2, "features_per_stage": [4, 4], "n_conv_per_stage": [1, 1], "n_conv_per_stage_decoder": [1]},
+        **{"kernel_sizes": [[3, 3, 3]] * 2, "strides": [[1, 1, 1], [2, 2, 2]], "conv_bias": True},
+        **{"conv_op": "torch.nn.modules.conv.Conv3d", "dropout_op": None, "dropout_op_kwargs": None},
+        **{"norm_op": "torch.nn.modules.instancenorm.InstanceNorm3d", "norm_op_kwargs": {"affine": True}},
+        **{"nonlin": "torch.nn.LeakyReLU", "nonlin_kwargs": {"inplace": True}},
+    }
+    resampling = {"is_seg": False, "order": 3, "order_z": 0, "force_separate_z": None}
+    fullres = {
+        **{"patch_size": PATCH, "spacing": SPACING, "use_mask_for_norm": [True, True]},
+        **{"normalization_schemes": ["ZScoreNormalization"] * 2},
+        **{"resampling_fn_data": "resample_data_or_seg_to_shape", "resampling_fn_data_kwargs": resampling},
+        **{"resampling_fn_probabilities": "resample_data_or_seg_to_shape"},
+        **{"resampling_fn_probabilities_kwargs": resampling | {"order": 1}},
+        "architecture": {
+            "network_class_name": "dynamic_network_architectures.architectures.unet.PlainConvUNet",
+            "arch_kwargs": network,
+            "_kw_requires_import": ["conv_op", "norm_op", "dropout_op", "nonlin"],
+        },
+    }
+    plans = {"transpose_forward": [1, 0, 2], "image_reader_writer": "SimpleITKIO"}
+    plans |= {"configurations": {"3d_fullres": fullres}}
+    dataset = {"channel_names": {"0": "FLAIR", "1": "T1"}, "labels": {"background": 0, "lesion": 1}}
+    results = folder / RESULTS
+    for name, content in (("plans.json", plans), ("dataset.json", dataset)):
+        results.mkdir(parents=True, exist_ok=True)
+        write_text(results / name, json.dumps(content, indent=1))
+    for fold in folds:
+        module = _bright_flair(build_network(read_plans(plans, dataset, "3d_fullres")), fold)
+        saved = {"network_weights": module.state_dict(), "inference_allowed_mirroring_axes": (0,)}
+        (results / f"fold_{fold}").mkdir(exist_ok=True)
+        with replacing(results / f"fold_{fold}" / "checkpoint_final.pth") as part:
+            torch.save(saved, part)
+    return results
+
+
+def _bright_flair(module: Any, seed: int) -> nn.Module:
+    """The weights of `write_results`."""
+    generator, state = torch.Generator().manual_seed(seed), module.state_dict()
+    for name, value in state.items():
+        noise = 0.025 if value.ndim == 5 else 0.0
+        state[name] = noise * torch.randn(value.shape, generator=generator) + (value if value.ndim == 1 else 0.0)
+    for name in [name for name in state if name.endswith("bias")]:
+        state[name] = torch.zeros_like(state[name])
+    # FLAIR and T1 pass through the first convolution, then, as skipped features 4 and 5, through the last.
+    for stage, first in (("encoder.stages.0.0.convs.0", 0), ("decoder.stages.0.convs.0", 4)):
+        for channel in range(2):
+            state[f"{stage}.conv.weight"][channel, first + channel, 1, 1, 1] = 1.0
+    state["decoder.seg_layers.0.weight"][1, 0] = 4.0
+    state["decoder.seg_layers.0.bias"][1] = -10.0
+    for name in list(state):  # each is registered twice, and the decoder holds the encoder, too
+        plain = name.replace("all_modules.0", "conv").removeprefix("decoder.") if "encoder" in name else name
+        plain = plain.replace("all_modules.0", "conv").replace("all_modules.1", "norm")
+        state[name] = state[plain]
+    module.load_state_dict(state)
+    return module
+
+
+def left_out(network: Network, spacing: Sequence[float]) -> dict[str, Network]:
+    """An nnU-Net without one of the steps that its prediction takes: each is another function, and none an error.
+
+    Args:
+        network: as `load_network` gives it, not yet brought to a scan.
+        spacing: of the scan, in mm.
+    """
+    plans, module = network.plans, network.module
+    assert isinstance(module, Copies)
+    turned = tuple(plans.transpose[n] for n in (2, 0, 1))
+    without = {
+        "the order of the axes": {"plans": replace(plans, transpose=turned)},
+        "the mask of its z-score": {"plans": replace(plans, masked=(False,) * len(plans.masked))},
+        "its spacing": {"plans": replace(plans, spacing=tuple(spacing))},
+        "mirrored copies": {"module": Copies(list(module.members))},
+        "the other folds": {"module": Copies([module.members[0]], sorted({flip for _, flip in module.passes}))},
+    }
+    return {name: replace(network, **change) for name, change in without.items()}
