@@ -253,9 +253,9 @@ PATCH, SPACING = (48, 64, 48), (1.25, 1.0, 1.0)  # along the network's axes
 def write_results(folder: Path, folds: Sequence[int] = (0, 1)) -> Path:
     """Write a results folder below `folder`: plans, dataset, and a checkpoint for each of `folds`; returns it.
 
-    Its network calls bright FLAIR lesion: a feature that is FLAIR, z-scored in its window, must exceed 2.5. To that some
-    noise is added, from the fold's number, so that folds, mirrored copies and turned images differ. It works at
-    another spacing than 1 mm, on axes that it turns. It needs dynamic-network-architectures, as `build_network` does.
+    Its network calls bright FLAIR lesion: a feature that is FLAIR, z-scored in its window, must exceed 2.5. Some noise
+    is added, from the fold's number, so that folds, mirrored copies and turned images differ. It works at another
+    spacing than 1 mm, on axes that it turns. It needs dynamic-network-architectures, as `build_network` does.
     """
     network = {
         **{"n_stages": 2, "features_per_stage": [4, 4], "n_conv_per_stage": [1, 1], "n_conv_per_stage_decoder": [1]},
