@@ -9,12 +9,24 @@ import numpy as np
 import pytest
 import torch
 
-from ies_helpers import Network, gradcam_pp, gradient, load_network, smoothgrad
+from ies_helpers import Network, gradcam_pp, gradient, load_network, predict_logits, smoothgrad
 from ies_helpers.measures.groupmaps import group_map
 from ies_helpers.measures.regions import structure_table
 from ies_helpers.saliency.context import perilesional_curve
-from ies_helpers.segmentation.network import one_class
-from ies_helpers.teaching import CUE_GAIN, CUE_STEPS, FAULTS, Linear, accuse, planted_cue, suspects, trivial_group
+from ies_helpers.segmentation.network import one_class, prepare
+from ies_helpers.subjects.subject import Subject
+from ies_helpers.teaching import (
+    CUE_GAIN,
+    CUE_STEPS,
+    FAULTS,
+    Linear,
+    accuse,
+    left_out,
+    planted_cue,
+    suspects,
+    trivial_group,
+    write_results,
+)
 
 SINGLE = 1e-5
 """Sums in float32."""
@@ -153,3 +165,20 @@ def test_without_a_change_the_group_map_does_not_point_at_the_mask() -> None:
     saliency = gradient(known.network, known.images[0], known.voxel)
     (share,) = structure_table({"x": saliency}, {"mask": known.mask}, parts=("abs",))["mass"]
     assert share == pytest.approx(float(known.mask.double().mean()), rel=0.3)
+
+
+def test_the_results_folder_made_by_hand_is_an_nnunet_that_finds_what_is_bright(tmp_path: Path) -> None:
+    """Its logit grows with FLAIR and not with T1; each step left out is another function."""
+    network = load_network(write_results(tmp_path))
+    assert (network.channels, network.passes, network.sides) == (("flair", "t1"), 4, (48, 64, 48))
+    raw = 100 + 5 * torch.randn(2, 56, 80, 60, generator=torch.Generator().manual_seed(0))
+    raw[:, :12, :12, :12] = 0
+    raw[0, 30:33, 40:43, 30:33] = 180
+    raw[1, 10:13, 40:43, 30:33] = 180
+    scan = Subject("toy", raw, np.eye(4), raw=raw)
+    placed, scan = prepare(network, scan)
+    logits = predict_logits(placed, scan.image)[1]
+    assert float(logits[31, 41, 31]) > 10 > 0 > float(logits[11, 41, 31])
+    for name, other in left_out(network, (1.0, 1.0, 1.0)).items():
+        wrong, image = prepare(other, Subject("toy", raw, np.eye(4), raw=raw))
+        assert float((predict_logits(wrong, image.image)[1] - logits).abs().max()) > 0.1, name

@@ -291,7 +291,8 @@ class PlacedGradient(LesionGradient):
         self.inner = LesionGradient(inner, placed, support, "max" if self._alone else "sum", **options)
         if not self._alone:
             if self.inner.way == "cone":  # which knows no weights
-                self.inner = LesionGradient(inner, placed, support, "sum", **options | {"way": "crop"})
+                options["way"] = "crop"
+                self.inner = LesionGradient(inner, placed, support, "sum", **options)
             self.inner.parts = [part.weighted(places, weights, self.grid.shape) for part in self.inner.parts]
 
     @property

@@ -98,6 +98,7 @@ def _plain(value: Any, config: Mapping[str, Any], where: str) -> Any:
 
 
 def is_bundle(word: str) -> bool:
+    """Whether a word is the folder of a MONAI bundle."""
     return (Path(word).expanduser() / "configs").is_dir()
 
 

@@ -137,7 +137,7 @@ def pad_end(image: Volume, shape: tuple[int, ...]) -> Volume:
 
 # Logits that are none: modules that end in a softmax or sigmoid give the same mask, and gradients that are wrong.
 
-SMALL = 64  # side in voxels of the piece of the image on which a network without a window is first asked
+SMALL = 32  # side in voxels of the piece of the image on which a network is first asked, two strides at least
 SEVERAL = "probabilities of several sigmoids"
 
 _remembered = Memory(weights=False)
@@ -153,9 +153,12 @@ def check_logits(network: Network, image: Volume) -> None:
 
 
 def piece_of(network: Network, image: Volume) -> torch.Tensor:
-    """The middle of the image, `(1, C, i, j, k)`: a window, or a cube that the network takes."""
-    shape = tuple(image.shape[1:])
-    sides = network.sides or receptive_field(network, len(image)).padded(tuple(min(n, SMALL) for n in shape))
+    """The middle of the image, `(1, C, i, j, k)`: a small cube that a network takes, or a window of unknown stride."""
+    shape, sides = tuple(image.shape[1:]), network.sides
+    if sides is None or network.stride is not None:
+        field = receptive_field(network, len(image))
+        most = sides or shape
+        sides = field.padded(tuple(min(n, max(SMALL, 2 * s)) for n, s in zip(most, field.stride, strict=True)))
     start = np.maximum(0, np.subtract(shape, sides) // 2)
     inner = image[:, *(Box.of(start, start + sides) & Box.whole(shape))]
     return pad_end(inner, sides)[None].to(network.device, network.dtype).clone()

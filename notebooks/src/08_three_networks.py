@@ -50,7 +50,8 @@ subject = ies.load_subject(SUBJECT)
 networks = {name: ies.load_network(name) for name in ("unet", "nnunet", "swin_unetr")}
 if SMALL:  # the middle of the brain, through smaller windows
     middle = Box.of((16, 16, 16), (80, 112, 80))
-    subject = replace(subject, image=subject.image[:, *middle], target=subject.target[middle])
+    cut = {"image": subject.image[:, *middle], "raw": subject.raw[:, *middle], "target": subject.target[middle]}
+    subject = replace(subject, **cut)
     networks = {name: replace(network, window=64) for name, network in networks.items()}
 
 # %% [markdown]
@@ -309,10 +310,54 @@ print(f"peak {float(g.max()):.4f}, which should be 1 / 27 = {1 / 27:.4f}; T1 cou
 #
 # `prepare` brings scan and network together: from then on `subject.image` is the scan as this network normalises it.
 # On the command line a folder stands where `unet` would: `ies explain ... --network FOLDER`. The folder is read without
-# nnunetv2 and without running its code; it needs `pip install --no-deps dynamic-network-architectures`.
+# nnunetv2 and without running its code; only nnU-Net's own architectures are needed, which a notebook may lack:
+
+# %%
+import importlib.util
+import subprocess
+import sys
+
+if importlib.util.find_spec("dynamic_network_architectures") is None:
+    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps"]
+    subprocess.run([*pip, "dynamic-network-architectures"], check=True)
+
+# %% [markdown]
+# So that the cell below runs without your results, we write a folder in nnU-Net's format. Its network is tiny and made by
+# hand: it calls bright FLAIR lesion. It has two folds, mirrored copies, axes of its own and a spacing of 1.25 mm.
+
+# %%
+from pathlib import Path
+from tempfile import mkdtemp
+
+from ies_helpers.teaching import left_out, write_results
+
+folder = write_results(Path(mkdtemp()))
+results = ies.load_network(folder)
+placed, scan = ies.prepare(results, subject)
+found_here = ies.find_lesions(results, subject)
+saliency = ies.gradient(placed, scan.image, found_here.of("TP")[0], aggregate="mean")
+print(found_here, "| passes a window:", placed.passes, "| map on the scan's grid:", tuple(saliency.shape))
+
+# %% [markdown]
+# It finds lesions and invents many more, as a rule so simple must. The map lies on the scan's own grid, though the network
+# never saw that grid.
 #
-# Why not simply wrap its module, as above? Because nnU-Net's prediction is more than its module. Each of these makes
-# another function, and none of them an error:
+# Why not simply wrap its module, as above? Because nnU-Net's prediction is more than its module. We leave out one step
+# at a time, and compare what is called lesion with the right answer:
+
+# %%
+rows = []
+whole = ies.predict(placed, scan.image) > 0.5
+for name, other in left_out(results, subject.spacing).items():
+    wrong, image = ies.prepare(other, subject)
+    marked = ies.predict(wrong, image.image) > 0.5
+    both = float((marked & whole).sum())
+    rows.append({"without": name, "Dice with the right answer": 2 * both / float(marked.sum() + whole.sum())})
+pd.DataFrame(rows).set_index("without").round(2)
+
+# %% [markdown]
+# None of these is an error: sizes fit, a segmentation comes out, and it looks like one. How much each step matters
+# depends on the network; here axes, mask and spacing do most. What each of them is, and what happens without it:
 #
 # | nnU-Net | what happens to whoever leaves it out |
 # |---|---|
@@ -325,6 +370,18 @@ print(f"peak {float(g.max()):.4f}, which should be 1 / 27 = {1 / 27:.4f}; T1 cou
 #
 # All of these but the normalisation are linear, so a gradient goes back through each of them exactly: maps lie on the
 # scan's own grid. The two clips are held: the normalisation's mean and scatter, and the range of a resampled channel.
+#
+# Other ways in, each by `load_network` and by `--network`:
+#
+# | what you have | what to say |
+# |---|---|
+# | any network of MONAI, and its weights | `load_network("w.pt", architecture="monai:SegResNet", settings="s.json")`; the file holds the arguments it was trained with, and under `"network"` its window, head or lesion class |
+# | a MONAI bundle, a checkpoint of Auto3DSeg | the folder, or the file: both say what they are; a bundle's expressions are not run |
+# | TorchScript | the file; gradients and perilesional curves, no Grad-CAM++, since nobody can read its layers |
+# | a module of your own | `python:package.module:function`, which runs your code, or `ies.Network(module)` |
+# | LST-AI 2, MindGlide | `lst-ai:FOLDER`, `mindglide:FILE`, with their owners' files |
+# | FLAMeS, the lesion models of the Spinal Cord Toolbox | they are nnU-Net results folders |
+# | several networks whose *probabilities* are averaged | `ies_helpers.segmentation.network.Averaged([...])` |
 #
 # ## What we saw
 #
