@@ -15,7 +15,8 @@ from ies_helpers.segmentation.network import Copies, Memory, Network
 
 LOCAL = (  # leaf modules whose output at a voxel depends on a bounded neighbourhood, in evaluation mode
     *(nn.Conv3d, nn.ConvTranspose3d, nn.BatchNorm3d, nn.MaxPool3d, nn.AvgPool3d, nn.Upsample),
-    *(nn.PReLU, nn.ReLU, nn.LeakyReLU, nn.ELU, nn.GELU, nn.SiLU, nn.Softplus),
+    *(nn.PReLU, nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.SELU, nn.GELU, nn.SiLU, nn.Mish, nn.Hardswish),
+    *(nn.Softplus, nn.Sigmoid, nn.Tanh),
     *(nn.Dropout, nn.Dropout3d, nn.AlphaDropout, nn.Identity),
 )
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")  # of batch norms: the probe resets them as weights
