@@ -343,6 +343,7 @@ their lesions; `first` is the share of draws in which a method is the best, or s
 """
 
 
+@with_options
 def evaluate(
     folders: Annotated[list[Path], typer.Argument(help="Folders that `ies explain` wrote.")],
     faithfulness: Annotated[

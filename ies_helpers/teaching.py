@@ -266,8 +266,11 @@ def write_results(folder: Path, folds: Sequence[int] = (0, 1)) -> Path:
     }
     resampling = {"is_seg": False, "order": 3, "order_z": 0, "force_separate_z": None}
     fullres = {
-        **{"patch_size": PATCH, "spacing": SPACING, "use_mask_for_norm": [True, True]},
-        **{"normalization_schemes": ["ZScoreNormalization"] * 2},
+        **{"data_identifier": "nnUNetPlans_3d_fullres", "preprocessor_name": "DefaultPreprocessor", "batch_size": 2},
+        **{"patch_size": PATCH, "spacing": SPACING, "use_mask_for_norm": [True, True], "batch_dice": False},
+        **{"normalization_schemes": ["ZScoreNormalization"] * 2, "median_image_size_in_voxels": [96, 96, 96]},
+        **{"resampling_fn_seg": "resample_data_or_seg_to_shape"},
+        **{"resampling_fn_seg_kwargs": resampling | {"is_seg": True, "order": 1}},
         **{"resampling_fn_data": "resample_data_or_seg_to_shape", "resampling_fn_data_kwargs": resampling},
         **{"resampling_fn_probabilities": "resample_data_or_seg_to_shape"},
         **{"resampling_fn_probabilities_kwargs": resampling | {"order": 1}},
@@ -277,9 +280,12 @@ def write_results(folder: Path, folds: Sequence[int] = (0, 1)) -> Path:
             "_kw_requires_import": ["conv_op", "norm_op", "dropout_op", "nonlin"],
         },
     }
-    plans = {"transpose_forward": [1, 0, 2], "image_reader_writer": "SimpleITKIO"}
+    plans = {"dataset_name": RESULTS.parent.name, "plans_name": "nnUNetPlans", "image_reader_writer": "SimpleITKIO"}
+    plans |= {"transpose_forward": [1, 0, 2], "transpose_backward": [1, 0, 2], "label_manager": "LabelManager"}
+    plans |= {"experiment_planner_used": "ExperimentPlanner", "foreground_intensity_properties_per_channel": {}}
     plans |= {"configurations": {"3d_fullres": fullres}}
     dataset = {"channel_names": {"0": "FLAIR", "1": "T1"}, "labels": {"background": 0, "lesion": 1}}
+    dataset |= {"numTraining": 0, "file_ending": ".nii.gz"}
     results = folder / RESULTS
     for name, content in (("plans.json", plans), ("dataset.json", dataset)):
         results.mkdir(parents=True, exist_ok=True)
@@ -287,6 +293,7 @@ def write_results(folder: Path, folds: Sequence[int] = (0, 1)) -> Path:
     for fold in folds:
         module = _bright_flair(build_network(read_plans(plans, dataset, "3d_fullres")), fold)
         saved = {"network_weights": module.state_dict(), "inference_allowed_mirroring_axes": (0,)}
+        saved |= {"trainer_name": "nnUNetTrainer", "init_args": {"configuration": "3d_fullres", "fold": fold}}
         (results / f"fold_{fold}").mkdir(exist_ok=True)
         with replacing(results / f"fold_{fold}" / "checkpoint_final.pth") as part:
             torch.save(saved, part)

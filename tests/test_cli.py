@@ -343,7 +343,7 @@ def test_an_image_below_one_window_is_padded_and_that_is_said(network, tmp_path,
     small = write_patient(tmp_path / "in", side=64, spots={"TP": (30, 30, 30)})
     asked = ["explain", small, "--network", network, "--lesions", "1", "--draws", "1", "--out", tmp_path / "out"]
     assert run(*asked) == 0
-    assert "64 x 64 x 64 voxels and narrow looks through windows of 96 x 96 x 96" in capsys.readouterr().err
+    assert "windows of 96 x 96 x 96 voxels and the image has 64 x 64 x 64" in capsys.readouterr().err
     (saved,) = read_maps(tmp_path / "out")
     assert saved.load()[0].shape == (2, 64, 64, 64)
 

@@ -362,7 +362,7 @@ def test_the_command_prints_the_plan_first_and_stops_there_if_asked(home: Path, 
 
 def test_the_command_refuses_frozen_statistics_of_a_network_without_instance_norms_at_once(home: Path, capsys) -> None:
     config = config_of(home, "frozen", **{'"gradcam++"': '"gradient"\nstatistics = "frozen"'})
-    with pytest.raises(ValueError, match=r"but for instance norms; narrow is not\. Take statistics='exact'"):
+    with pytest.raises(ValueError, match=r"but for instance norms; narrow has none\. Take statistics='exact'"):
         cohort(config.path, dry_run=True)
     assert capsys.readouterr().out == ""
 
@@ -441,7 +441,7 @@ MISTAKES = {
     "an unknown key": ('subject = ["demo"]', r"cohort.toml has no key 'subject'; allowed are subjects, out, targets"),
     "an unknown key of the network": (
         'subjects = ["demo"]\n[network]\nweights = "w.pth"',
-        r"\[network\] of cohort.toml has no key 'weights'; allowed are name, architecture, merging, threshold",
+        r"\[network\] of cohort.toml has no key 'weights'; allowed are name, architecture, settings, channels, merging",
     ),
     "an unknown key of explain": (
         'subjects = ["demo"]\n[[explain]]\nlesion = "TP"',

@@ -8,6 +8,7 @@ exact agree; what is left out is the far field. `deviation` says how much, on th
 """
 
 import copy
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, fields, replace
@@ -257,7 +258,7 @@ class Frozen:
             raise ValueError(f"{RULE}; {network.name} looks further than can be probed. {REMEDY}")
 
     def _check(self, channels: int) -> None:
-        """Refuse a network without instance norms, with other parts that see everything, or that sees its window."""
+        """Refuse a network without instance norms or with other parts that see everything; warn of one without gain."""
         name = self.network.name
         if not self.held:
             raise ValueError(f"{RULE}; {name} has none. {REMEDY}")
@@ -266,9 +267,10 @@ class Frozen:
             raise ValueError(f"{RULE}; {name} has {', '.join(far)} besides. {REMEDY}")
         if self.cone is None and self.network.through == "windows" and fills_window(self.network, channels):
             window = " x ".join(map(str, self.network.sides or ()))
-            raise ValueError(
-                f"{RULE} and that look less far than their window; a voxel of {name} looks at all of its {window} "
-                f"voxels, so nothing would be gained. {REMEDY}"
+            warnings.warn(
+                f"statistics='frozen' gains nothing where a voxel looks at all of its window, as {name} does at its "
+                f"{window} voxels. {REMEDY}",
+                stacklevel=5,
             )
 
     def parts(self, shape: Sequence[int], voxels: Voxels) -> list[Part]:

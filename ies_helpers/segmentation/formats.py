@@ -272,8 +272,11 @@ def _is_script(word: str) -> bool:
     path = Path(word).expanduser()
     if not path.is_file() or not zipfile.is_zipfile(path):
         return False
-    with zipfile.ZipFile(path) as archive:
-        return any(name.split("/")[1:2] == ["code"] for name in archive.namelist())
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any(name.split("/")[1:2] == ["code"] for name in archive.namelist())
+    except (zipfile.BadZipFile, ValueError, NotImplementedError):  # a damaged one is told when it is read
+        return False
 
 
 def _read_python(word: str, channels: Sequence[str] | None = None) -> Network:

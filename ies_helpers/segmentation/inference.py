@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 
 from ies_helpers.arrays import Box, Probability, Volume
 from ies_helpers.segmentation.field import receptive_field
-from ies_helpers.segmentation.network import Memory, Network, as_network, at_rest
+from ies_helpers.segmentation.network import Memory, Network, as_network, at_rest, padded
 
 # Where a sliding window stops, and how much each stop counts, as MONAI's inferer or nnU-Net has it.
 
@@ -98,10 +98,10 @@ def predict_logits(network: Network | nn.Module, image: Volume, *, progress: boo
     """
     network = as_network(network)
     check_image(image)
+    network = padded(network, tuple(image.shape[1:]))
     if network.grid is not None:
         placed, _ = network.grid.push(image)
         return network.grid.fill(predict_logits(network.on_its_grid(), placed, progress=progress))
-    check_window(network, tuple(image.shape[1:]))
     check_logits(network, image)
     with torch.no_grad(), at_rest(network):
         by_windows = network.sides is not None
@@ -156,9 +156,9 @@ def piece_of(network: Network, image: Volume) -> torch.Tensor:
     """The middle of the image, `(1, C, i, j, k)`: a small cube that a network takes, or a window of unknown stride."""
     shape, sides = tuple(image.shape[1:]), network.sides
     if sides is None or network.stride is not None:
-        field = receptive_field(network, len(image))
-        most = sides or shape
-        sides = field.padded(tuple(min(n, max(SMALL, 2 * s)) for n, s in zip(most, field.stride, strict=True)))
+        stride = network.stride or receptive_field(network, len(image)).stride
+        most = zip(sides or shape, stride, strict=True)
+        sides = tuple(-(-min(n, max(SMALL, 2 * s)) // s) * s for n, s in most)
     start = np.maximum(0, np.subtract(shape, sides) // 2)
     inner = image[:, *(Box.of(start, start + sides) & Box.whole(shape))]
     return pad_end(inner, sides)[None].to(network.device, network.dtype).clone()

@@ -15,7 +15,7 @@ from scipy.signal import fftconvolve
 from torch import nn
 
 from ies_helpers.arrays import CONNECTIVITY, Affine, LabelMap, Probability, Voxels, as_mask, check_seed
-from ies_helpers.segmentation.inference import check_window, predict
+from ies_helpers.segmentation.inference import predict
 from ies_helpers.segmentation.network import Network, prepare
 from ies_helpers.subjects.folder import as_tsv, open_derivative, save_lesions, write_table
 from ies_helpers.subjects.subject import Subject
@@ -295,7 +295,6 @@ def segment_into_folder(subject: Subject, network: Network, out: Path, *, progre
     `out` becomes a BIDS derivative; if it cannot be written, that shows before the prediction starts.
     """
     network, subject = prepare(network, subject)
-    check_window(network, subject.shape)
     open_derivative(out)
     probability = predict(network, subject.image, progress=progress)
     lesions = find_lesions(probability, subject.target, threshold=network.threshold, affine=subject.affine)

@@ -239,16 +239,7 @@ def prepare(network: Network | nn.Module, subject: Subject) -> tuple[Network, Su
     network = as_network(network)
     subject = subject.with_channels(network.channels)
     if network.plans is None:
-        sides = network.sides
-        if network.grid is None and sides and any(n < w for n, w in zip(subject.shape, sides, strict=True)):
-            size, window = (" x ".join(map(str, n)) for n in (subject.shape, sides))
-            warnings.warn(
-                f"{subject.name} has {size} voxels and {network.name} looks through windows of {window}: zeros are put "
-                "around the scan, as MONAI's inferer does.",
-                stacklevel=2,
-            )
-            return replace(network, grid=Grid(subject.shape, Box.whole(subject.shape), least=sides)), subject
-        return network, subject
+        return (padded(network, subject.shape) if network.through == "windows" else network), subject
     if subject.raw is None:
         raise ValueError(
             f"{network.name} normalises by itself, from raw values; {subject.name} was made in memory and has none. "
@@ -256,6 +247,20 @@ def prepare(network: Network | nn.Module, subject: Subject) -> tuple[Network, Su
         )
     grid, image = network.plans.place(subject.raw, subject.affine)
     return replace(network, grid=grid), replace(subject, image=image)
+
+
+def padded(network: Network, shape: tuple[int, ...]) -> Network:
+    """The network on a grid with zeros around a volume `(I, J, K)` that is smaller than its window; else as it is."""
+    sides = network.sides
+    if network.grid is not None or sides is None or all(n >= w for n, w in zip(shape, sides, strict=True)):
+        return network
+    size, window = (" x ".join(map(str, n)) for n in (shape, sides))
+    warnings.warn(
+        f"{network.name} looks through windows of {window} voxels and the image has {size}: zeros are put around it, "
+        "as MONAI's inferer does.",
+        stacklevel=3,
+    )
+    return replace(network, grid=Grid(shape, Box.whole(shape), least=sides))
 
 
 def one_class(network: Network | nn.Module, number: int) -> Network:

@@ -154,16 +154,13 @@ paths = {"flair": write(home / "thick/FLAIR.nii.gz", flair, thick), "t1": write(
 with warnings.catch_warnings(record=True) as told:
     warnings.simplefilter("always")
     flat = load_subject(**paths)
-print(*(warning.message for warning in told), sep="\n")
-try:
     predict(network, flat.image)
-except ValueError as error:
-    print(error)
+print(*(warning.message for warning in told), sep="\n")
 
 # %% [markdown]
-# Two sentences: a warning about the voxels, and a refusal, since too few slices are left for a window of the network.
-# `prepare(network, flat)` would put zeros around the scan, as MONAI's inferer does, and so do all commands; the network
-# then looks at more nothing than in training. If you resample to 1 mm first, say so in your methods: a map then has a resolution that the scan never had, and a lesion of
+# Two sentences: a warning about the voxels, and another about the window. Too few slices are left for it, so zeros are put
+# around the scan, as MONAI's inferer does; the network then looks at more nothing than it did in training. Neither is an
+# error, and neither prediction means much. If you resample to 1 mm first, say so in your methods: a map then has a resolution that the scan never had, and a lesion of
 # 6 voxels may be the work of the interpolation.
 #
 # **With a skull.** Both channels are z-scored over their non-zero voxels. In a brain that has been stripped these are the brain. In a

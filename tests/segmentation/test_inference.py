@@ -48,9 +48,14 @@ def test_the_two_ways_of_seeing_differ() -> None:
     assert oracles.relative(predict_logits(network, image), whole) > 1e-3
 
 
-def test_an_image_below_the_window_is_refused() -> None:
-    with pytest.raises(ValueError, match="windows of 96 x 96 x 96 voxels and the image has 96 x 95 x 96"):
-        predict(replace(unet(), window=96), torch.zeros(2, 96, 95, 96))
+def test_an_image_below_the_window_gets_zeros_around_it_as_monais_inferer_has_it() -> None:
+    """Half of what is missing before it, the odd voxel behind it."""
+    network = replace(unet(), window=(32, 48, 32), through="windows")
+    image = torch.randn(2, 40, 29, 32, dtype=torch.float64)
+    with pytest.warns(UserWarning, match="32 x 48 x 32 voxels and the image has 40 x 29 x 32"):
+        got = predict_logits(network, image)
+    wanted = oracles.blended(network)(image[None])
+    torch.testing.assert_close(got[1].double(), wanted, atol=1e-5, rtol=0)
 
 
 def test_logits_that_are_not_finite_are_refused() -> None:
@@ -185,7 +190,7 @@ def test_prediction_and_gradient_are_those_of_the_blend(window, overlap: float, 
     assert oracles.relative(engine(image), wanted[0][inner]) < EXACT
 
 
-def test_an_image_below_one_side_of_the_window_is_refused() -> None:
-    network = replace(nnunet(), window=(16, 32, 16))
-    with pytest.raises(ValueError, match="windows of 16 x 32 x 16 voxels and the image has 24 x 28 x 24"):
-        predict_logits(network, torch.zeros(2, 24, 28, 24))
+def test_an_image_below_one_side_of_the_window_must_be_prepared_before_it_is_explained() -> None:
+    network = replace(nnunet(), window=(16, 32, 16), through="windows")
+    with pytest.raises(ValueError, match=r"windows of 16 x 32 x 16 voxels and the image has 24 x 28 x 24.*prepare"):
+        gradient(network, torch.zeros(2, 24, 28, 24, dtype=torch.float64), np.array([[5, 5, 5]]))
