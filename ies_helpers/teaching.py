@@ -282,7 +282,10 @@ def write_results(folder: Path, folds: Sequence[int] = (0, 1)) -> Path:
     }
     plans = {"dataset_name": RESULTS.parent.name, "plans_name": "nnUNetPlans", "image_reader_writer": "SimpleITKIO"}
     plans |= {"transpose_forward": [1, 0, 2], "transpose_backward": [1, 0, 2], "label_manager": "LabelManager"}
-    plans |= {"experiment_planner_used": "ExperimentPlanner", "foreground_intensity_properties_per_channel": {}}
+    plans |= {
+        "experiment_planner_used": "ExperimentPlanner",
+        "foreground_intensity_properties_per_channel": {"0": {}, "1": {}},
+    }
     plans |= {"configurations": {"3d_fullres": fullres}}
     dataset = {"channel_names": {"0": "FLAIR", "1": "T1"}, "labels": {"background": 0, "lesion": 1}}
     dataset |= {"numTraining": 0, "file_ending": ".nii.gz"}
