@@ -16,6 +16,7 @@ from torch import nn
 
 from ies_helpers.arrays import Box, check_choice
 from ies_helpers.segmentation.grid import Grid
+from ies_helpers.subjects.files import one_line
 from ies_helpers.subjects.subject import Subject
 
 Through = Literal["whole", "windows"]
@@ -297,12 +298,17 @@ def _misfit(said: str, x: torch.Tensor, network: Network) -> str:
             f"{name} takes {wanted[1]} modalities, got an image of {len(x[0])}: give all that it was trained with, in "
             "its order. Chapter 12 shows that zeros are no stand-in for a missing one."
         )
+    if "same device" in said:
+        return (
+            f"A network must keep to the device that it is on; {name} holds values of another one ({one_line(said)}). "
+            "Trace or save it again on the CPU, or take the device it was traced on."
+        )
     if not re.search(r"(?i)sizes? of tensors|must match|divisible|multiple of|spatial size|size mismatch", said):
         return ""
     stride = f"it was given the stride {network.stride}, which may be wrong" if network.stride else "give its stride"
     return (
         f"An image must have sides that a network takes; {name} does not take {sides} voxels "
-        f"({' '.join(said.split())[:100]}): {stride}, as Network(..., stride=(16, 16, 16)), or a window."
+        f"({one_line(said, 100)}): {stride}, as Network(..., stride=(16, 16, 16)), or a window."
     )
 
 

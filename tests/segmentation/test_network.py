@@ -368,3 +368,17 @@ def test_a_network_without_a_stride_is_padded_to_what_it_takes() -> None:
     image = torch.randn(2, 21, 18, 19)
     wanted = module(torch.nn.functional.pad(image, [0, 1, 0, 2, 0, 3])[None]).softmax(dim=1)[0, 1, :21, :18, :19]
     torch.testing.assert_close(predict(Network(module), image), wanted)
+
+
+class Elsewhere(nn.Module):
+    """What a TorchScript says that was traced on a GPU and is run on the CPU."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        raise RuntimeError(
+            "Expected all tensors to be on the same device, but found at least two devices, cuda:0 and cpu!"
+        )
+
+
+def test_a_network_with_values_on_another_device_is_one_sentence() -> None:
+    with pytest.raises(ValueError, match=r"elsewhere holds values of another one .*cuda:0 and cpu"):
+        predict(Network(Elsewhere(), "elsewhere", stride=(1, 1, 1)), torch.randn(2, 8, 8, 8))
