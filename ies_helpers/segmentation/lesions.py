@@ -71,6 +71,8 @@ class Lesions:
 
     def __getitem__(self, number: int) -> Lesion:
         if number not in self._by_number:
+            if not self._by_number:
+                raise KeyError(f"There is no lesion here, got number {number}; lower the threshold.")
             there = list(self._by_number)
             numbers = f"1 to {len(there)}" if there == list(range(1, len(there) + 1)) else ", ".join(map(str, there))
             raise KeyError(f"Lesions here are numbered {numbers}, got {number}; see the lesion table.")

@@ -267,3 +267,9 @@ def test_a_lesion_too_large_to_fit_and_no_lesion_are_refused(demo) -> None:
     whole = find_lesions((subject.image[0] != 0).float(), threshold=0.5)
     with pytest.raises(ValueError, match=r"must fit into white matter .* of 1 shapes none does in demo"):
         true_negatives(subject, lesions, list(whole)[:1])
+
+
+def test_a_number_where_there_is_no_lesion_is_told_so() -> None:
+    """It said `numbered 1 to 0`."""
+    with pytest.raises(KeyError, match="no lesion here, got number 7"):
+        Lesions([])[7]
