@@ -12,11 +12,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 from torch import nn
 
 from ies_helpers.arrays import Affine, Box, Volume, spacing_of
-from ies_helpers.segmentation.grid import Grid, Resampling
+from ies_helpers.segmentation.grid import Grid, Resampling, ras_axes
 from ies_helpers.segmentation.network import Averaged, Network
 from ies_helpers.segmentation.weights import fill, read_weights
 from ies_helpers.subjects.files import one_line
@@ -215,10 +214,8 @@ class MindGlidePlans:
         """Raw values `(1, I, J, K)` -> its grid, and the image in standard deviations of what it sees."""
         positive = (raw > 0).any(dim=0).numpy()
         box = Box.around(positive) if positive.any() else Box.whole(raw.shape[1:])
-        axes, flips = [0, 0, 0], [False] * 3
-        for axis, (to, direction) in enumerate(ornt_transform(io_orientation(affine), axcodes2ornt("RAS"))):
-            axes[int(to)], flips[int(to)] = axis, bool(direction < 0)
-        spacing = np.array(spacing_of(affine))[axes]
+        axes, flips = ras_axes(affine)
+        spacing = np.array(spacing_of(affine))[list(axes)]
         before = [box.shape[a] for a in axes]
         there, back = _to_millimetres(before, spacing)
         turned: Mapping[str, Any] = {"axes": axes, "flips": flips, "there": there, "back": back}

@@ -11,10 +11,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 from scipy import ndimage
 from torch import nn
 
-from ies_helpers.arrays import Box, Voxels
+from ies_helpers.arrays import Affine, Box, Voxels
 
 
 @dataclass(frozen=True, eq=False)
@@ -175,6 +176,14 @@ class Grid:
     def _turn_back(self, y: torch.Tensor) -> torch.Tensor:
         """From the network's axes to the scan's."""
         return self._mirror(y).permute(0, *(self.axes.index(a) + 1 for a in range(3)))
+
+
+def ras_axes(affine: Affine) -> tuple[tuple[int, ...], tuple[bool, ...]]:
+    """For right, anterior and superior the axis of a scan that runs along it, and whether it runs the other way."""
+    axes, flips = [0, 1, 2], [False, False, False]
+    for axis, (to, direction) in enumerate(ornt_transform(io_orientation(affine), axcodes2ornt("RAS"))):
+        axes[int(to)], flips[int(to)] = axis, bool(direction < 0)
+    return tuple(axes), tuple(flips)
 
 
 def _apply(x: torch.Tensor, matrices: Sequence[torch.Tensor | None]) -> torch.Tensor:

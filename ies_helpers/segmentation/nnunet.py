@@ -17,12 +17,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 from scipy import ndimage
 from torch import nn
 
 from ies_helpers.arrays import Affine, Box, Volume, spacing_of
-from ies_helpers.segmentation.grid import Grid, Resampling
+from ies_helpers.segmentation.grid import Grid, Resampling, ras_axes
 from ies_helpers.segmentation.network import Copies, Network
 from ies_helpers.segmentation.weights import read_pickle
 from ies_helpers.subjects.subject import CHANNELS
@@ -242,11 +241,7 @@ def _place(plans: Plans, raw: Volume, affine: Affine) -> tuple[Grid, Volume]:
 
 def _axes(plans: Plans, affine: Affine) -> tuple[tuple[int, ...], tuple[bool, ...]]:
     """For each axis of the network's array the axis of the scan, and whether it runs the other way."""
-    turned, flipped = [0, 1, 2], [False, False, False]
-    if plans.reorient:
-        ornt = ornt_transform(io_orientation(affine), axcodes2ornt("RAS"))
-        for axis, (to, direction) in enumerate(ornt):
-            turned[int(to)], flipped[int(to)] = axis, direction < 0
+    turned, flipped = ras_axes(affine) if plans.reorient else ((0, 1, 2), (False, False, False))
     order = [(2, 1, 0)[a] for a in plans.transpose]  # readers hand out (K, J, I)
     return tuple(turned[a] for a in order), tuple(flipped[a] for a in order)
 
