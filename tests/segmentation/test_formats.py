@@ -12,26 +12,9 @@ from ies_helpers.segmentation import formats
 from ies_helpers.segmentation.architectures import Architecture, build
 from tests.patients import write_network
 from tests.results import write_results
+from tests.weights import CHANNELS, floats, refused
 
-CHANNELS = (3, 4, 5)
 VOXELS = np.array([[5, 6, 5], [5, 6, 6], [0, 0, 11]])
-
-
-@pytest.fixture
-def state() -> dict[str, torch.Tensor]:
-    return {k: v.clone() for k, v in build("unet", CHANNELS).module.state_dict().items()}
-
-
-def floats(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    return {k: v for k, v in state.items() if v.is_floating_point()}
-
-
-def refused(path: Path, rule: str, **options: str) -> None:
-    with pytest.raises(ValueError, match=rule) as caught:
-        load_network(path, **options)
-    assert "\n" not in str(caught.value)
-    assert "\x1b" not in str(caught.value)
-    assert len(str(caught.value)) < 600
 
 
 # What is right

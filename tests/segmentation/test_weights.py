@@ -11,27 +11,8 @@ import torch
 from safetensors.torch import save_file
 
 from ies_helpers import load_network
-from ies_helpers.segmentation.architectures import build
 from ies_helpers.segmentation.weights import read_weights
-
-CHANNELS = (3, 4, 5)
-
-
-@pytest.fixture
-def state() -> dict[str, torch.Tensor]:
-    return {k: v.clone() for k, v in build("unet", CHANNELS).module.state_dict().items()}
-
-
-def floats(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    return {k: v for k, v in state.items() if v.is_floating_point()}
-
-
-def refused(path: Path, rule: str, **options: str) -> None:
-    with pytest.raises(ValueError, match=rule) as caught:
-        load_network(path, **options)
-    assert "\n" not in str(caught.value)
-    assert "\x1b" not in str(caught.value)
-    assert len(str(caught.value)) < 600
+from tests.weights import floats, refused
 
 
 def test_half_precision_weights_become_float32(tmp_path: Path, state) -> None:
