@@ -64,12 +64,11 @@ def load_network(
     arguments, known = _settings(settings)
     if isinstance(options.get("channels"), str):
         options["channels"] = [name.strip() for name in options["channels"].split(",")]
-    asked = {name: value for name, value in options.items() if value not in (None, False) or name == "mirroring"}
+    # What is usual was not asked for: mirrored copies are, every other switch is off.
+    asked = {name: value for name, value in options.items() if value not in (None, name == "mirroring")}
     asked |= {"arguments": arguments} if arguments else {}
     word = str(network)
     form = next(each for each in FORMATS.values() if each.holds(word))
-    if asked.get("mirroring", True) in (None, True):
-        asked.pop("mirroring", None)  # what it is anyway
     for name in asked:
         if name not in form.heeds and not (form is FORMATS["weights"] and name not in _heeded()):
             kinds = " or ".join(each.what for each in FORMATS.values() if name in each.heeds)
