@@ -119,7 +119,7 @@ def strays(folder: Path) -> list[str]:
 
 
 DRIVER = """
-import errno, json, os, resource, signal, sys
+import atexit, errno, json, os, resource, signal, sys
 import ies_helpers.figures.pages
 import monai.networks.nets.unet, monai.transforms.intensity.array
 from ies_helpers import __main__, saliency
@@ -151,7 +151,9 @@ for line in sys.stdin:
             resource.setrlimit(resource.RLIMIT_FSIZE, (largest, largest))
         if change:
             end_at(change, full)
-        os._exit(__main__.main(arguments))
+        code = __main__.main(arguments)
+        atexit._run_exitfuncs()  # as at the end of a process of its own
+        os._exit(code)
     print("started", child, flush=True)
     sys.stdin.readline()  # until nobody will stop it any more: its number belongs to no other process so long
     print("ended", os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
