@@ -3,7 +3,7 @@
 import copy
 import math
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -21,7 +21,9 @@ LOCAL = (  # leaf modules whose output at a voxel depends on a bounded neighbour
 )
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")  # of batch norms: the probe resets them as weights
 PROBE = 512  # length in voxels of the longest probe: a field beyond it counts as unbounded
-PROBE_VALUES = 2**26  # that a probe may keep: a wider network is taken whole sooner than probed for minutes
+PROBE_VALUES = 2**25  # that a probe may keep: a wider network is taken whole sooner than probed for minutes
+UNKNOWN = (RuntimeError, NotImplementedError, ValueError, TypeError, IndexError, AttributeError, AssertionError)
+"""What a module may raise that cannot be copied without values, or run so."""
 STRIDES = (1, 2, 4, 8, 16, 32, 64)  # what the sides of an image may have to be a multiple of
 
 
@@ -34,6 +36,7 @@ class ReceptiveField:
         before, after: reach in voxels beyond the cell; None when it is not bounded.
         activations: values a forward pass keeps per input voxel, for estimates of memory.
         multiple: of what a side must be a multiple, if not of the stride: a network that pads by itself takes any.
+        gave_up: why no bounds were found where there may be some; nothing where it is known that there are none.
     """
 
     stride: tuple[int, ...]
@@ -41,6 +44,7 @@ class ReceptiveField:
     after: tuple[int, ...] | None
     activations: float
     multiple: tuple[int, ...] | None = None
+    gave_up: str = ""
 
     @property
     def bounded(self) -> bool:
@@ -96,13 +100,14 @@ def _probed(network: Network, channels: int, local: bool) -> ReceptiveField:
     if not local:
         return ReceptiveField(multiple or (1, 1, 1), None, None, _values_kept(hollow, channels))
     positive = replace(network, module=_positive_copy(network.module), through="whole")
-    found = [_stride(positive, channels, axis) for axis in range(3)]
+    found = [_stride(positive, hollow, channels, axis) for axis in range(3)]
     stride = network.stride or (found[0][0], found[1][0], found[2][0])
     reach, kept = [], found[0][1]
+    positive = replace(positive, stride=stride)
     for axis in range(3):
         one = _reach(positive, channels, axis, stride[axis], kept)
-        if one is None:
-            return ReceptiveField(stride, None, None, kept, multiple)
+        if isinstance(one, str):
+            return ReceptiveField(stride, None, None, kept, multiple, gave_up=one)
         reach.append(one)
     before, after = zip(*reach, strict=True)
     return ReceptiveField(stride, before, after, kept, multiple)
@@ -112,7 +117,7 @@ def _hollow(network: Network) -> Network | None:
     """The same network without values, which runs at once and tells shapes; None if its module cannot be copied so."""
     try:
         return replace(network, module=copy.deepcopy(network.module).to("meta"))
-    except (RuntimeError, NotImplementedError, TypeError, AttributeError, AssertionError):  # TorchScript, for one
+    except UNKNOWN:  # TorchScript, for one
         return None
 
 
@@ -126,7 +131,7 @@ def _taken(hollow: Network, channels: int) -> tuple[int, ...] | None:
             try:
                 with torch.no_grad():
                     hollow.logits(torch.empty(1, channels, *sides, dtype=hollow.dtype, device="meta"))
-            except (RuntimeError, NotImplementedError, ValueError, TypeError, IndexError, AssertionError):
+            except UNKNOWN:
                 continue
             found.append(stride)
             break
@@ -191,7 +196,7 @@ def _values_kept(hollow: Network | None, channels: int) -> float:
     x = torch.empty(1, channels, side, side, side, dtype=hollow.dtype, device="meta")
     try:
         return sum(map(math.prod, _leaf_shapes(module, lambda: module(x)))) / side**3
-    except (RuntimeError, NotImplementedError, ValueError):  # a module that looks at values cannot be run hollow
+    except UNKNOWN:  # a module that looks at values
         return 0.0
 
 
@@ -203,29 +208,33 @@ def _thin(network: Network, channels: int, axis: int, length: int) -> torch.Tens
     return torch.rand(1, channels, *shape, dtype=torch.float64, generator=generator) + 0.5
 
 
-def _stride(network: Network, channels: int, axis: int) -> tuple[int, float]:
+def _stride(network: Network, hollow: Network | None, channels: int, axis: int) -> tuple[int, float]:
     """The total stride along an axis, and the values kept per voxel, seen from the leaves' output sizes."""
-    volume = _thin(network, channels, axis, 128)
-    shapes = _leaf_shapes(network.module, lambda: network.logits(volume))
+    volume, shapes = _thin(network, channels, axis, 128), []
+    if hollow is not None:
+        with suppress(*UNKNOWN):
+            empty = torch.empty_like(volume, dtype=hollow.dtype, device="meta")
+            shapes = _leaf_shapes(hollow.module, lambda: hollow.logits(empty))
+    shapes = shapes or _leaf_shapes(network.module, lambda: network.logits(volume))
     return 128 // min(128, *(s[2 + axis] for s in shapes)), sum(map(math.prod, shapes)) / volume[0, 0].numel()
 
 
-def _reach(network: Network, channels: int, axis: int, stride: int, kept: float) -> tuple[int, int] | None:
-    """How far before and after its cell one output cell looks along an axis; None beyond what a probe can hold."""
+def _reach(network: Network, channels: int, axis: int, stride: int, kept: float) -> tuple[int, int] | str:
+    """How far before and after its cell one output cell looks along an axis, or why that was not found."""
     length = max(128, 8 * stride)
     while length <= PROBE:
         start = length // 2 // stride * stride
         volume = _thin(network, channels, axis, length).requires_grad_()
         if kept * volume[0, 0].numel() > PROBE_VALUES:
-            return None
+            return "it is so wide that how far it looks was not tried out"
         with torch.enable_grad():
             cell = network.lesion_logit(volume).narrow(1 + axis, start, stride).sum()
-        if not cell.requires_grad:
-            return None
-        (g,) = torch.autograd.grad(cell, volume)
+        (g,) = torch.autograd.grad(cell, volume) if cell.requires_grad else (volume.new_zeros(1, 1, 1, 1, 1),)
         seen = g.abs().sum(dim=[d for d in range(5) if d != 2 + axis]).nonzero().flatten()
+        if not len(seen):
+            return "how far it looks does not show in its gradient"
         before, after = start - int(seen.min()), int(seen.max()) + 1 - start - stride
         if before < start and start + stride + after < length:
             return max(before, 0), max(after, 0)
         length *= 2
-    return None
+    return f"it looks {PROBE // 2} voxels far or further along axis {axis}"

@@ -72,6 +72,8 @@ def image_field(network: Network, image: Volume, voxels: Voxels) -> ReceptiveFie
     """
     field = receptive_field(network, len(image))
     shape = tuple(image.shape[1:])
+    if field.gave_up:
+        return _whole(network, field, field.gave_up)
     if not field.bounded or field.crop(Box.around(voxels), shape).shape == field.padded(shape):
         return field
     if any(n % s for n, s in zip(field.padded(shape), field.stride, strict=True)):  # it pads by itself, nobody sees how

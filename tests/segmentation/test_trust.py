@@ -10,6 +10,7 @@ from torch import nn
 from ies_helpers import Network, gradcam_pp, gradient, predict
 from ies_helpers.saliency.gradients import LesionGradient
 from ies_helpers.saliency.score import LesionScore
+from ies_helpers.segmentation import field
 from tests import oracles
 from tests.oddities import ODDITIES, Base, Random, odd
 
@@ -62,6 +63,17 @@ def test_a_crop_that_is_not_believed_is_said_once_with_how_far_it_is_off() -> No
     with pytest.warns(UserWarning, match="coordinates .* a logit is"):
         engine = LesionGradient(network, IMAGE, PLACES["inner"], "max")
     assert engine.way == "whole"
+
+
+def test_a_field_too_wide_to_be_probed_is_said_and_the_whole_image_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """MONAI's VNet was probed for minutes without a word."""
+    monkeypatch.setattr(field, "PROBE_VALUES", 1000)
+    torch.manual_seed(0)
+    network = Network(Base().double().requires_grad_(False), "wide")
+    with pytest.warns(UserWarning, match="wide is taken on the whole image"):
+        got = gradient(network, IMAGE, PLACES["inner"], aggregate="mean")
+    each = oracles.voxel_gradients(oracles.whole(network, 2), IMAGE, PLACES["inner"])
+    assert oracles.relative(got, oracles.aggregate(each, "mean")) < EXACT
 
 
 def test_a_structure_changed_in_place_is_asked_again() -> None:
