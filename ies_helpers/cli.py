@@ -52,6 +52,9 @@ class FileOptions:
     flair: File = None
     t1: File = None
     target: File = None
+    rater: Annotated[str | None, typer.Option(help="Whose lesions are the target, where several raters drew them.")] = (
+        None
+    )
 
     def given(self) -> dict[str, Any]:
         """The arguments of `load_subject` that name files."""
@@ -63,7 +66,7 @@ class FileOptions:
             if name in images:
                 raise ValueError(f"A channel must be named once, got two images of {name}; take one of them out.")
             images[name] = path
-        files = {"images": images, "flair": self.flair, "t1": self.t1, "target": self.target}
+        files = {"images": images, "flair": self.flair, "t1": self.t1, "target": self.target, "rater": self.rater}
         return {key: str(value) if isinstance(value, Path) else value for key, value in files.items() if value}
 
 

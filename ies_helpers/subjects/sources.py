@@ -30,13 +30,15 @@ class Found:
     name: str  # letters and digits
     images: Mapping[str, Path] = field(default_factory=dict)  # by channel, in order; none of what is made or downloaded
     target: Path | None = None  # the lesions that an expert drew
+    targets: Mapping[str, Path] = field(default_factory=dict)  # by rater, where several drew them
+    label: int | None = None  # the value of the target that means lesion, where the layout says so
     optional: tuple[str, ...] = ()  # channels that are left out, with a remark, where they cannot join the others
     remarks: tuple[str, ...] = ()  # sentences on what was left aside
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """Its images and, where there is one, the target."""
-        return (*self.images.values(), *([self.target] if self.target else []))
+        """Its images and, where there is one, the target, or those of all raters."""
+        return (*self.images.values(), *([self.target] if self.target else []), *self.targets.values())
 
 
 @dataclass(frozen=True)
@@ -46,10 +48,11 @@ class Source:
     words: str  # how its words look, for help and errors
     claims: Callable[[str], bool]  # whether a word is one of its
     find: Callable[[str], Found]  # what would be loaded, without reading an image, making or downloading anything
-    load: Callable[[str], Subject]
+    load: Callable[..., Subject]  # of a word, and with `raters` of the one of them that is asked for, `rater=`
     prepare: Callable[[str], object] = lambda word: (
         None
     )  # downloads what `load` needs, before the first of many is worked on
+    raters: bool = False  # whether lesions drawn by several may lie there
 
 
 File = str | Path | None
@@ -60,6 +63,7 @@ def load_subject(
     *,
     images: Mapping[str, str | Path] | None = None,
     target: File = None,
+    rater: str | None = None,
     **channels: File,
 ) -> Subject:
     """Load one patient: its images and, where there is one, the lesions that an expert drew.
@@ -71,18 +75,22 @@ def load_subject(
         images: files by name, instead of `subject`: channel -> file, any names and number from one up, in the
             order of the image's channels; those of `CHANNELS` are normalised as their row says.
         target: with files by name, the lesion mask.
+        rater: whose lesions are the target, where the masks of several raters lie in the folder.
         channels: the same as `images`, one by one, as `flair=..., t1=...`; these two come first.
 
     Returns:
         The subject on the scan's own grid, each channel z-scored over its non-zero voxels.
     """
-    if found := _find_by_name(subject, images, target, **channels):
+    if found := _find_by_name(subject, images, target, rater, **channels):
         files = {**found.images, **({"target": found.target} if found.target else {})}
         return replace(_read(found), source={key: str(path.absolute()) for key, path in files.items()})
     word = str(subject or "demo")
     source = source_of(word)
-    where = str(Path(word).absolute()) if source is FOLDER else word
-    return replace(source.load(word), source={"subject": where})
+    where = {"subject": str(Path(word).absolute()) if source is FOLDER else word}
+    asked = {"rater": rater} if rater else {}
+    if rater and not source.raters:
+        raise ValueError(f"A rater is one of those whose masks lie in a folder, {word} has none; leave {rater} out.")
+    return replace(source.load(word, **asked), source=where | asked)
 
 
 def find_subject(subject: str | Path | None = None, **named: Any) -> Found:
@@ -109,7 +117,11 @@ def source_of(word: str) -> Source:
 
 
 def _find_by_name(
-    subject: object = None, images: Mapping[str, File] | None = None, target: File = None, **channels: File
+    subject: object = None,
+    images: Mapping[str, File] | None = None,
+    target: File = None,
+    rater: str | None = None,
+    **channels: File,
 ) -> Found | None:
     """The patient of all files that were named; None where a word is given, or nothing."""
     pairs = [*(dict.fromkeys(SHIPPED) | channels).items(), *(images or {}).items()]
@@ -122,6 +134,9 @@ def _find_by_name(
         names = ", ".join([*(["subject"] if subject else []), *files, *(["target"] if target else [])])
         rule = "A subject is one name, or the files of its channels (and target) by name, as flair=..., t1=..."
         raise ValueError(f"{rule}; got {names}.")
+    if rater and files:
+        rule = "A rater is one of those whose masks lie in a folder"
+        raise ValueError(f"{rule}, got {rater} and files by name; name the mask, as target=... (--target).")
     name = name_of_file(given[0][1], given[0][0]) if given else ""
     return Found(name, files, Path(target) if target else None) if given else None
 
@@ -167,7 +182,7 @@ def find_files(folder: Path) -> Found:
     name = _bids_name(next(iter(taken.values())).name) or _plain_name(folder.resolve())
     optional = tuple(kind for kind in taken if known and kind not in known)
     left_out = tuple(f"{channel(kind).label} is left out: {held}." for kind, held in twice.items())
-    return Found(name, taken, next(iter(found["target"]), None), optional, left_out)
+    return Found(name, taken, next(iter(found["target"]), None), optional=optional, remarks=left_out)
 
 
 def _what_lacks(folder: Path, images: list[Path]) -> str:
@@ -246,6 +261,18 @@ def _read(found: Found) -> Subject:
     return subject
 
 
+def of_rater(found: Found, rater: str | None = None) -> Found:
+    """The patient with one target: that of a rater, else the only one; several raters and no word are refused."""
+    if rater and rater in found.targets:
+        return replace(found, target=found.targets[rater])
+    if rater or (found.targets and not found.target):
+        met = f"{found.name} has {', '.join(found.targets) or 'no several'}" + (f", got {rater}" if rater else "")
+        raise ValueError(
+            f"A target is the mask of one rater; {met}. Name one, as rater=NAME (--rater NAME on the command line)."
+        )
+    return found
+
+
 def _read_target(path: Path, reference: nibabel.Nifti1Image, first: str) -> LabelMap:
     image = read_image(path, "target")
     check_same_grid(f"{first} and target", reference, image, "resample one onto the other first")
@@ -313,7 +340,8 @@ FOLDER = Source(
     "a folder with one file a channel",
     claims=lambda word: Path(word).is_dir(),
     find=lambda word: find_files(Path(word)),
-    load=lambda word: _read(find_files(Path(word))),
+    load=lambda word, rater=None: _read(of_rater(find_files(Path(word)), rater)),
+    raters=True,
 )
 
 SOURCES = {  # every way to say who is meant by a word; files by name are the other; a folder is what no other claims

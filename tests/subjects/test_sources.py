@@ -368,6 +368,21 @@ def test_any_channels_load_by_name_in_the_order_given_and_load_again(patient: Pa
         assert torch.equal(subject.with_channels(("t2", "dir")).image, two.image)
 
 
+def test_one_of_several_raters_is_asked_for_by_name(patient: Path) -> None:
+    found, mask = finding.find_subject(patient), file_of(patient, "label-lesion_mask")
+    empty = write_image(patient / "other.nii.gz", np.zeros(SHAPE, dtype=np.uint8))
+    two = finding.replace(found, target=None, targets={"mask1": mask, "mask2": empty})
+    assert two.files == (*found.images.values(), mask, empty)
+    assert finding.of_rater(two, "mask2").target == empty
+    with pytest.raises(ValueError, match=r"has mask1, mask2\. Name one, as rater=NAME \(--rater NAME"):
+        finding.of_rater(two)
+    with pytest.raises(ValueError, match=r"has mask1, mask2, got mask3\. Name one"):
+        finding.of_rater(two, "mask3")
+    for words in ({"subject": "demo"}, {"flair": file_of(patient, "FLAIR")}):
+        with pytest.raises(ValueError, match="A rater is one of those whose masks lie in a folder"):
+            load_subject(**words, rater="mask1")
+
+
 def test_a_new_source_is_a_row(patient: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One entry: it is loaded, found, told from a folder, prepared, and named where a word belongs to none."""
     asked: list[str] = []
