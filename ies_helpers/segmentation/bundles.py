@@ -43,12 +43,12 @@ def read_monai(
     wanted = module.state_dict()
     weights = weights.without_prefix(lambda tensors: sum(key in wanted for key in tensors))
     fill(module, weights.tensors, file)
-    classes, notes = arguments.get("out_channels"), list(weights.notes)
-    if isinstance(classes, int) and classes > 2 and "lesion_class" not in known:
-        notes.append(f"of its {classes} classes number 1 is taken for the lesion, say lesion_class if it is another")
+    count = arguments.get("out_channels")
+    if isinstance(count, int) and count > 1:
+        known = {"classes": tuple(map(str, range(count)))} | known
     first = next((m for m in module.modules() if isinstance(m, nn.Conv3d)), None)
     names = tuple(channels) if channels else SHIPPED if first and first.in_channels == len(SHIPPED) else None
-    return Network(module, name, notes=tuple(notes), channels=names, **known)
+    return Network(module, name, notes=weights.notes, channels=names, **known)
 
 
 def read_definition(
@@ -194,8 +194,8 @@ def _outputs(config: Mapping[str, Any], metadata: Mapping[str, Any]) -> dict[str
     if sigmoid and len(names) != 1:
         found |= {"head": "sigmoid", "lesion_class": 0}
     if len(names) > 1:
-        number = lesion_output([str(names[key]) for key in sorted(names, key=int)])
-        found |= {"lesion_class": number}
+        classes = tuple(str(names[key]) for key in sorted(names, key=int))
+        found |= {"lesion_class": lesion_output(classes), "classes": classes}
     return found
 
 

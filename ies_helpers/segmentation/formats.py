@@ -77,6 +77,10 @@ def load_network(
     if "window" in known and "through" not in known:
         known["through"] = "windows" if known["window"] else "whole"
     found = replace(found, **known, **({} if threshold is None else {"threshold": threshold}))
+    if "lesion_class" not in known and len(found.classes) > (1 if found.head == "sigmoid" else 2):
+        taken, names = found.classes[found.lesion_class], ", ".join(found.classes)
+        note = f"of its outputs ({names}) the lesion is taken to be {taken}; lesion_class in settings says another"
+        found = replace(found, notes=(*found.notes, note))
     found.module.to(place)
     for note in found.notes:
         warnings.warn(f"{found.name}: {note}.", stacklevel=2)

@@ -100,7 +100,8 @@ class Network:
         layer: name of the submodule that Grad-CAM++ reads.
         stride: total stride along each axis; sides must be a multiple of it. None: found by a probe.
         channels: the names of the channels it takes, in its order; None takes an image as it comes.
-        lesion_class: the channel of its output that means lesion.
+        lesion_class: the channel of its output that means lesion, by number or by its name in `classes`.
+        classes: names of the channels of its output, where they are known.
         plans: how an nnU-Net sees a scan on a grid of its own; `prepare` then brings the scan there.
         grid: where `prepare` placed one scan; images are then normalised as `plans` says.
         head: `softmax` over all classes, or `sigmoid` of each channel by itself.
@@ -120,6 +121,7 @@ class Network:
     stride: tuple[int, ...] | None = None
     channels: tuple[str, ...] | None = None
     lesion_class: int = 1
+    classes: tuple[str, ...] = ()
     head: Head = "softmax"
     plans: Any = None
     grid: Any = None
@@ -138,8 +140,13 @@ class Network:
             raise ValueError(f"overlap must be a share of the window's side, from 0 to below 1, got {self.overlap}.")
         if not 0 < self.threshold < 1:
             raise ValueError(f"A threshold must lie between 0 and 1, got {self.threshold}.")
+        if isinstance(self.lesion_class, str) and self.lesion_class in self.classes:
+            object.__setattr__(self, "lesion_class", self.classes.index(self.lesion_class))
         if not isinstance(self.lesion_class, Integral) or self.lesion_class < 0:
-            raise ValueError(f"lesion_class must be the number of a class, 0 or more, got {self.lesion_class!r}.")
+            names = f", or one of its names ({', '.join(self.classes)})" if self.classes else ""
+            raise ValueError(
+                f"lesion_class must be the number of a class, 0 or more{names}, got {self.lesion_class!r}."
+            )
         if self.channels is not None and len(set(self.channels)) != len(self.channels):
             raise ValueError(f"A network takes each channel once, got {', '.join(self.channels)}; leave one out.")
         if self.through == "windows" and self.window is None:

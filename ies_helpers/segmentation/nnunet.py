@@ -338,6 +338,7 @@ def read_results(word: str | Path, *, mirroring: bool = True, checkpoint: str = 
         stride=tuple(int(n) for n in np.prod(plans.network[1]["strides"], axis=0)),
         channels=tuple(known_channel(name) for name in plans.channels),
         lesion_class=1 if len(plans.outputs) == 1 else lesion_output(plans.outputs),
+        classes=("background", *plans.outputs) if len(plans.outputs) == 1 else plans.outputs,
         head="sigmoid" if plans.regions and len(plans.outputs) > 1 else "softmax",
         plans=plans,
     )

@@ -3,6 +3,8 @@
 import copy
 import json
 import os
+import shutil
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -189,6 +191,28 @@ def test_a_fold_or_a_network_of_other_plans_is_refused(results: Path, tmp_path: 
     (other / "plans.json").write_text(json.dumps(written))
     with pytest.raises(ValueError, match="another plan"):
         read_results(other)
+
+
+def test_a_region_is_chosen_by_name_and_one_that_was_guessed_is_said(results: Path, tmp_path: Path) -> None:
+    """Two regions, one inside the other, each under a sigmoid of its own."""
+    folder = tmp_path / results.name
+    shutil.copytree(results, folder)
+    dataset = json.loads((folder / "dataset.json").read_text())
+    dataset["labels"] = {"background": 0, "abnormal": [1, 2], "lesion": 2}
+    (folder / "dataset.json").write_text(json.dumps(dataset))
+    with pytest.warns(UserWarning, match=r"\(abnormal, lesion\) the lesion is taken to be lesion"):
+        guessed = load_network(f"{folder}:0", mirroring=False)
+    assert (guessed.lesion_class, guessed.head, len(guessed.notes)) == (1, "sigmoid", 1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        chosen = load_network(f"{folder}:0", mirroring=False, settings={"network": {"lesion_class": "abnormal"}})
+    assert chosen.lesion_class == 0
+    raw = scan()
+    network, subject = prepare(chosen, Subject("toy", raw, AFFINES["finer"], chosen.channels or (), raw=raw))
+    wanted = predict_logits(network, subject.image)[0].sigmoid().nan_to_num(0.0)
+    torch.testing.assert_close(predict(network, subject.image), wanted)
+    with pytest.raises(ValueError, match=r"abnormal, lesion\), got 'core'"):
+        load_network(f"{folder}:0", settings={"network": {"lesion_class": "core"}})
 
 
 def test_a_network_that_was_not_brought_to_the_scan_is_refused(results: Path) -> None:
