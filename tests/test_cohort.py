@@ -15,6 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import nibabel
 import numpy as np
 import pandas as pd
 import pytest
@@ -22,13 +23,15 @@ import torch
 
 import ies_helpers
 from ies_helpers import cohort as module
-from ies_helpers import load_network
+from ies_helpers import find_lesions, gradient, load_network, load_subject, road
 from ies_helpers.__main__ import main
 from ies_helpers.cli import cohort
 from ies_helpers.cohort import Config, Plan, Workforce, find_workers, list_tasks, plan_cohort, read_config, run_cohort
+from ies_helpers.segmentation.network import prepare
 from ies_helpers.subjects.sources import find_subject
 from tests.dying import Mortal, die
 from tests.patients import SPOTS, files_below, strays, write_image, write_network, write_patient
+from tests.results import write_results
 
 TEXT = """
 subjects = ["patients/*"]
@@ -154,6 +157,37 @@ def test_maps_are_evaluated_at_the_end_as_the_command_does(home: Path, serial, t
     for name in ("measures.csv", "ranking.csv", "summary.md"):
         assert (made / name).read_text() == (tmp_path / name).read_text()
     assert len(pd.read_csv(made / "measures.csv")["path"].unique()) == 5  # a: SmoothGrad of 1, Grad-CAM++ of 3; b: 1
+
+
+def test_a_results_folder_goes_through_a_cohort_and_is_asked_for_the_faithfulness_of_its_maps(tmp_path: Path) -> None:
+    """On a grid of its own, coarser than the scan's: maps and ROAD are those of the network brought to the scan."""
+    results = write_results(tmp_path, spacing=[6.0, 4.0, 4.0], patch_size=[16, 24, 24])
+    write_patient(tmp_path / "p1", side=28, spots={"TP": (14, 14, 14)})
+    text = f"""
+        subjects = ["p1"]
+        out = "out"
+        [network]
+        name = "{results.relative_to(tmp_path)}:0"
+        mirroring = false
+        [[explain]]
+        method = "gradient"
+        aggregate = "mean"
+        lesions = "1"
+        [evaluate]
+        faithfulness = true
+        seed = 2"""
+    (tmp_path / "cohort.toml").write_text(textwrap.dedent(text))
+    assert main(["cohort", f"{tmp_path / 'cohort.toml'}"]) == 0
+    network, subject = prepare(load_network(f"{results}:0", mirroring=False), load_subject(tmp_path / "p1"))
+    lesion = find_lesions(network, subject)[1]
+    saliency = gradient(network, subject.image, lesion, aggregate="mean")
+    folder = tmp_path / "out/sub-p1/anat"
+    for values, suffix in zip(saliency.numpy(), ("FLAIR", "T1w"), strict=True):
+        saved = nibabel.load(folder / f"sub-p1_desc-gradientmeanL001_{suffix}.nii.gz")
+        np.testing.assert_array_equal(np.asarray(saved.dataobj), values)
+    measures = pd.read_csv(tmp_path / "out/evaluation/measures.csv").set_index("measure")["value"]
+    wanted = road(network, subject.image, lesion, saliency, seed=2).mean
+    assert float(measures["road"]) == pytest.approx(wanted, rel=1e-5)
 
 
 def test_the_validator_of_bids_accepts_the_folder(serial: tuple[Config, pd.DataFrame]) -> None:
