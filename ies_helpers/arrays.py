@@ -4,13 +4,15 @@ Axes are written in array letters: C channels, I J K voxels along the three axes
 lesion, B images of one batch. Distances are in mm.
 """
 
+import itertools
+import warnings
 from collections.abc import Sequence
 from numbers import Integral
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 import torch
-from nibabel.affines import voxel_sizes
+from nibabel.affines import apply_affine, voxel_sizes
 from scipy import ndimage
 
 Volume: TypeAlias = torch.Tensor  # (C, I, J, K) float32 image, each channel normalised as the network wants it
@@ -48,7 +50,8 @@ class HasGrid(Protocol):
 LesionLike: TypeAlias = HasVoxels | LabelMap | Voxels  # a `Lesion`, a boolean mask (I, J, K) or voxels (V, 3)
 
 CONNECTIVITY = ndimage.generate_binary_structure(3, 2)  # of the paper: 18 voxels that share a face or an edge
-SAME_PLACE_MM = 1e-3  # largest difference at which two affines count as the same
+SAME_PLACE = 0.1  # of a voxel's shortest side: two grids that lie no further apart are one
+NEAR_PLACE = 0.4  # the same: up to here they are taken for one, with a warning; a shift by half a voxel is a mistake
 SEED_LIMIT = 2**63  # seeds are below it, so that a table's column of whole numbers holds them
 
 
@@ -145,13 +148,26 @@ def as_mask(lesion: LesionLike, shape: Sequence[int]) -> np.ndarray:
     return mask
 
 
+def apart_mm(one: Affine, other: Affine, shape: Sequence[int]) -> float:
+    """The largest distance in mm between the places of a voxel of a volume `(I, J, K)`: that of one of its corners."""
+    corners = np.array(list(itertools.product(*((0, n - 1) for n in shape))))
+    places = [apply_affine(np.asarray(affine, dtype=np.float64), corners) for affine in (one, other)]
+    return float(np.linalg.norm(places[0] - places[1], axis=1).max())
+
+
 def check_same_grid(what: str, one: HasGrid, other: HasGrid, remedy: str) -> None:
-    """Refuse two images (`what`: `FLAIR and T1`) that do not share their shape and, within 0.001, their affine."""
+    """Refuse two images (`what`: `FLAIR and T1`) of two shapes, or of which a voxel lies in two places.
+
+    Up to a tenth of the shortest side of a voxel, anywhere in the volume, is rounding; up to four tenths is told.
+    """
     if tuple(one.shape) != tuple(other.shape):
         raise ValueError(f"{what} must lie on one grid, got {tuple(one.shape)} and {tuple(other.shape)}; {remedy}.")
-    apart = float(np.abs(np.asarray(one.affine) - np.asarray(other.affine)).max())
-    if not apart <= SAME_PLACE_MM:
-        raise ValueError(f"{what} must lie on one grid, their affines differ by up to {apart:.3g}; {remedy}.")
+    apart, side = apart_mm(one.affine, other.affine, one.shape), min(spacing_of(one.affine))
+    if not apart <= NEAR_PLACE * side:
+        raise ValueError(f"{what} must lie on one grid, their voxels lie up to {apart:.3g} mm apart; {remedy}.")
+    if apart > SAME_PLACE * side:
+        share = f"{apart:.2g} mm apart, {apart / side:.0%} of a voxel's side"
+        warnings.warn(f"{what} lie up to {share}; they are taken for one grid, and nothing is resampled.", stacklevel=3)
 
 
 def check_finite(values: torch.Tensor | np.ndarray, what: str, remedy: str) -> None:

@@ -7,7 +7,16 @@ import pytest
 import torch
 
 from ies_helpers import deletion, road, smoothgrad
-from ies_helpers.arrays import Box, as_mask, as_voxels, check_choice, check_finite, check_same_grid, check_seed
+from ies_helpers.arrays import (
+    Box,
+    apart_mm,
+    as_mask,
+    as_voxels,
+    check_choice,
+    check_finite,
+    check_same_grid,
+    check_seed,
+)
 from ies_helpers.measures.removal import sensitivity, sensitivity_n
 from ies_helpers.segmentation.lesions import Lesions, true_negatives
 from ies_helpers.subjects.editing import healthy_places
@@ -101,14 +110,20 @@ def test_what_is_no_lesion_is_refused(given: np.ndarray, met: str) -> None:
         as_voxels(given, SHAPE)
 
 
+def test_how_far_two_affines_are_apart_is_the_worst_of_all_voxels(rng: np.random.Generator) -> None:
+    one, other = (np.vstack([rng.normal(size=(3, 4)), [0, 0, 0, 1]]) for _ in range(2))
+    wanted = max(np.linalg.norm((one - other) @ (*voxel, 1)) for voxel in np.ndindex(SHAPE))
+    assert apart_mm(one, other, SHAPE) == pytest.approx(wanted)
+
+
 def test_a_check_says_what_it_met() -> None:
     other = subject_in_memory((24, 28, 21))
     with pytest.raises(ValueError, match=r"got \(24, 28, 20\) and \(24, 28, 21\); do that\."):
         check_same_grid("Two", SUBJECT, other, "do that")
-    moved = subject_in_memory(affine=SUBJECT.affine + 0.002)
-    with pytest.raises(ValueError, match=r"differ by up to 0\.002; do that\."):
+    moved = subject_in_memory(affine=SUBJECT.affine + 3 * np.eye(4, k=3))
+    with pytest.raises(ValueError, match=r"lie up to 3 mm apart; do that\."):
         check_same_grid("Two", SUBJECT, moved, "do that")
-    check_same_grid("Two", SUBJECT, subject_in_memory(affine=SUBJECT.affine + 0.0009), "do that")
+    check_same_grid("Two", SUBJECT, subject_in_memory(affine=SUBJECT.affine + 0.01 * np.eye(4, k=3)), "do that")
     with pytest.raises(ValueError, match="2 values"):
         check_finite(np.array([1.0, np.nan, np.inf]), "It", "mend it")
     with pytest.raises(ValueError, match="one of a, b, got 'c'"):

@@ -305,7 +305,7 @@ def test_a_changed_header_harms_no_finished_folder(patient, network, tmp_path, c
     capsys.readouterr()
     assert run(*common, "--json") == 2
     error = capsys.readouterr().err
-    assert re.search(r"p1 .*their affines differ by up to 5; .* another --out", error)
+    assert re.search(r"p1 .*their voxels lie up to 5 mm apart; .* another --out", error)
     assert error.count("\n") == 1
     assert {name: (tmp_path / "out" / name).stat().st_mtime_ns for name in files_below(tmp_path / "out")} == before
     assert len(read_maps(tmp_path / "out")) > 0

@@ -23,7 +23,7 @@ from nibabel.affines import apply_affine
 from nibabel.processing import resample_from_to
 from scipy import ndimage
 
-from ies_helpers.arrays import SAME_PLACE_MM, Affine, Saliency
+from ies_helpers.arrays import SAME_PLACE, Affine, Saliency, apart_mm
 from ies_helpers.measures.maps import SHELLS, SignPart, part_of, shells, why_empty
 from ies_helpers.segmentation.lesions import Lesion
 from ies_helpers.subjects.nifti import read_image, read_values
@@ -228,12 +228,12 @@ def read_labels(path: str | Path, subject: Subject) -> np.ndarray:
     if not np.isfinite(values).all() or (values != np.round(values)).any():
         raise ValueError(f"A label image must hold whole numbers, {path.name} holds others; save labels, not scores.")
     labels, affine = values.astype(np.int32), np.asarray(image.affine, dtype=np.float64)
-    apart = float(np.abs(affine - subject.affine).max())
-    if labels.shape != subject.shape or apart > SAME_PLACE_MM:
+    apart = apart_mm(affine, subject.affine, labels.shape)
+    if labels.shape != subject.shape or apart > SAME_PLACE * min(subject.spacing):
         moved = resample_from_to(nibabel.Nifti1Image(labels, affine), (subject.shape, subject.affine), order=0)
         labels = np.asarray(moved.dataobj).astype(np.int32)
         warnings.warn(
-            f"{path.name} lies on another grid (shape {values.shape}, affine up to {apart:.3g} apart) than "
+            f"{path.name} lies on another grid (shape {values.shape}, voxels up to {apart:.3g} mm apart) than "
             f"{subject.name} (shape {subject.shape}): resampled, nearest neighbour. Small structures may change.",
             stacklevel=2,
         )

@@ -88,7 +88,8 @@ def make_maps(
     records = [_record(subject, network, digest, pixels, lesion, recipe) for lesion in numbered]
     todo = [(le, r) for le, r in zip(numbered, records, strict=True) if not finished(folder, subject, r)]
     add_lesions(folder, subject, [(lesion.number, lesion.group, lesion.voxels) for lesion in numbered])
-    notes: dict[str, Any] = {"command": command} | ({"network_notes": list(network.notes)} if network.notes else {})
+    notes: dict[str, Any] = {"command": command}
+    notes |= {f"{who}_notes": list(it.notes) for who, it in (("network", network), ("subject", subject)) if it.notes}
     if todo and recipe.statistics == "frozen":
         notes |= _frozen_deviation(network, subject.image, numbered)
     try:

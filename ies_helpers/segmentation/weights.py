@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from ies_helpers.subjects.downloads import extract_member
-from ies_helpers.subjects.files import one_line
+from ies_helpers.subjects.files import one_line, stand_in
 
 Tensors = dict[str, torch.Tensor]
 
@@ -117,16 +117,8 @@ def read_pickle(path: Path) -> Any:
 
 def _check_kind(path: Path) -> None:
     """Name what is often saved in place of weights: nothing, a page of a file host, a pointer to a large file."""
-    with path.open("rb") as file:
-        head = file.read(200)
-    kinds = {
-        "an empty file": not head.strip(),
-        "a web page": head.lstrip().lower().startswith((b"<!doctype", b"<html")),
-        "a Git LFS pointer, and not the file it points to": head.startswith(b"version https://git-lfs"),
-    }
-    for kind, is_it in kinds.items():
-        if is_it:
-            raise ValueError(f"A file of weights must hold tensors, {path.name} is {kind}: download the file itself.")
+    if kind := stand_in(path):
+        raise ValueError(f"A file of weights must hold tensors, {path.name} is {kind}: download the file itself.")
 
 
 def _read_safetensors(path: Path) -> Weights:

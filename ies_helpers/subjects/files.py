@@ -104,3 +104,21 @@ def data_folder() -> Path:
         if (folder / "registry.toml").is_file():
             return folder
     raise FileNotFoundError(f"the data folder is missing in and beside {package}: install ies-helpers anew")
+
+
+def stand_in(path: Path) -> str | None:
+    """What lies in place of a file that was never fetched: nothing, a web page or a pointer; None for none of these."""
+    if path.is_symlink() and not path.exists():
+        fetched = "annex/objects" not in os.readlink(path)
+        return "a link to no file" if fetched else f"what git-annex has not fetched (git annex get {path.name})"
+    with path.open("rb") as file:
+        head = file.read(200).lstrip()
+    if not head:
+        return "an empty file"
+    if head.lower().startswith((b"<!doctype", b"<html")):
+        return "a web page"
+    if head.startswith(b"version https://git-lfs"):
+        return "a Git LFS pointer, and not the file it points to (git lfs pull)"
+    if b"annex/objects/" in head:
+        return f"a git-annex pointer, and not the file it points to (git annex get {path.name})"
+    return None

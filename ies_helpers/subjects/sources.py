@@ -18,7 +18,7 @@ import torch
 from ies_helpers.arrays import LabelMap, check_same_grid
 from ies_helpers.subjects.downloads import fetch
 from ies_helpers.subjects.files import data_folder
-from ies_helpers.subjects.nifti import conversion, is_dicom, read_image, read_scan, read_values
+from ies_helpers.subjects.nifti import conversion, is_dicom, place_note, read_image, read_scan, read_values
 from ies_helpers.subjects.phantom import phantom
 from ies_helpers.subjects.subject import CHANNELS, SHIPPED, Subject, channel, normalise
 
@@ -235,6 +235,17 @@ ORIENTATIONS = ("LAS", "RAS")  # of the scans that the shipped networks were tra
 
 
 def _read(found: Found) -> Subject:
+    """What was found, read and judged; each thing that was decided on the way is a warning and one of its notes."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        subject = _read_images(found)
+    notes = tuple(dict.fromkeys([*(str(warning.message) for warning in caught), *remarks(subject)]))
+    for note in notes:
+        warnings.warn(note, stacklevel=4)
+    return replace(subject, notes=notes)
+
+
+def _read_images(found: Found) -> Subject:
     """The images of a patient on one grid, and its target; an optional one that cannot join them is left out."""
     opened: dict[str, nibabel.Nifti1Image] = {}
     raw, left_out = [], list(found.remarks)
@@ -255,10 +266,10 @@ def _read(found: Found) -> Subject:
     truth = None if found.target is None else _read_target(found.target, first, channel(names[0]).label)
     affine = np.asarray(first.affine, dtype=np.float64)
     values = torch.from_numpy(np.stack(raw).astype(np.float32))
-    subject = Subject(found.name, normalise(values, names), affine, names, truth, first.header, raw=values)
-    for remark in (*left_out, *remarks(subject)):
-        warnings.warn(remark, stacklevel=4)
-    return subject
+    for remark in (*left_out, place_note(first, found.images[names[0]].name)):
+        if remark:
+            warnings.warn(remark, stacklevel=2)
+    return Subject(found.name, normalise(values, names), affine, names, truth, first.header, raw=values)
 
 
 def of_rater(found: Found, rater: str | None = None) -> Found:

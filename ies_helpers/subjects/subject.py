@@ -91,6 +91,7 @@ class Subject:
         header: the NIfTI header of the first channel, whose space every map is written in.
         source: the arguments of `load_subject` that load it again.
         raw: the values of the files, for networks that normalise by themselves; None for an image edited in memory.
+        notes: a sentence for each thing that was decided, or is unusual, where the files were read.
     """
 
     name: str
@@ -101,6 +102,7 @@ class Subject:
     header: nibabel.Nifti1Header | None = None
     source: dict[str, Any] = field(default_factory=dict)
     raw: Volume | None = None
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         names = ", ".join(self.channels)

@@ -268,7 +268,7 @@ def test_labels_on_the_same_grid_are_taken_as_they_are_without_a_word(tmp_path: 
 def test_a_file_on_another_grid_is_resampled_to_the_nearest_voxel_and_a_warning_says_so(tmp_path: Path) -> None:
     flipped = AFFINE @ np.array([[-1.0, 0, 0, 23], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]])
     path = write_image(tmp_path / "flipped.nii.gz", LABELS[::-1], flipped)
-    with pytest.warns(UserWarning, match=r"flipped.nii.gz lies on another grid .*affine up to 23 apart.* resampled"):
+    with pytest.warns(UserWarning, match=r"flipped.nii.gz lies on another grid .*voxels up to 23 mm apart.* resampled"):
         got = read_labels(path, subject_in_memory())
     assert (got == LABELS).all()
     coarse = AFFINE @ np.diag([2.0, 2.0, 2.0, 1.0])

@@ -393,7 +393,7 @@ def test_lesions_and_maps_of_a_changed_header_are_refused_and_nothing_is_overwri
     save_lesions(tmp_path, subject, torch.rand(subject.shape), {"TP": labels})
     save_map(tmp_path, subject, drawn(subject), RECORD)
     before = {name: (tmp_path / name).stat().st_mtime_ns for name in files_below(tmp_path)}
-    moved, told = replace(subject, affine=AFFINE + np.eye(4, k=3) * 5), r"their affines differ by up to 5;"
+    moved, told = replace(subject, affine=AFFINE + np.eye(4, k=3) * 5), r"their voxels lie up to 5 mm apart;"
     if change == "shape":
         moved, labels = subject_in_memory((24, 28, 21)), torch.zeros(24, 28, 21, dtype=torch.int32)
         told = r"got \(24, 28, 20\) and \(24, 28, 21\);"
@@ -602,7 +602,7 @@ def test_lesions_on_another_grid_are_refused(copied: Path) -> None:
     path = copied / "sub-p1/anat/sub-p1_desc-tp_dseg.nii.gz"
     labels = nibabel.load(path)
     write_image(path, np.asarray(labels.dataobj), labels.affine + np.diag([0.0, 0.0, 0.1, 0.0]))
-    with pytest.raises(ValueError, match=r"dseg.nii.gz, must lie on one grid, their affines differ by up to 0\.1"):
+    with pytest.raises(ValueError, match=r"dseg.nii.gz, must lie on one grid, their voxels lie up to 2\.3 mm"):
         only(copied, "gradientmeanL001").load()
     write_image(path, np.zeros((24, 24, 25), dtype=np.int16), labels.affine)
     with pytest.raises(ValueError, match=r"dseg.nii.gz, must lie on one grid, got \(24, 24, 24\) and \(24, 24, 25\)"):
