@@ -100,7 +100,11 @@ def _probed(network: Network, channels: int, local: bool) -> ReceptiveField:
     if not local:
         return ReceptiveField(multiple or (1, 1, 1), None, None, _values_kept(hollow, channels))
     positive = replace(network, module=_positive_copy(network.module), through="whole")
-    found = [_stride(positive, hollow, channels, axis) for axis in range(3)]
+    try:
+        found = [_stride(positive, hollow, channels, axis) for axis in range(3)]
+    except UNKNOWN:
+        why = "it takes no thin volume, by which it would show how far it looks"
+        return ReceptiveField(multiple or (1, 1, 1), None, None, _values_kept(hollow, channels), gave_up=why)
     stride = network.stride or (found[0][0], found[1][0], found[2][0])
     reach, kept = [], found[0][1]
     positive = replace(positive, stride=stride)

@@ -3,6 +3,7 @@
 import functools
 import itertools
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -153,15 +154,27 @@ def check_logits(network: Network, image: Volume) -> None:
 
 
 def piece_of(network: Network, image: Volume) -> torch.Tensor:
-    """The middle of the image, `(1, C, i, j, k)`: a small cube that a network takes, or a window of unknown stride."""
-    shape, sides = tuple(image.shape[1:]), network.sides
-    if sides is None or network.stride is not None:
-        stride = network.stride or receptive_field(network, len(image)).stride
-        most = zip(sides or shape, stride, strict=True)
-        sides = tuple(-(-min(n, max(SMALL, 2 * s)) // s) * s for n, s in most)
+    """The middle of the image, `(1, C, i, j, k)`: a small cube, or a window or all where no small one is taken."""
+    shape, window = tuple(image.shape[1:]), network.sides
+    if window is not None and network.stride is None:
+        return _middle(network, image, window)
+    stride = network.stride or receptive_field(network, len(image)).stride
+    most = zip(window or shape, stride, strict=True)
+    small = _middle(network, image, [-(-min(n, max(SMALL, 2 * s)) // s) * s for n, s in most])
+    try:
+        with torch.no_grad(), at_rest(network):
+            network.logits(small)
+    except (RuntimeError, ValueError, TypeError, IndexError, AssertionError):  # one that is built for one size
+        return _middle(network, image, window or [-(-n // s) * s for n, s in zip(shape, stride, strict=True)])
+    return small
+
+
+def _middle(network: Network, image: Volume, sides: Sequence[int]) -> torch.Tensor:
+    """So many voxels of the image, `(1, C, i, j, k)`, with zeros at the end where it has fewer."""
+    shape = tuple(image.shape[1:])
     start = np.maximum(0, np.subtract(shape, sides) // 2)
     inner = image[:, *(Box.of(start, start + sides) & Box.whole(shape))]
-    return pad_end(inner, sides)[None].to(network.device, network.dtype).clone()
+    return pad_end(inner, tuple(sides))[None].to(network.device, network.dtype).clone()
 
 
 def _why_no_logits(network: Network, x: torch.Tensor) -> str:

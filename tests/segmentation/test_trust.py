@@ -76,6 +76,32 @@ def test_a_field_too_wide_to_be_probed_is_said_and_the_whole_image_taken(monkeyp
     assert oracles.relative(got, oracles.aggregate(each, "mean")) < EXACT
 
 
+class Fitted(nn.Module):
+    """Made for images of one size, as a transformer with positions is; `norm` makes it look everywhere."""
+
+    def __init__(self, norm: nn.Module) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.net = nn.Sequential(nn.Conv3d(2, 4, 3, padding=1), norm, nn.ReLU(), nn.Conv3d(4, 2, 3, padding=1))
+        self.places = nn.Parameter(torch.randn(IMAGE.shape[1:]))
+        self.double().requires_grad_(False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.net(x + self.places)
+
+
+@pytest.mark.filterwarnings("ignore:.*taken on the whole image")
+@pytest.mark.parametrize("norm", [nn.Identity(), nn.InstanceNorm3d(4, affine=True)], ids=["local", "global"])
+def test_a_network_made_for_one_size_is_explained_at_that_size(norm: nn.Module) -> None:
+    """A small piece, by which others show that they answer, it does not take."""
+    network, voxels = Network(Fitted(norm), "fitted"), PLACES["inner"]
+    each = oracles.voxel_gradients(oracles.whole(network, 2), IMAGE, voxels)
+    assert oracles.relative(gradient(network, IMAGE, voxels, aggregate="max"), oracles.aggregate(each, "max")) < EXACT
+    torch.testing.assert_close(predict(network, IMAGE), network.module(IMAGE[None])[0].softmax(dim=0)[1].float())
+    with pytest.raises(ValueError, match="16 x 16 x 40"):
+        gradient(network, IMAGE[..., :40], voxels)
+
+
 def test_a_structure_changed_in_place_is_asked_again() -> None:
     """Remembered by the module alone, the trust of the plain network would serve the odd one."""
     torch.manual_seed(0)
