@@ -262,6 +262,7 @@ def smoothgrad(
     image: Volume,
     lesion: LesionLike,
     *,
+    channels: Sequence[str] | None = None,
     aggregate: Aggregate = "max",
     draws: Draws = 50,
     noise: float = NOISE_SHARE,
@@ -278,8 +279,9 @@ def smoothgrad(
 
     Args:
         network: explained on the whole volume or through its windows: `network.through`.
-        image: `(C, I, J, K)`, z-scored; the network's channels, or FLAIR first where it names none.
+        image: `(C, I, J, K)`, z-scored.
         lesion: whose logits.
+        channels: what the image's channels are, as `subject.channels`, where the network names none; FLAIR first.
         aggregate: over the lesion's voxels, in each draw: `mean` (equation 2), `sum`, or `max` (equation 3).
         draws: number of noisy images; the paper takes 50. `auto` stops when the standard error of the peak is at most
             2 % of it, after 10 to 200 draws. It is the error of one value, chosen and judged by the same draws:
@@ -294,7 +296,8 @@ def smoothgrad(
         `(C, I, J, K)` float32, signed, in logits per unit of z-scored intensity.
     """
     given = {"aggregate": aggregate, "draws": draws, "noise": noise, "seed": seed, "way": way, "statistics": statistics}
-    return smoothgrad_average(network, image, lesion, **given, progress=progress).full(tuple(image.shape[1:]))
+    average = smoothgrad_average(network, image, lesion, channels=channels, **given, progress=progress)
+    return average.full(tuple(image.shape[1:]))
 
 
 def smoothgrad_average(network: Network | nn.Module, image: Volume, lesion: LesionLike, **settings: Any) -> Average:

@@ -190,6 +190,7 @@ def save_map(
             "maximum": float(values.max()),
             "path": str(path.relative_to(folder)),
             "source": subject.source,
+            "background": {name: subject.background.get(name, "unknown") for name in subject.channels},
             "versions": versions(),
             **(notes or {}),
         }

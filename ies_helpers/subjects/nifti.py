@@ -23,12 +23,13 @@ from nibabel.spatialimages import HeaderDataError
 
 from ies_helpers.arrays import SAME_PLACE, apart_mm, spacing_of
 from ies_helpers.subjects.files import replacing, stand_in
-from ies_helpers.subjects.subject import Subject
+from ies_helpers.subjects.subject import Background, Subject, find_background
 
 DEFLATE = 1032  # how many bytes one byte of a `.gz` can become at most
 ROOM = {".gz": DEFLATE, ".mgz": DEFLATE, ".nii": 1, ".img": 1, ".mgh": 1}  # bytes of values in one of a file
 VOXEL_MM = (1e-3, 1e3)  # sides of a voxel that are believed, in mm
 SQUARABLE = 1e15  # values above it, or a range below its inverse, have no standard deviation in float32
+EMPTY = 1e-3  # share of a volume that must be more than background
 RESOLVED = 1e-3  # a range that is a smaller share of the largest value is too coarse in float32
 
 ENDINGS = (".nii.gz", ".nii", ".mgz", ".mgh", ".img.gz", ".img", ".hdr.gz", ".hdr")  # of files that can be images
@@ -223,17 +224,23 @@ def read_values(image: nibabel.Nifti1Image, what: str) -> np.ndarray:
         raise ValueError(f"The {what} image must be whole, {met}; copy it again.") from error
 
 
-def read_scan(image: nibabel.Nifti1Image, what: str) -> np.ndarray:
-    """`(I, J, K)` float32 values of an image from `read_image`, fit to be z-scored."""
+def read_scan(image: nibabel.Nifti1Image, what: str) -> tuple[np.ndarray, Background]:
+    """`(I, J, K)` float32 values of an image from `read_image`, fit to be z-scored, and their background; NaN is 0."""
     path = Path(image.get_filename() or "")
     with np.errstate(over="ignore", invalid="ignore"):  # what float32 cannot hold is refused below
         values = read_values(image, what).astype(np.float32)
-    if not np.isfinite(values).all():
-        bad = int((~np.isfinite(values)).sum())
-        raise ValueError(f"The {what} image must be finite, {path.name} has {bad} NaN or infinite voxels; mend it.")
-    inside = values[values != 0]
+    background = None if np.isinf(values).any() else find_background(values)
+    amiss = ~np.isfinite(values) & ~(background.outside if background else np.zeros_like(values, dtype=bool))
+    if background is None or amiss.any():
+        bad = f"{int(amiss.sum())} NaN or infinite voxels"
+        raise ValueError(f"The {what} image must be finite, {path.name} has {bad}; mend it.")
+    values[np.isnan(values)] = 0
+    inside = values[~background.outside]
     if inside.size == 0 or inside.min() == inside.max():
         raise ValueError(f"The {what} image must vary over its non-zero voxels, {path.name} is constant.")
+    if inside.size < EMPTY * values.size:
+        met = f"{path.name} has {inside.size} of {values.size} voxels that are not background"
+        raise ValueError(f"The {what} image must show a brain, {met}: it is nearly empty; give another file.")
     low, high = float(inside.min()), float(inside.max())
     largest = max(-low, high)
     if largest > SQUARABLE or high - low < max(1 / SQUARABLE, RESOLVED * largest):
@@ -241,7 +248,7 @@ def read_scan(image: nibabel.Nifti1Image, what: str) -> np.ndarray:
             f"The {what} image must have values that can be z-scored, those of {path.name} run from {low:g} to "
             f"{high:g}; mend the scale factor in its header."
         )
-    return values
+    return values, background
 
 
 def save_image(path: Path, values: np.ndarray, subject: Subject) -> None:

@@ -16,7 +16,7 @@ from scipy import ndimage
 from torch.nn import functional
 
 from ies_helpers.arrays import CONNECTIVITY, Affine, Box
-from ies_helpers.subjects.subject import Subject, normalise
+from ies_helpers.subjects.subject import SHIPPED, Subject, normalise
 
 # A healthy brain: tissue maps warped out of nilearn's packaged MNI152 templates, and beside them what only looks like a
 # lesion, labelled background: the bright rim and caps of the ventricles, dirty white matter, cortical spots, punctate
@@ -210,8 +210,10 @@ def phantom(seed: int, *, lesions: int | None = None) -> Subject:
     raw = torch.from_numpy(np.stack([flair, t1]))
     source = {"subject": f"phantom:{seed}"} if lesions is None else {}
     header = nibabel.Nifti1Image(flair, AFFINE).header
-    image, mask = normalise(raw), torch.from_numpy(target)
-    return Subject(f"phantom{seed}", image, AFFINE.copy(), target=mask, header=header, source=source, raw=raw)
+    mask, nothing = torch.from_numpy(target), dict.fromkeys(SHIPPED, "0")
+    return Subject(
+        f"phantom{seed}", normalise(raw), AFFINE.copy(), SHIPPED, mask, header, source, raw=raw, background=nothing
+    )
 
 
 def phantom_scan(seed: int, *, lesions: int | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

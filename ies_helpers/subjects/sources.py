@@ -21,6 +21,7 @@ from ies_helpers.subjects.files import data_folder
 from ies_helpers.subjects.nifti import conversion, is_dicom, place_note, read_image, read_scan, read_values
 from ies_helpers.subjects.phantom import phantom
 from ies_helpers.subjects.subject import CHANNELS, SHIPPED, Subject, channel, normalise
+from ies_helpers.subjects.tissue import grey_levels, look_swapped
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ def load_subject(
         channels: the same as `images`, one by one, as `flair=..., t1=...`; these two come first.
 
     Returns:
-        The subject on the scan's own grid, each channel z-scored over its non-zero voxels.
+        The subject on the scan's own grid, each channel z-scored over what is not background (`find_background`).
     """
     if found := _find_by_name(subject, images, target, rater, **channels):
         files = {**found.images, **({"target": found.target} if found.target else {})}
@@ -230,6 +231,8 @@ def _plain_name(path: Path) -> str:
 
 SPACING_TOLERANCE = 0.15  # mm off 1 mm, from which on a warning says so
 LARGEST_BRAIN = 2.2  # litres with ventricles and sulci; a head has twice as much
+UNEQUAL = 1.5  # times the volume of the smallest channel that the largest may have
+FEWEST_LEVELS = 10  # different values that no scan has so few of
 SQUARE_TOLERANCE = 0.01  # cosine of the angle between voxel axes that count as square; rounding leaves 0.0001
 ORIENTATIONS = ("LAS", "RAS")  # of the scans that the shipped networks were trained on; left and right were swapped
 
@@ -248,7 +251,7 @@ def _read(found: Found) -> Subject:
 def _read_images(found: Found) -> Subject:
     """The images of a patient on one grid, and its target; an optional one that cannot join them is left out."""
     opened: dict[str, nibabel.Nifti1Image] = {}
-    raw, left_out = [], list(found.remarks)
+    raw, backgrounds, left_out = [], [], list(found.remarks)
     for name, path in found.images.items():
         label = channel(name).label
         try:
@@ -256,7 +259,9 @@ def _read_images(found: Found) -> Subject:
             for first, other in list(opened.items())[:1]:
                 what = f"{channel(first).label} and {label}"
                 check_same_grid(what, other, image, "resample one onto the other first")
-            raw.append(read_scan(image, label))
+            values, background = read_scan(image, label)
+            raw.append(values)
+            backgrounds.append(background)
             opened[name] = image
         except ValueError as error:
             if name not in found.optional:
@@ -269,7 +274,9 @@ def _read_images(found: Found) -> Subject:
     for remark in (*left_out, place_note(first, found.images[names[0]].name)):
         if remark:
             warnings.warn(remark, stacklevel=2)
-    return Subject(found.name, normalise(values, names), affine, names, truth, first.header, raw=values)
+    told = {name: background.words for name, background in zip(names, backgrounds, strict=True)}
+    image = normalise(values, names, backgrounds)
+    return Subject(found.name, image, affine, names, truth, first.header, raw=values, background=told)
 
 
 def of_rater(found: Found, rater: str | None = None) -> Found:
@@ -316,12 +323,44 @@ def remarks(subject: Subject) -> list[str]:
             f"The axes of {subject.name} run to {', '.join(axes)}; the networks were trained on L, A, S and may find "
             "less in a turned brain. Nothing was turned; nibabel.as_closest_canonical turns a file."
         )
-    litres = float((subject.image[0] != 0).sum()) * abs(float(np.linalg.det(subject.affine[:3, :3]))) / 1e6
-    if litres > LARGEST_BRAIN:
-        first = channel(subject.channels[0]).label
+    return [*found, *_on_channels(subject)]
+
+
+def _on_channels(subject: Subject) -> list[str]:
+    """One sentence for each way in which channels, all of them judged, are unlike stripped brains or each other."""
+    name, found, labels = subject.name, [], {n: channel(n).label for n in subject.channels}
+    said = [f"{words} in {labels[n]}" for n, words in subject.background.items() if words not in ("0", "none found")]
+    if said:
         found.append(
-            f"{subject.name} has {litres:.1f} litres of {first} that is not 0, more than a brain: it seems not to be "
+            f"The background of {name} is not exactly 0: it is {', '.join(said)}. It lies outside the brain and is 0 "
+            "in the z-scored image; a network that normalises by itself gets the values of the file, and 0 for NaN."
+        )
+    voxel = abs(float(np.linalg.det(subject.affine[:3, :3]))) / 1e6
+    litres = {labels[n]: int((v != 0).sum()) * voxel for n, v in zip(labels, subject.image, strict=True)}
+    heads = {label: volume for label, volume in litres.items() if volume > LARGEST_BRAIN}
+    least, most = min(litres, key=lambda of: litres[of]), max(litres, key=lambda of: litres[of])
+    if heads:
+        (first, volume), *others = heads.items()
+        more = "".join(f" and {volume:.1f} of {label}" for label, volume in others)
+        found.append(
+            f"{name} has {volume:.1f} litres of {first} that is not 0{more}, more than a brain: it seems not to be "
             "skull-stripped. Its z-scores are then those of a head, and the networks know brains only; strip it first."
+        )
+    elif litres[most] > UNEQUAL * litres[least]:
+        found.append(
+            f"{name} has {litres[most]:.2g} litres of {most} that is not 0 and {litres[least]:.2g} of {least}: either "
+            f"{most} is not skull-stripped, or {least} is cut or nearly empty. Compare the two scans."
+        )
+    for n, values in zip(labels, subject.image, strict=True):
+        if (levels := grey_levels(values)) <= FEWEST_LEVELS:
+            found.append(
+                f"{labels[n]} of {name} has {levels} different values in 98 % of what is not 0: it seems to be a mask, "
+                "a map of labels or all but constant, and no scan."
+            )
+    if set(SHIPPED) <= set(labels) and not heads and look_swapped(*subject.image[[*map([*labels].index, SHIPPED)]]):
+        found.append(
+            f"FLAIR and T1 of {name} look as if they were swapped: fluid stands out from grey and white matter in T1 "
+            "more than in FLAIR, and it should be the other way. Look which file is which."
         )
     return found
 

@@ -2,14 +2,15 @@
 
 import re
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import nibabel
 import numpy as np
 import torch
+from scipy import ndimage
 
 from ies_helpers.arrays import Affine, LabelMap, Volume, spacing_of
 
@@ -25,13 +26,104 @@ def torch_threads(wanted: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
+# What is brain and what is nothing: one rule, which all that asks for either goes by.
+
+FEWEST = 0.02  # share of a volume that a background fills at least
+FINE, COARSE = 1e-3, 1e-2  # distances from its value at which a voxel may be background, as shares of the values' range
+SAMPLE = 200_000  # values that tell centiles well enough
+ISLAND = 1000  # voxels of a piece of background that touches no side of the volume, at least
+
+
+class Background(NamedTuple):
+    """What a file holds where nothing was measured."""
+
+    outside: np.ndarray  # (I, J, K) bool, where that is
+    words: str  # its value, as a person would write it: `0`, `-0.0008`, `-0.0001 to 0.0001`, `NaN` or `none found`
+
+
+def find_background(values: np.ndarray) -> Background:
+    """What of `(I, J, K)` finite or NaN values is nothing, and what is brain or head.
+
+    A background that is exactly 0 is every 0, as published. It need not be: integers with a scale factor make -0.0008
+    of it, resampling lets it ring, others write -1024 or NaN, and a z-score over the whole box moves it. So:
+
+    1. NaN is background in pieces, voxels that share faces, that touch a side of the volume, where at least 2 % of all
+       voxels are NaN. So is the lowest value of all, if it is below 0 and 2 % hold it, in pieces that touch a side or
+       have 1000 voxels: smaller ones are brain that has the same value by chance.
+    2. Among the others, its value is 0 where 2 % are exactly that. Otherwise it is what most of them hold, if 2 % do
+       and three times as many as hold any other value. Where there is nothing of all this, every 0 is outside.
+    3. It rings where other values pile up at its own: at least 1 % as many as hold it lie within 0.1 % of the values'
+       range (0.5th to 99.5th centile) around it, and 30 % of those within 1 %. (Fluid that is about 0 by chance is
+       spread evenly: 10 %.) Background is then what lies within 0.1 %, or 1 % where that is more by one in 1000.
+    4. One that rings, or is not 0, is in pieces as the lowest value is.
+    """
+    values = np.asarray(values, dtype=np.float32)
+    nan, few = np.isnan(values), FEWEST * values.size
+    outside, words = np.zeros_like(nan), []
+    if nan.sum() >= few and (pieces := _pieces(nan, values.size)).any():
+        outside, words = pieces, ["NaN"]
+    known = values[~nan]
+    if known.size and (lowest := known.min()) < 0 and np.count_nonzero(known == lowest) >= few:
+        outside, words = outside | _pieces(values == lowest), [f"{lowest:.4g}", *words]
+        known = values[~(nan | outside)]
+    extent = _extent(known) if known.size else 0.0
+    value = _constant(known, extent)
+    if value is None:
+        return Background(outside if words else values == 0, " and ".join(words) or "none found")
+    away = np.abs(values - value)
+    held, fine, coarse = (int(np.count_nonzero(away <= share * extent)) for share in (0.0, FINE, COARSE))
+    if fine - held >= max(0.01 * held, 0.3 * (coarse - held), 1):
+        found = _pieces(away <= (FINE if coarse - fine < 0.001 * coarse else COARSE) * extent)
+        low, high = np.percentile(values[found], (0.5, 99.5)) if found.any() else (value, value)
+        words = [f"{low:.2g} to {high:.2g}", *words]
+    else:
+        found = away == 0 if value == 0 else _pieces(away == 0)
+        words = [f"{value:.4g}", *words]
+    return Background(outside | found, " and ".join(words))
+
+
+def _extent(known: np.ndarray) -> float:
+    """From the 0.5th to the 99.5th centile, by a sample of many; between the extremes where these are one value."""
+    some = known if known.size <= SAMPLE else known[np.random.default_rng(0).integers(known.size, size=SAMPLE)]
+    low, high = np.percentile(some, (0.5, 99.5))
+    return float(high - low) or float(known.max() - known.min())
+
+
+def _constant(known: np.ndarray, extent: float) -> np.floating | None:
+    """The value of a background among known ones `(V,)`; None where none stands out."""
+    if known.size and np.count_nonzero(known) <= (1 - FEWEST) * known.size:
+        return np.float32(0)
+    low = known.min(initial=np.inf)
+    for width in (FINE * extent, COARSE * extent) if extent else ():
+        steps = ((known - low) / width).clip(max=1e6).astype(np.int64)  # beyond it nothing is common
+        counts = np.bincount(steps, minlength=2)
+        pairs = counts[:-1] + counts[1:]  # a value may lie on the border of two steps
+        most = int(pairs.argmax())
+        others = np.concatenate([pairs[: max(0, most - 1)], pairs[most + 2 :]])
+        if pairs[most] >= max(FEWEST * known.size, 3 * others.max(initial=0)):
+            return np.float32(np.median(known[(steps == most) | (steps == most + 1)]))
+    return None
+
+
+def _pieces(mask: np.ndarray, least: int = ISLAND) -> np.ndarray:
+    """Those of its pieces that touch a side of the volume, or have at least so many voxels."""
+    found: Any = ndimage.label(mask)
+    labels, count = found
+    kept = np.bincount(labels.ravel(), minlength=count + 1) >= least
+    for axis in range(3):
+        kept[np.unique(labels.take((0, -1), axis))] = True
+    kept[0] = False
+    return kept[labels]
+
+
 @torch_threads(1)  # the order in which torch adds up, and with it the last bit, depends on their number
-def z_score(raw: torch.Tensor) -> torch.Tensor:
-    """Z-score `(I, J, K)` over its own non-zero voxels, as published (MONAI `NormalizeIntensity`); zeros stay zero."""
+def z_score(raw: torch.Tensor, inside: torch.Tensor) -> torch.Tensor:
+    """Z-score `(I, J, K)` over the voxels `inside`, as published (MONAI `NormalizeIntensity`); the others are 0."""
     from monai.transforms.intensity.array import NormalizeIntensity  # takes seconds
 
-    normalised = torch.as_tensor(NormalizeIntensity(nonzero=True)(raw), dtype=torch.float32)
-    return normalised.as_subclass(torch.Tensor)  # MONAI wraps what it returns
+    normalised = torch.zeros(raw.shape, dtype=torch.float32)
+    normalised[inside] = torch.as_tensor(NormalizeIntensity()(raw[inside])).as_subclass(torch.Tensor)  # MONAI wraps it
+    return normalised
 
 
 @dataclass(frozen=True)
@@ -45,7 +137,8 @@ class Channel:
     entities: str = ""  # what stands before the suffix in BIDS, such as `ce-gadolinium`
     bright: float = 0.0  # share of a lesion's contrast in FLAIR that it has, below 0 where lesions are dark
     noise_reference: bool = False  # whether its range gives the noise of SmoothGrad, as FLAIR's does as published
-    normalise: Callable[[torch.Tensor], torch.Tensor] = z_score  # raw `(I, J, K)` values -> those that networks take
+    # raw `(I, J, K)` values, and which are not background -> the values that networks take, 0 in the background
+    normalise: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] = z_score
 
 
 _T1 = r"(?<![A-CE-Z])T1(?!\d)|(?<![A-Za-z])t1(?!\d)|(?i:mprage|mp2rage)"
@@ -92,6 +185,7 @@ class Subject:
         source: the arguments of `load_subject` that load it again.
         raw: the values of the files, for networks that normalise by themselves; None for an image edited in memory.
         notes: a sentence for each thing that was decided, or is unusual, where the files were read.
+        background: what each channel's file holds outside the brain, in words; see `find_background`.
     """
 
     name: str
@@ -103,6 +197,7 @@ class Subject:
     source: dict[str, Any] = field(default_factory=dict)
     raw: Volume | None = None
     notes: tuple[str, ...] = ()
+    background: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         names = ", ".join(self.channels)
@@ -153,8 +248,14 @@ class Subject:
         return f"Subject({self.name}: {', '.join(self.channels)}; {size} voxels of {spacing} mm; target {lesion})"
 
 
-def normalise(raw: np.ndarray | torch.Tensor, channels: Sequence[str] = SHIPPED) -> Volume:
-    """Each channel of `(C, I, J, K)` as its row of `CHANNELS` says: z-scored over its own non-zero voxels."""
-    image = torch.as_tensor(raw, dtype=torch.float32).clone()
+def normalise(
+    raw: np.ndarray | torch.Tensor, channels: Sequence[str] = SHIPPED, found: Sequence[Background] = ()
+) -> Volume:
+    """Each channel of `(C, I, J, K)` as its row of `CHANNELS` says: z-scored over what is not its own background.
+
+    `found` is each channel's background, where it is known already; see `find_background`.
+    """
+    image = torch.as_tensor(raw, dtype=torch.float32)
     rows = [channel(name) for name in channels] if len(channels) == len(image) else [CHANNELS["t1"]] * len(image)
-    return torch.stack([row.normalise(values) for row, values in zip(rows, image, strict=True)])
+    inside = [~torch.from_numpy(b.outside) for b in found or (find_background(values.numpy()) for values in image)]
+    return torch.stack([row.normalise(v, brain) for row, v, brain in zip(rows, image, inside, strict=True)])

@@ -1,14 +1,17 @@
 """Brain and white matter by intensity alone: what looks healthy, and what surely is white matter."""
 
 import numpy as np
+import torch
 from scipy import ndimage
 from scipy.stats import median_abs_deviation
 
 from ies_helpers.arrays import CONNECTIVITY, Volume
 from ies_helpers.subjects.phantom import GRID
-from ies_helpers.subjects.subject import SHIPPED, Subject
+from ies_helpers.subjects.subject import SAMPLE, SHIPPED, Subject
 
 BRIGHTEST_IN_T1 = 0.4  # share of the brain that is taken for white matter where FLAIR is not unusual
+LONGER_REACH = 1.35  # times FLAIR's dark end, beyond which that of T1 says that the two are swapped
+FEWEST_FOR_CONTRAST = 1000  # voxels of brain without which contrast says nothing
 USUAL_IN_FLAIR = 2.5  # robust standard deviations beyond which a voxel is unusual: a lesion nobody drew
 
 
@@ -52,6 +55,28 @@ def inner_white_matter(subject: Subject) -> np.ndarray:
     if subject.shape == GRID:
         white &= _template_white_matter(subject.affine)
     return np.asarray(ndimage.binary_erosion(white, ndimage.generate_binary_structure(3, 1)), dtype=bool)
+
+
+def grey_levels(values: Volume) -> int:
+    """How many different values a channel `(I, J, K)` has where it is not 0, the 1 % at either end aside."""
+    inside = values[values != 0].numpy()
+    inside = np.sort(inside[:: 1 + len(inside) // SAMPLE])
+    return len(np.unique(inside[len(inside) // 100 : len(inside) - len(inside) // 100]))
+
+
+def look_swapped(flair: Volume, t1: Volume) -> bool:
+    """Whether what is called T1 `(I, J, K)` looks like FLAIR, and what is called FLAIR like T1.
+
+    In FLAIR grey and white matter are nearly alike and fluid is far darker; in T1 they lie apart, and fluid not much
+    farther. So the reach of the dark end, from the median to the 1st centile, in widths of the middle half, is longer
+    in FLAIR: 1.9 times and more in three patients and six phantoms, 1.4 in parts of them or with noise.
+    """
+    both = torch.stack([flair, t1])[:, (flair != 0) & (t1 != 0)].numpy()
+    if both.shape[1] < FEWEST_FOR_CONTRAST:
+        return False
+    ends = np.percentile(both[:, :: 1 + both.shape[1] // SAMPLE], (1, 25, 50, 75), axis=1).T
+    reach, width = ends[:, 2] - ends[:, 0], ends[:, 3] - ends[:, 1]
+    return bool(reach[1] * width[0] > LONGER_REACH * reach[0] * width[1])
 
 
 def robust_deviation(values: np.ndarray) -> float:

@@ -106,6 +106,33 @@ def test_a_sidecar_tells_what_the_method_used_and_no_more(network: Network, tmp_
     assert cam["layer"] == "model.1.submodule.2.conv"
 
 
+class ReadsSecond(nn.Module):
+    """The lesion's logit is the second channel's square, in a network that names no channels."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.stack([0 * x[:, 1], x[:, 1] ** 2], dim=1)
+
+
+def test_with_t1_first_noise_and_names_are_those_of_the_channels(tmp_path: Path) -> None:
+    """Sigma is 5 % of the range of FLAIR, not of the first; its file has its map, and that of T1 is empty."""
+    image = torch.stack([3 * SUBJECT.image[1], SUBJECT.image[0]])
+    turned = replace(SUBJECT, image=image, channels=("t1", "flair"))
+    explain(turned, ReadsSecond(), LESIONS[:1], tmp_path, draws=2)
+    flair, t1 = (
+        json.loads((tmp_path / f"sub-toy/anat/sub-toy_desc-smoothgradmaxL001_{suffix}.json").read_text())
+        for suffix in ("FLAIR", "T1w")
+    )
+    assert flair["sigma"] == t1["sigma"] == noise_module.noise_sigma(SUBJECT.image, 0.05, SUBJECT.channels)
+    assert flair["sigma"] != noise_module.noise_sigma(image, 0.05)
+    assert (flair["status"], t1["status"]) == ("ok", "empty")
+    given = smoothgrad(ReadsSecond(), image, LESIONS[0], draws=2, channels=turned.channels)
+    saved = read(tmp_path, f"smoothgradmax{LESIONS[0].label}")  # FLAIR first, as files are sorted
+    assert torch.equal(saved, given.flip(0))
+    noisy = [noise_module.noisy_image(image, flair["sigma"], 0, draw)[1] for draw in range(2)]
+    wanted = 2 * sum(noisy) / 2 * torch.from_numpy(ball(SUBJECT.shape, (10, 10, 10), 1.2))
+    assert torch.allclose(saved[0], wanted, rtol=1e-5, atol=1e-6)
+
+
 def test_the_path_through_windows_is_told_and_its_size_is_part_of_the_map(network: Network, tmp_path: Path) -> None:
     windows = replace(network, window=16, through="windows")
     run(windows, tmp_path, method="gradient")

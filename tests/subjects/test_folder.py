@@ -124,7 +124,7 @@ def test_file_names_are_those_of_bids_derivatives(tmp_path: Path) -> None:
 
 
 def test_the_sidecar_says_how_the_map_was_made(tmp_path: Path) -> None:
-    subject = subject_in_memory()
+    subject = replace(subject_in_memory(), background={"flair": "0", "t1": "-0.0008", "t2": "0"})
     saliency = drawn(subject)
     (path, _) = save_map(tmp_path, subject, saliency, RECORD, {"command": "ies explain here"})
     saved = json.loads(path.with_name(path.name.replace(".nii.gz", ".json")).read_text())
@@ -134,6 +134,7 @@ def test_the_sidecar_says_how_the_map_was_made(tmp_path: Path) -> None:
         **{"through": "whole", "unit": "logit", "modality": "flair", "status": "ok", "command": "ies explain here"},
         **{"minimum": float(saliency[0].min()), "maximum": float(saliency[0].max())},
         "path": "sub-toy/anat/sub-toy_desc-smoothgradmaxL003_FLAIR.nii.gz",
+        "background": {"flair": "0", "t1": "-0.0008"},
     }
     assert {key: saved[key] for key in told} == told
     assert saved["versions"]["torch"] == torch.__version__

@@ -4,6 +4,7 @@ import gzip
 import re
 import shutil
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import nibabel
@@ -489,6 +490,76 @@ def test_a_head_that_is_not_stripped_is_told(tmp_path: Path, litres: float, told
     found = [text for text in warned(tmp_path) if "skull-stripped" in text]
     assert len(found) == told
     assert not told or f"has {litres:.1f} litres of FLAIR that is not 0" in found[0]
+
+
+def told_of(folder: Path, word: str) -> list[str]:
+    """The remarks with a word in them."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        load_subject(folder)
+    return [str(warning.message) for warning in caught if word in str(warning.message)]
+
+
+def changed(patient: Path, suffix: str, change: Callable[[np.ndarray], np.ndarray]) -> None:
+    """A scan of a patient, written again."""
+    path = file_of(patient, suffix)
+    write_image(path, change(np.asanyarray(nibabel.load(path).dataobj).astype(np.float32)))
+
+
+def test_a_background_that_is_not_0_is_told_and_gives_the_same_image(patient: Path) -> None:
+    plain = load_subject(patient)
+    assert plain.background == {"flair": "0", "t1": "0"}
+    assert told_of(patient, "background") == []
+    changed(patient, "FLAIR", lambda v: np.where(v == 0, np.nan, v))
+    changed(patient, "T1w", lambda v: np.where(v == 0, -1024, v))
+    (said,) = told_of(patient, "background")
+    assert said.startswith("The background of p1 is not exactly 0: it is NaN in FLAIR, -1024 in T1.")
+    again = load_subject(patient)
+    assert torch.equal(again.image, plain.image)
+    assert again.background == {"flair": "NaN", "t1": "-1024"}
+    assert again.raw is not None
+    assert (again.raw[0] == plain.raw[0]).all()
+    assert again.raw[1].min() == -1024  # what a network that normalises by itself is given
+
+
+def test_nan_in_the_brain_is_refused_though_the_background_is_nan(patient: Path) -> None:
+    changed(patient, "T1w", lambda v: np.where((v == 0) | (np.indices(v.shape) // 2 == 6).all(axis=0), np.nan, v))
+    refused(patient, "T1 image must be finite, sub-p1_T1w.nii.gz has 8 NaN or infinite voxels; mend it")
+
+
+def test_every_channel_is_judged_and_not_the_first_alone(patient: Path, tmp_path: Path) -> None:
+    """Volumes are those of 4 mm voxels: 0.3 litres of brain, in air that is not 0 a head of 2.6, and less than both."""
+    large = np.diag([-4.0, 4, 4, 1])
+    values = {s: np.asanyarray(nibabel.load(file_of(patient, s)).dataobj).astype("f4") for s in ("FLAIR", "T1w")}
+    head = np.random.default_rng(0).uniform(1, 2, (36, 36, 36)).astype(np.float32)
+    flair, t1 = (np.pad(v, 6) for v in values.values())
+    cases = {
+        "head": (flair, np.where(t1 > 0, t1, head), "has 3.0 litres of T1 that is not 0, more than a brain"),
+        "cut": (flair, np.where(np.indices(t1.shape)[2] > 17, t1, 0), r"litres of FLAIR .* T1 is cut or nearly empty"),
+        "mask": (flair, np.where(t1 > 100, 2, t1 > 0), "T1 of mask has 2 different values in 98 % of what is not 0"),
+        "right": (flair, t1, None),
+    }
+    for name, (one, other, rule) in cases.items():
+        write_image(tmp_path / name / "FLAIR.nii.gz", one.astype("f4"), large)
+        write_image(tmp_path / name / "T1.nii.gz", other.astype("f4"), large)
+        said = told_of(tmp_path / name, "not 0")
+        assert len(said) == (rule is not None), name
+        assert rule is None or re.search(rule, said[0])
+
+
+def test_an_image_that_is_nearly_empty_is_refused(patient: Path) -> None:
+    write_image(file_of(patient, "T1w"), np.where(np.arange(24**3) < 13, np.arange(24**3), 0.0).reshape(SHAPE))
+    refused(patient, "T1 image must show a brain, sub-p1_T1w.nii.gz has 12 of 13824 voxels that are not background")
+
+
+def test_flair_and_t1_that_are_swapped_are_told() -> None:
+    demo = Path(finding.data_folder()) / "demo"
+    flair, t1 = demo / "sub-demo_FLAIR.nii.gz", demo / "sub-demo_T1w.nii.gz"
+    with pytest.warns(UserWarning, match="FLAIR and T1 of demo look as if they were swapped"):
+        load_subject(flair=t1, t1=flair)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        load_subject("demo")
 
 
 def test_an_affine_with_nan_is_refused(patient: Path) -> None:

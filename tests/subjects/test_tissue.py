@@ -1,13 +1,22 @@
 """Brain and white matter by intensity, without lesions, drawn or not."""
 
 from dataclasses import replace
+from pathlib import Path
 
+import nibabel
 import numpy as np
 import pytest
 import torch
 
 from ies_helpers import load_subject
-from ies_helpers.subjects.tissue import brain_mask, inner_white_matter, robust_deviation, white_matter
+from ies_helpers.subjects.tissue import (
+    brain_mask,
+    grey_levels,
+    inner_white_matter,
+    look_swapped,
+    robust_deviation,
+    white_matter,
+)
 from tests.patients import ball
 from tests.subjects.test_editing import BRAIN, MIDDLE, SHAPE, WHITE, brain, with_lesion
 
@@ -62,3 +71,28 @@ def test_a_subject_without_t1_is_refused_with_what_it_has() -> None:
     lone = replace(brain(), image=brain().image[:1], channels=("flair",))
     with pytest.raises(ValueError, match=r"has flair and lacks t1"):
         white_matter(lone)
+
+
+def test_flair_and_t1_that_are_swapped_look_so(openms: Path) -> None:
+    """By their contrast, in the demo and the patient of least difference; noise and equal scans say nothing."""
+    folder = openms / "cross_sectional" / "MNI" / "patient07"
+    files = [next(folder.glob(f"{name}_*.nii.gz")) for name in ("FLAIR", "T1")]
+    patient = np.stack([np.asanyarray(nibabel.load(path).dataobj) for path in files])
+    scans = {"demo": load_subject("demo").image, "patient07": torch.from_numpy(patient)}
+    for name, (flair, t1) in scans.items():
+        assert not look_swapped(flair, t1), name
+        assert look_swapped(t1, flair), name
+        assert look_swapped(0.01 * t1, 7 * flair), name
+        assert not look_swapped(flair, flair), name
+    noise = torch.from_numpy(np.random.default_rng(0).normal(size=(2, 30, 30, 30)))
+    assert not look_swapped(*noise)
+    assert not look_swapped(*noise.flip(0))
+    assert not look_swapped(*torch.zeros(2, 9, 9, 9))
+
+
+def test_grey_levels_are_counted_where_there_is_brain() -> None:
+    noise = torch.from_numpy(np.random.default_rng(0).normal(size=(20, 20, 20)))
+    assert grey_levels(noise) > 5000
+    assert grey_levels((noise > 0) + 2.0 * (noise > 1)) == 2
+    assert grey_levels(torch.where(noise > 2.6, noise, 5.0)) == 1, "the 1 % at either end do not count"
+    assert grey_levels(torch.zeros(4, 4, 4)) == 0
