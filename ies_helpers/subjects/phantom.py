@@ -210,7 +210,7 @@ def phantom(seed: int, *, lesions: int | None = None) -> Subject:
     raw = torch.from_numpy(np.stack([flair, t1]))
     source = {"subject": f"phantom:{seed}"} if lesions is None else {}
     header = nibabel.Nifti1Image(flair, AFFINE).header
-    mask, nothing = torch.from_numpy(target), dict.fromkeys(SHIPPED, "0")
+    mask, nothing = torch.from_numpy(target), {"flair": "0", "t1": "0"}
     return Subject(
         f"phantom{seed}", normalise(raw), AFFINE.copy(), SHIPPED, mask, header, source, raw=raw, background=nothing
     )

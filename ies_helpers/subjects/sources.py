@@ -232,7 +232,7 @@ def _plain_name(path: Path) -> str:
 SPACING_TOLERANCE = 0.15  # mm off 1 mm, from which on a warning says so
 LARGEST_BRAIN = 2.2  # litres with ventricles and sulci; a head has twice as much
 UNEQUAL = 1.5  # times the volume of the smallest channel that the largest may have
-FEWEST_LEVELS = 10  # different values that no scan has so few of
+FEWEST_LEVELS = 4  # different values of a mask or a map of labels; a scan has more
 SQUARE_TOLERANCE = 0.01  # cosine of the angle between voxel axes that count as square; rounding leaves 0.0001
 ORIENTATIONS = ("LAS", "RAS")  # of the scans that the shipped networks were trained on; left and right were swapped
 

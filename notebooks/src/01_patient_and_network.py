@@ -68,6 +68,8 @@ print(f"the largest alone holds {sizes.max() / sizes.sum():.0%} of the lesion vo
 # ## Z-scores
 #
 # MRI has no unit. The same brain gives other numbers on another scanner. The published network therefore reads z-scores: from each channel its mean is subtracted, and the rest is divided by its standard deviation, both taken over the **non-zero voxels**. Outside the brain the image is zero and stays zero.
+#
+# That holds where the background is exactly 0, as here. A file that was saved once more may hold something else there: integers with a scale factor turn 0 into -0.0008, resampling lets it ring between tiny values, some programs write -1024 or NaN, and a z-score over the whole box moves it. None of these is zero, and a z-score over "non-zero" would be one of the box, in which a network finds ten times as many lesions. So the background is *found*, by one rule for every channel: every 0, where at least 2 % of the voxels are that; else the one value that far more voxels hold than any other, or around which they pile up; a lowest value below 0, or NaN, that reaches a side of the volume. Small spots inside the brain stay brain. What was found is said on screen where it is not exactly 0, stands in `subject.background` and in each map's sidecar, and is zero after the z-score.
 
 # %%
 from ies_helpers.subjects.subject import normalise
@@ -77,9 +79,11 @@ for name, channel in zip(subject.channels, subject.image, strict=True):
     print(f"{name:5} mean {values.mean():+.3f}, standard deviation {values.std():.3f} over {len(values)} voxels")
 louder = normalise(3 * subject.image)
 print("three times as loud, largest difference:", float((louder - normalise(subject.image)).abs().max()))
+padded = torch.where(subject.raw == 0, -1024, subject.raw)
+print("a background of -1024, largest difference:", float((normalise(padded) - subject.image).abs().max()))
 
 # %% [markdown]
-# Mean 0, standard deviation 1, and a scanner three times as loud makes no difference. (On a crop such as `demo` the z-score was taken over the crop.)
+# Mean 0, standard deviation 1; a scanner three times as loud makes no difference, nor does another background. (On a crop such as `demo` the z-score was taken over the crop.)
 #
 # The unit of every map in this handbook follows from here: *logit per unit of z-scored intensity*. One unit is one standard deviation of that channel.
 
@@ -279,7 +283,7 @@ print(f"share of the map that changes: {np.abs(g_windows - g).sum() / g.sum():.1
 #
 # ## Limits
 #
-# - A z-score is taken over all non-zero voxels, so it depends on the field of view and on how the skull was stripped.
+# - A z-score is taken over all voxels that are not background, so it depends on the field of view and on how the skull was stripped.
 # - The curve of distances is one lesion's plain gradient. It counts positive and negative alike and says nothing about need.
 # - $z_1$ alone is half of the story: the network can also raise a probability by lowering $z_0$. Exercise 2 looks at it.
 # - The contrast of a synthetic brain was drawn at random; no histogram here says what a scanner would give.

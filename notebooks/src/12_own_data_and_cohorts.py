@@ -163,7 +163,7 @@ print(*(warning.message for warning in told), sep="\n")
 # error, and neither prediction means much. If you resample to 1 mm first, say so in your methods: a map then has a resolution that the scan never had, and a lesion of
 # 6 voxels may be the work of the interpolation.
 #
-# **With a skull.** Both channels are z-scored over their non-zero voxels. In a brain that has been stripped these are the brain. In a
+# **With a skull.** Each channel is z-scored over what is not its background. In a brain that has been stripped these are the brain. In a
 # whole head they are scalp, fat, marrow and the noise of the air. We paint a bright shell around the whole head of patient
 # 01, some noise around everything, and load that.
 
@@ -184,7 +184,8 @@ print(*(warning.message for warning in told), sep="\n")
 look("with a skull", skull.image[(slice(None), *BOX)], subject.target)
 
 # %% [markdown]
-# We are told again: more litres are not 0 than a brain has. Whether a scan was stripped *well* no program here will tell you; look at it.
+# We are told again: more litres are not 0 than a brain has. Every channel is judged: a scalp in T1 alone is told, and so are a channel
+# that is cut or nearly empty, a mask in the place of a scan, and a FLAIR and a T1 that look swapped. Whether a scan was stripped *well* no program here will tell you; look at it.
 #
 # **One modality missing.** The networks have two channels, and a folder without a T1 is refused.
 
@@ -384,7 +385,7 @@ Markdown((home / "bids/derivatives/ies/evaluation/summary.md").read_text())
 # ## What we saw
 #
 # - A folder, plain files or a whole BIDS dataset go in; masks may lie apart.
-# - Axes, voxel size and a skull are told in a warning; different grids, damage and a missing modality are refused. Nothing is resampled, turned or filled.
+# - Axes, voxel size, a skull, a background that is not 0 and channels that look swapped are told in a warning; different grids, damage and a missing modality are refused. Nothing is resampled, turned or filled.
 # - A zero channel is accepted by the network, and is no answer.
 # - A cohort is one file and one command. It says before what it will cost and after what failed, and goes on where it was.
 #
