@@ -65,7 +65,8 @@ from ies_helpers.segmentation.lesions import GROUPS, Lesion, Lesions, check_want
 from ies_helpers.segmentation.network import Network, prepare
 from ies_helpers.subjects.files import write_text
 from ies_helpers.subjects.folder import MAPS, open_derivative, versions, write_index, write_table
-from ies_helpers.subjects.sources import BIDS, Found, find_subject, is_word, load_subject
+from ies_helpers.subjects.layouts import BIDS, Found
+from ies_helpers.subjects.sources import find_subject, is_word, load_subject
 from ies_helpers.subjects.subject import Subject, torch_threads
 
 # What a cohort shall do: the file, checked before anything is loaded.

@@ -24,7 +24,7 @@ from ies_helpers.arrays import Affine, Box, Volume, spacing_of
 from ies_helpers.segmentation.grid import Grid, Resampling, ras_axes
 from ies_helpers.segmentation.network import Copies, Network
 from ies_helpers.segmentation.weights import read_pickle
-from ies_helpers.subjects.subject import CHANNELS
+from ies_helpers.subjects.subject import known_channel
 
 ANISOTROPIC = 3
 """Spacing at which an axis is so much coarser than the others that nnU-Net resamples it by itself."""
@@ -356,14 +356,6 @@ def _folds(folder: Path, wanted: str, checkpoint: str) -> list[str]:
             f"{', '.join(lacking) or 'none'}."
         )
     return chosen
-
-
-def known_channel(name: str) -> str:
-    """A channel of `dataset.json` by the name that a row of `CHANNELS` has for it, else as it is, in small letters."""
-    for row in CHANNELS.values():
-        if name.lower() in (row.name, row.label.lower(), row.suffix.lower()) or re.search(row.pattern, name):
-            return row.name
-    return name
 
 
 def lesion_output(names: Sequence[str]) -> int:

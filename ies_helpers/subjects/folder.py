@@ -34,7 +34,7 @@ from ies_helpers.arrays import Affine, LabelMap, Saliency, Volume, Voxels, check
 from ies_helpers.subjects.files import locked, remove_leftovers, replacing, write_text
 from ies_helpers.subjects.nifti import read_image, read_values, save_image
 from ies_helpers.subjects.sources import load_subject
-from ies_helpers.subjects.subject import CHANNELS, SHIPPED, Subject, channel
+from ies_helpers.subjects.subject import SHIPPED, Subject, channel
 
 # The folder itself, and where its files lie.
 
@@ -176,7 +176,7 @@ def save_map(
             f"A map must have one channel for each of {', '.join(subject.channels)}, or one for all, got "
             f"{len(saliency)}; give the subject with the network's channels."
         )
-    _ignore(Path(folder), [f"**/*_{channel(name).suffix}.*" for name in subject.channels if name not in CHANNELS])
+    _ignore(Path(folder), [f"**/*_{channel(name).suffix}.*" for name in subject.channels if not channel(name).bids])
     paths = _paths(folder, subject, record, modalities)
     for path, modality, values in zip(paths, modalities, saliency, strict=True):
         save_image(path, values.numpy().astype(np.float32), subject)

@@ -3,11 +3,10 @@
 `SOURCES` has one row for each way to say who is meant. A new one is a row there and one test.
 """
 
-import re
 import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,28 +17,11 @@ import torch
 from ies_helpers.arrays import LabelMap, check_same_grid
 from ies_helpers.subjects.downloads import fetch
 from ies_helpers.subjects.files import data_folder
-from ies_helpers.subjects.nifti import conversion, is_dicom, place_note, read_image, read_scan, read_values
+from ies_helpers.subjects.layouts import Found, find_case, find_files, name_of_file
+from ies_helpers.subjects.nifti import place_note, read_image, read_scan, read_values
 from ies_helpers.subjects.phantom import phantom
 from ies_helpers.subjects.subject import CHANNELS, SHIPPED, Subject, channel, normalise
 from ies_helpers.subjects.tissue import grey_levels, look_swapped
-
-
-@dataclass(frozen=True)
-class Found:
-    """One patient, found and not yet read."""
-
-    name: str  # letters and digits
-    images: Mapping[str, Path] = field(default_factory=dict)  # by channel, in order; none of what is made or downloaded
-    target: Path | None = None  # the lesions that an expert drew
-    targets: Mapping[str, Path] = field(default_factory=dict)  # by rater, where several drew them
-    label: int | None = None  # the value of the target that means lesion, where the layout says so
-    optional: tuple[str, ...] = ()  # channels that are left out, with a remark, where they cannot join the others
-    remarks: tuple[str, ...] = ()  # sentences on what was left aside
-
-    @property
-    def files(self) -> tuple[Path, ...]:
-        """Its images and, where there is one, the target, or those of all raters."""
-        return (*self.images.values(), *([self.target] if self.target else []), *self.targets.values())
 
 
 @dataclass(frozen=True)
@@ -110,6 +92,8 @@ def source_of(word: str) -> Source:
     rows = sorted(SOURCES.values(), key=lambda row: row is FOLDER)
     if (row := next((row for row in rows if row.claims(word)), None)) is not None:
         return row
+    if Path(word).is_file():
+        raise ValueError(f"A subject is a folder or files by name; name this one, as --flair {word} (flair=...).")
     *others, last = (row.words for row in rows)
     raise FileNotFoundError(f"A subject is {', '.join(others)} or {last}; there is no folder {word}.")
 
@@ -140,91 +124,6 @@ def _find_by_name(
         raise ValueError(f"{rule}, got {rater} and files by name; name the mask, as target=... (--target).")
     name = name_of_file(given[0][1], given[0][0]) if given else ""
     return Found(name, files, Path(target) if target else None) if given else None
-
-
-def name_of_file(path: Path, name: str = "flair") -> str:
-    """`p1` for `p1_FLAIR.nii.gz` of the channel `name`; where nothing is left, the folder's name."""
-    rest = re.sub(channel(name).pattern, "", path.name.split(".nii")[0])
-    named = Path(rest) if re.search("[A-Za-z0-9]", rest) else path.absolute().parent
-    return _bids_name(path.name) or _plain_name(named)
-
-
-# A folder: which of its files are the channels of a patient and the lesion mask, and what the patient is called.
-
-TARGET = r"(?i:mask|lesion|gold|consensus|ground.?truth|target|dseg)"  # in the file name of every lesion mask
-BRAIN_MASK = r"(?i:brain.?mask)"
-SESSION = r"(?i)(ses|session|tp|time|timepoint|visit|v)?[-_]?\d+"  # which visit, not who: `ses-01`, `tp2`, `20190304`
-BIDS = r"sub-([A-Za-z0-9]+)(?:_(ses-[A-Za-z0-9]+))?"
-
-
-def find_files(folder: Path) -> Found:
-    """At most one file of each of `CHANNELS` and one mask anywhere below a folder, maps of ours left aside.
-
-    Channels other than the paper's are left out where two files could be one.
-    """
-    descriptions = folder.rglob("dataset_description.json")
-    made = [path.parent for path in descriptions if "ies-helpers" in path.read_text(errors="replace")]
-    images = [p for p in sorted(folder.rglob("*")) if re.search(r"^[^.].*\.nii(\.gz)?$", p.name)]
-    found: dict[str, list[Path]] = {kind: [] for kind in (*CHANNELS, "target")}
-    for path in images:
-        if (kind := kind_of(path.name)) and not any(path.is_relative_to(ours) for ours in made):
-            found[kind].append(path)
-    known = [kind for kind in SHIPPED if found[kind]]
-    twice = {kind: f"{folder} holds {len(p)} ({p[0].name}, {p[1].name}, ...)" for kind, p in found.items() if p[1:]}
-    for kind, held in twice.items():
-        if kind in (*SHIPPED, "target") or not known:
-            raise ValueError(
-                f"A folder must hold one {kind} image, {held}; name a smaller folder, or the files by "
-                f"{kind}=... and the like (--flair, --image NAME=FILE on the command line)."
-            )
-    taken = {kind: found[kind][0] for kind in CHANNELS if found[kind] and kind not in twice}
-    if not taken:
-        raise FileNotFoundError(_what_lacks(folder, images))
-    name = _bids_name(next(iter(taken.values())).name) or _plain_name(folder.resolve())
-    optional = tuple(kind for kind in taken if known and kind not in known)
-    left_out = tuple(f"{channel(kind).label} is left out: {held}." for kind, held in twice.items())
-    return Found(name, taken, next(iter(found["target"]), None), optional=optional, remarks=left_out)
-
-
-def _what_lacks(folder: Path, images: list[Path]) -> str:
-    dicom = next((p for p in sorted(folder.rglob("*")) if not images and p.is_file() and is_dicom(p)), None)
-    if dicom:
-        return f"A subject needs its images as NIfTI, {dicom} is DICOM; {conversion(folder)}."
-    return (
-        f"A subject needs an image; {folder} has no file named like {', '.join(CHANNELS)}. Name the files by "
-        "flair=..., t1=... (--flair, --t1, --image NAME=FILE on the command line)."
-    )
-
-
-def kind_of(name: str) -> str | None:
-    """A channel, `target` or nothing; a BIDS name tells by its suffix, another by what it names first.
-
-    The paper's channels come before the others, so that `T2_FLAIR` is FLAIR.
-    """
-    stem = re.sub(r"^sub-[A-Za-z0-9]+_", "sub-_", name.split(".nii")[0])
-    if re.search(BRAIN_MASK, stem):
-        return None
-    if re.search(TARGET, stem):
-        return "target"
-    text = stem.rsplit("_", 1)[-1] if stem.startswith("sub-") else stem
-    for rows in (SHIPPED, [name for name in CHANNELS if name not in SHIPPED]):
-        starts = {row: match.start() for row in rows if (match := re.search(CHANNELS[row].pattern, text))}
-        if starts:
-            return min(starts, key=lambda row: starts[row])
-    return None
-
-
-def _bids_name(name: str) -> str | None:
-    """`p01` for `sub-p01_FLAIR.nii.gz`, `p01ses2` for `sub-p01_ses-2_FLAIR.nii.gz`: two sessions have two names."""
-    bids = re.search(BIDS, name)
-    return bids and bids[1] + (bids[2] or "").replace("-", "")
-
-
-def _plain_name(path: Path) -> str:
-    """Letters and digits of a name, as BIDS wants them; `ROOT/p01/ses-2/FLAIR.nii.gz`, as published, is `p01ses2`."""
-    if re.fullmatch(SESSION, path.name):
-        return _plain_name(path.parent) + re.sub(r"[^A-Za-z0-9]", "", path.name)
-    return _bids_name(path.name) or re.sub(r"[^A-Za-z0-9]", "", path.name.split(".")[0]) or "subject"
 
 
 # What was found, read and judged.
@@ -386,11 +285,15 @@ def _load_demo(word: str) -> Subject:
     return _read(Found("demo", files, folder / "sub-demo_label-lesion_mask.nii.gz"))
 
 
+def _find_on_disk(word: str) -> Found:
+    return find_files(Path(word)) if Path(word).is_dir() else find_case(Path(word)) or Found(Path(word).name)
+
+
 FOLDER = Source(
     "a folder with one file a channel",
-    claims=lambda word: Path(word).is_dir(),
-    find=lambda word: find_files(Path(word)),
-    load=lambda word, rater=None: _read(of_rater(find_files(Path(word)), rater)),
+    claims=lambda word: Path(word).is_dir() or find_case(Path(word)) is not None,
+    find=_find_on_disk,
+    load=lambda word, rater=None: _read(of_rater(_find_on_disk(word), rater)),
     raters=True,
 )
 

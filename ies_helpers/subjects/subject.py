@@ -136,20 +136,29 @@ class Channel:
     pattern: str  # regular expression that a file name must contain to be this modality
     entities: str = ""  # what stands before the suffix in BIDS, such as `ce-gadolinium`
     bright: float = 0.0  # share of a lesion's contrast in FLAIR that it has, below 0 where lesions are dark
+    bids: bool = True  # whether the suffix is one of BIDS; else its files are named in `.bidsignore`
     noise_reference: bool = False  # whether its range gives the noise of SmoothGrad, as FLAIR's does as published
     # raw `(I, J, K)` values, and which are not background -> the values that networks take, 0 in the background
     normalise: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] = z_score
 
 
-_T1 = r"(?<![A-CE-Z])T1(?!\d)|(?<![A-Za-z])t1(?!\d)|(?i:mprage|mp2rage)"
+_GIVEN = r"(?i:w?[-_ ]?(?:ce|c|gd|gad[a-z]*|post[a-z]*|km|contrast[a-z]*)(?![a-z]))"  # behind T1: with contrast medium
+_BEFORE = "".join(rf"(?<!{word}[-_ ])" for word in ("gd", "gad", "gado", "post", "contrast"))  # the same before T1
+_PLAIN = rf"(?:(?<![A-CE-Z])T1|(?<![A-Za-z])t1)(?!\d|{_GIVEN}|(?i:[-_ ]?(?:map|rho)))"
+_T1 = rf"(?i:{_BEFORE}){_PLAIN}|UNIT1|(?i:mprage|mp2rage)"
+_T1C = rf"(?:T1|t1){_GIVEN}|(?i:(?<![a-z])(?:gd|gado?|post|contrast)[-_ ]t1)"
+_FLAIR = r"(?i:flair|dark[-_ ]?fluid|tirm|(?<![a-z])t2f(?![a-z]))"
+_T2 = r"(?<![A-Za-z])(?i:t2)(?!\d|(?i:[-_ ]?(?:flair|star|map)|f(?![a-z])))"
 
 CHANNELS = {  # every modality that the house knows; a new one is a row here and one test
     row.name: row
     for row in (
-        Channel("flair", "FLAIR", "FLAIR", r"(?i:flair)", bright=1.0, noise_reference=True),
+        Channel("flair", "FLAIR", "FLAIR", _FLAIR, bright=1.0, noise_reference=True),
         Channel("t1", "T1", "T1w", _T1, bright=-0.5),
-        Channel("t2", "T2", "T2w", r"(?<![A-Za-z])(?i:t2)(?!\d|(?i:[-_ ]?(?:flair|star)))", bright=0.8),
-        Channel("pd", "PD", "PDw", r"(?<![A-Za-z])(?i:pd)w?(?![a-z])", bright=0.5),
+        Channel("t2", "T2", "T2w", _T2, bright=0.8),
+        Channel("pd", "PD", "PDw", r"(?<![A-Za-z])(?i:pd|dp)w?(?![a-z])", bright=0.5),
+        Channel("t1c", "T1 contrast", "T1w", _T1C, entities="ce-gadolinium", bright=-0.5),
+        Channel("ct", "CT", "CT", r"(?<![A-Za-z])(?i:nc)?(?i:ct)(?![A-Za-z0-9])", bids=False),
     )
 }
 
@@ -163,7 +172,15 @@ def channel(name: str) -> Channel:
     suffix = "".join(c for c in name if c.isascii() and c.isalnum())
     if not suffix:
         raise ValueError(f"A channel's name must hold letters or digits, got {name!r}; name it as dwi or t1ce.")
-    return Channel(name, name.upper(), suffix.upper(), rf"(?i:{re.escape(name)})")
+    return Channel(name, name.upper(), suffix.upper(), rf"(?i:{re.escape(name)})", bids=False)
+
+
+def known_channel(name: str) -> str:
+    """A channel of `dataset.json` by the name that a row of `CHANNELS` has for it, else as it is, in small letters."""
+    for row in CHANNELS.values():
+        if name.lower() in (row.name, row.label.lower(), row.suffix.lower()) or re.search(row.pattern, name):
+            return row.name
+    return name
 
 
 def noise_reference(channels: Sequence[str] | None) -> int:

@@ -14,6 +14,7 @@ import torch
 from scipy.spatial.transform import Rotation
 
 from ies_helpers import load_subject
+from ies_helpers.subjects import layouts
 from ies_helpers.subjects import sources as finding
 from ies_helpers.subjects import sources as loading
 from tests.patients import AFFINE, SPOTS, write_image, write_patient
@@ -96,47 +97,6 @@ def test_other_voxel_sizes_are_told_and_nothing_is_resampled(tmp_path: Path) -> 
         assert load_subject(tmp_path).shape == SHAPE
 
 
-NAMES = {
-    "sub-01_ses-1_FLAIR.nii.gz": "flair",
-    "sub-01_space-T1w_FLAIR.nii.gz": "flair",
-    "sub-flair1_T1w.nii.gz": "t1",
-    "sub-lesion3_acq-mprage_T1w.nii": "t1",
-    "sub-01_label-lesion_mask.nii.gz": "target",
-    "sub-01_FLAIR_lesion_mask.nii.gz": "target",
-    "T1_N4_regtoFLAIR_brain_N4_regtoMNI.nii.gz": "t1",
-    "FLAIR_N4_regtoFLAIR_brain_N4_regtoMNI.nii.gz": "flair",
-    "GOLD_STANDARD_N4_regtoFLAIR_regtoMNI.nii.gz": "target",
-    "3DFLAIR.nii": "flair",
-    "3DT1.nii": "t1",
-    "rT1.nii": "t1",
-    "patient7_mprage.nii.gz": "t1",
-    "patient1_T2.nii.gz": "t2",
-    "PATIENT1_PD.nii.gz": "pd",
-    "sub-01_T2w.nii.gz": "t2",
-    "sub-01_PDw.nii.gz": "pd",
-    "T2_FLAIR.nii.gz": "flair",
-    "t2_space_dark-fluid_flair.nii.gz": "flair",
-    "T2_to_T1.nii.gz": "t1",
-    "sub-01_T2starw.nii.gz": None,
-    "subject10_DWI.nii.gz": None,
-    "T1_brain_mask.nii.gz": None,
-    "FLAIR_brainmask.nii.gz": None,
-}
-
-
-@pytest.mark.parametrize(("name", "kind"), NAMES.items())
-def test_a_file_name_tells_what_the_file_is(name: str, kind: str | None) -> None:
-    assert finding.kind_of(name) == kind
-
-
-def test_two_patients_without_bids_names_get_two_names(tmp_path: Path) -> None:
-    names = [
-        finding.name_of_file(tmp_path / p)
-        for p in ("a/FLAIR.nii", "b/FLAIR.nii", "p-1_FLAIR.nii.gz", "sub-x_FLAIR.nii")
-    ]
-    assert names == ["a", "b", "p1", "x"]
-
-
 def test_the_published_layout_loads_as_it_lies_and_visits_have_their_own_names(tmp_path: Path) -> None:
     """ROOT/<subject>/<session>/<file name per modality>, the same names everywhere."""
     for visit in ("ses-1", "20240305"):
@@ -214,7 +174,11 @@ def test_a_folder_of_one_channel_loads_and_the_shipped_network_says_which_it_lac
 def test_a_folder_without_a_channel_is_refused(patient: Path) -> None:
     file_of(patient, "FLAIR").unlink()
     file_of(patient, "T1w").rename(patient / "scan.nii.gz")
-    refused(patient, "has no file named like flair, t1, t2, pd. Name the files", FileNotFoundError)
+    refused(
+        patient,
+        "has no file named like flair, t1, t2, pd, t1c, ct among scan.nii.gz, .*Name the files",
+        FileNotFoundError,
+    )
 
 
 def add_channel(patient: Path, suffix: str, shape: tuple[int, ...] = SHAPE, seed: int = 3) -> Path:
@@ -393,7 +357,7 @@ def test_a_new_source_is_a_row(patient: Path, monkeypatch: pytest.MonkeyPatch) -
     row = loading.Source(
         words="clinic:NUMBER",
         claims=lambda word: word.startswith("clinic:"),
-        find=lambda word: loading.Found(word.replace(":", "")),
+        find=lambda word: layouts.Found(word.replace(":", "")),
         load=lambda word: loading.replace(load_subject(patient), name=word.replace(":", "")),
         prepare=asked.append,
     )
@@ -412,6 +376,12 @@ def test_a_new_source_is_a_row(patient: Path, monkeypatch: pytest.MonkeyPatch) -
 def test_a_file_that_is_not_there_is_named(patient: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"The T1 image must be a file, there is none at .*none\.nii"):
         load_subject(flair=file_of(patient, "FLAIR"), t1=patient / "none.nii")
+
+
+def test_one_file_in_place_of_a_folder_is_told_how_to_be_named(patient: Path) -> None:
+    path = file_of(patient, "FLAIR")
+    with pytest.raises(ValueError, match=rf"name this one, as --flair {re.escape(str(path))}"):
+        load_subject(path)
 
 
 @pytest.mark.parametrize("name", ["nobody", "openms:", "Demo"])
