@@ -26,7 +26,8 @@ from ies_helpers.subjects.files import write_text
 # What commands share: their options, how each begins, and how it ends.
 
 SubjectArgument = Annotated[
-    str | None, typer.Argument(help="demo (the default), phantom:SEED, openms:patientNN or a folder of scans.")
+    str | None,
+    typer.Argument(help="demo (the default), phantom:SEED, openms:patientNN, mslesseg:P1/T1 or a folder of scans."),
 ]
 File = Annotated[Path | None, typer.Option(help="A NIfTI file, instead of SUBJECT.")]
 WORDS = (
@@ -178,12 +179,24 @@ def fetch(
     """Download checkpoints, open patients and published tables, each verified."""
     if list_ or not names:
         rows = available()
-        lines = [f"{r['name']:20} {'here' if r['cached'] else '-':5} {r['what']} ({r['licence']})" for r in rows]
-        print_result(lines, rows, as_json)
+        print_result(list(_list_lines(rows)), rows, as_json)
         return
     got = {name: {kind: str(path) for kind, path in fetch_files(name).items()} for name in names}
     lines = [f"{name}: {kind} {path}" for name, files in got.items() for kind, path in files.items()]
     print_result(lines, got, as_json)
+
+
+def _list_lines(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
+    """A line for each name, and after the first of a group what all of it is good for and how it is split."""
+    told = set()
+    for row in rows:
+        size = row["size"] or (f"{row['bytes'] / 1e6:.1f} MB" if row["bytes"] else "")
+        facts = "; ".join(fact for fact in (row["licence"], size) if fact)
+        yield f"{row['name']:26} {'here' if row['cached'] else '-':5} {row['what']} ({facts})"
+        for fact in ("good_for", "split"):
+            if row[fact] and row[fact] not in told:
+                told.add(row[fact])
+                yield f"{'':26} {'':5} {fact.replace('_', ' ')}: {row[fact]}"
 
 
 def demo(out: Out = Path("demo")) -> None:

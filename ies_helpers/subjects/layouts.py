@@ -8,8 +8,9 @@ import filecmp
 import json
 import os
 import re
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from typing import Any
 import nibabel
 
 from ies_helpers.arrays import check_same_grid
-from ies_helpers.subjects.nifti import conversion, is_dicom
+from ies_helpers.subjects.nifti import conversion, is_dicom, stem_of
 from ies_helpers.subjects.subject import CHANNELS, SHIPPED, channel, known_channel
 
 
@@ -46,8 +47,8 @@ def find_files(folder: Path) -> Found:
         if patients := _patients(layout, listed):
             if len(patients) > 1:
                 raise ValueError(_several(folder, title, patients, listed))
-            return _present(_by_layout(title, layout, next(iter(patients)), listed))
-    return _present(_by_names(folder, listed))
+            return _told_of_copies(_by_layout(title, layout, next(iter(patients)), listed))
+    return _told_of_copies(_by_names(folder, listed))
 
 
 def find_case(word: Path) -> Found | None:
@@ -58,22 +59,16 @@ def find_case(word: Path) -> Found | None:
     for title, layout in LAYOUTS.items():
         for who in _patients(layout, listed):
             if _letters(who) == _letters(word.name) != "":
-                return _present(_by_layout(title, layout, who, listed))
+                return _told_of_copies(_by_layout(title, layout, who, listed))
     return None
 
 
 # What lies there.
 
-ENDING = r"(?i)\.(nii|nii\.gz|mgz|mgh|img|img\.gz)$"
-
-
-def stem_of(name: str) -> str:
-    """A file's name without what says its format."""
-    return re.sub(ENDING, "", name)
-
 
 def _is_image(name: str) -> bool:
-    return bool(re.search(ENDING, name)) and not name.startswith(".")  # `._x` is what macOS leaves
+    """Whether an image is in a file of this name, of two files the one with the values; `._x` is what macOS leaves."""
+    return stem_of(name) != name and not re.search(r"(?i)\.hdr(\.gz)?$", name) and not name.startswith(".")
 
 
 def _listed(folder: Path) -> Iterator[Path]:
@@ -91,12 +86,8 @@ def _listed(folder: Path) -> Iterator[Path]:
         yield from (here / name for name in sorted(names) if _is_image(name))
 
 
-def _present(found: Found) -> Found:
-    """The patient, if every file is more than a name, with a remark where one file would be two channels."""
-    for path in found.files:
-        if path.is_symlink() and not path.exists():
-            get = f"fetch it first (git annex get {path.name})" if "annex" in os.readlink(path) else "mend the link"
-            raise FileNotFoundError(f"A scan must be a file, {path} is a link to what is not there; {get}.")
+def _told_of_copies(found: Found) -> Found:
+    """The patient, with a remark where one file would be two channels."""
     pairs = list(found.images.items())
     same = [
         f"{channel(one).label} and {channel(other).label} of {found.name} are the same file twice "
@@ -105,16 +96,13 @@ def _present(found: Found) -> Found:
         for other, second in pairs[n + 1 :]
         if _same(first, second)
     ]
-    return _replace(found, remarks=(*found.remarks, *same)) if same else found
+    return replace(found, remarks=(*found.remarks, *same))
 
 
 def _same(one: Path, other: Path) -> bool:
-    sizes = {path.stat().st_size for path in (one, other)}
-    return len(sizes) == 1 and filecmp.cmp(one, other, shallow=False)
-
-
-def _replace(found: Found, **changes: Any) -> Found:
-    return Found(**({key: getattr(found, key) for key in found.__dataclass_fields__} | changes))
+    if not (one.is_file() and other.is_file()):  # said when they are read
+        return False
+    return one.stat().st_size == other.stat().st_size and filecmp.cmp(one, other, shallow=False)
 
 
 def _one(paths: Sequence[Path]) -> tuple[Path | None, str]:
@@ -456,8 +444,10 @@ def _grid(path: Path) -> Any:
 
 def _on_one_grid(images: Sequence[Any]) -> bool:
     try:
-        for other in images[1:]:
-            check_same_grid("scans", images[0], other, "")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # how near they are is told when they are read
+            for other in images[1:]:
+                check_same_grid("scans", images[0], other, "")
     except (ValueError, AttributeError):
         return False
     return images[0] is not None
@@ -498,7 +488,7 @@ def _what_lacks(folder: Path, listed: Sequence[Path]) -> str:
 
 def name_of_file(path: Path, name: str = "flair") -> str:
     """`p1` for `p1_FLAIR.nii.gz` of the channel `name`; where nothing is left, the folder's name."""
-    rest = re.sub(channel(name).pattern, "", path.name.split(".nii")[0])
+    rest = re.sub(channel(name).pattern, "", stem_of(path.name))
     named = Path(rest) if re.search("[A-Za-z0-9]", rest) else path.absolute().parent
     return _bids_name(path.name) or plain_name(named)
 

@@ -279,6 +279,24 @@ def _load_downloaded(word: str) -> Subject:
     return _read(Found(word.partition(":")[2], {kind: files[kind] for kind in SHIPPED}, files["target"]))
 
 
+def _find_in_set(word: str) -> Found:
+    """One patient of a downloaded data set, whose folder its layout reads."""
+    item = word.partition(":")[2]
+    files = sorted(fetch(word).values(), key=lambda path: len(path.parts))  # scans lie higher than other trees' masks
+    return find_files(next(folder for folder in files[0].parents if folder.as_posix().endswith(f"/{item}")))
+
+
+def _data_set(key: str, example: str) -> Source:
+    return Source(
+        f"{key}:{example}",
+        claims=lambda word: word.startswith(f"{key}:") and word != f"{key}:",
+        find=lambda word: Found("".join(c for c in "".join(word.partition(":")[2].split("/")[-2:]) if c.isalnum())),
+        load=lambda word, rater=None: _read(of_rater(_find_in_set(word), rater)),
+        prepare=fetch,
+        raters=True,
+    )
+
+
 def _load_demo(word: str) -> Subject:
     folder = data_folder() / "demo"
     files = {kind: folder / f"sub-demo_{channel(kind).suffix}.nii.gz" for kind in SHIPPED}
@@ -312,5 +330,9 @@ SOURCES = {  # every way to say who is meant by a word; files by name are the ot
         load=_load_downloaded,
         prepare=fetch,
     ),
+    **{
+        key: _data_set(key, example)
+        for key, example in (("mslesseg", "P1/T1"), ("wmh2017", "training/Utrecht/0"), ("ms3seg", "001"))
+    },
     "folder": FOLDER,
 }

@@ -2,7 +2,7 @@
 
 import hashlib
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -31,7 +31,9 @@ def write_registry(folder: Path, bases: list[str], facts: str, path: str = "deep
 
 
 class Server(ThreadingHTTPServer):
-    """Serves `content` at every address; the behaviours are used up one a request, then it is honest.
+    """Serves `content` at every address, or of many the one of the path that is asked for.
+
+    The behaviours are used up one a request, then it is honest.
 
     Behaviours: `honest`, `missing` (404), `broken` (500), `page` (HTML), `short` and `long` (another length),
     `cut` (fewer bytes than announced), `silent` (no answer), `stalled` (half the bytes, then nothing).
@@ -39,7 +41,7 @@ class Server(ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self, content: bytes, behaviours: list[str]):
+    def __init__(self, content: bytes | Mapping[str, bytes], behaviours: list[str]):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.content = content
         self.behaviours = list(behaviours)
@@ -62,14 +64,16 @@ class _Handler(BaseHTTPRequestHandler):
         if behaviour == "silent":
             server.closing.wait(10)
             return
-        if behaviour in ("missing", "broken"):
+        content = server.content if isinstance(server.content, bytes) else server.content.get(self.path, b"")
+        if behaviour in ("missing", "broken") or not content:
+            behaviour = behaviour if behaviour == "broken" else "missing"
             self.send_error({"missing": 404, "broken": 500}[behaviour])
             return
         body = {
             "page": b"<!DOCTYPE html><p>Please log in",
-            "short": server.content[:-1],
-            "long": server.content + b"x",
-        }.get(behaviour, server.content)
+            "short": content[:-1],
+            "long": content + b"x",
+        }.get(behaviour, content)
         self.send_response(200)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
@@ -92,7 +96,7 @@ def pieces(body: bytes, count: int = 32) -> Iterator[bytes]:
 
 
 @contextmanager
-def serving(*behaviours: str, content: bytes = CONTENT) -> Iterator[Server]:
+def serving(*behaviours: str, content: bytes | Mapping[str, bytes] = CONTENT) -> Iterator[Server]:
     """A running server, stopped at the end of the block."""
     server = Server(content, list(behaviours))
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)

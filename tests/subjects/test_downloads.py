@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import io
+import json
 import os
 import platform
 import re
@@ -56,7 +57,10 @@ def files_under(folder: Path) -> list[str]:
 
 def test_the_registry_lists_thirty_patients_the_checkpoint_and_the_table(cache):
     names = [row["name"] for row in available()]
-    assert names == ["published:unet", "agg2exp", *(f"openms:patient{n:02}" for n in range(1, 31))]
+    patients = [f"openms:patient{n:02}" for n in range(1, 31)]
+    sets = ["mslesseg:P1/T1", "wmh2017:training/Utrecht/0", "ms3seg:001"]
+    assert names == ["published:unet", "agg2exp", *patients, *sets]
+    assert all(row["licence"] and row["size"] and row["good_for"] and row["split"] for row in available()[2:])
 
 
 def test_every_file_of_the_registry_can_be_verified_and_has_an_address_of_a_fixed_commit(cache):
@@ -161,6 +165,7 @@ def test_a_file_placed_by_hand_as_the_sentence_says_is_found(registry):
 def test_the_list_shows_what_is_in_the_cache_and_the_sizes_that_are_known(registry):
     place = registry(NOWHERE)
     row = {"name": "toy:one", "what": "scans of one", "bytes": 256000, "licence": "CC0", "cached": False}
+    row |= {"size": "", "good_for": "", "split": ""}
     assert available() == [row]
     place.parent.mkdir(parents=True)
     place.write_bytes(CONTENT)
@@ -363,6 +368,168 @@ def test_a_downloaded_file_can_be_read_by_others_who_share_the_cache(registry):
     ordinary = place.with_name("ordinary")
     ordinary.touch()
     assert place.stat().st_mode == ordinary.stat().st_mode
+
+
+# Data sets: a record that lists files and check sums, one archive or a file each, one patient at a time
+
+SET = """
+[group.toyset]
+what = "a toy"
+licence = "{licence}"
+citation = "Toy et al."
+size = "1 kB"
+good_for = "tests"
+split = "train (train/1) and test (test/2)"
+item = '(?:train|test)/\\d'
+example = "train/1"
+files = '{{item}}/(?:FLAIR|T1)\\.nii\\.gz'
+kind = "{kind}"
+record = "{record}"
+{more}
+[row]
+"""
+SCANS = {
+    f"{where}/{scan}.nii.gz": f"{where} {scan}".encode() * 50
+    for where in ("train/1", "test/2")
+    for scan in ("FLAIR", "T1")
+}
+
+
+@pytest.fixture
+def dataset(tmp_path, monkeypatch, cache):
+    """Writes a registry of one data set, `toyset:train/1` and so on; gives the folder where it is kept."""
+    monkeypatch.setattr(downloads, "data_folder", lambda: tmp_path / "data")
+
+    def write(kind: str, record: str, licence: str = "CC BY 4.0", more: str = "") -> Path:
+        (tmp_path / "data").mkdir(exist_ok=True)
+        text = SET.format(kind=kind, record=record, licence=licence, more=more)
+        (tmp_path / "data" / "registry.toml").write_text(text)
+        return cache / "toyset"
+
+    return write
+
+
+def archive_of(tmp_path: Path, *more: tuple[str, bytes]) -> bytes:
+    """A zip as people make them: all in a folder, with what macOS leaves."""
+    files = [(f"The Set/{name}", content) for name, content in SCANS.items()]
+    return zip_of(tmp_path / "made.zip", *files, ("__MACOSX/The Set/train/1/._FLAIR.nii.gz", b"x"), *more).read_bytes()
+
+
+def figshare(server, content: bytes, **changes) -> bytes:
+    facts = {"name": "The Set.zip", "size": len(content), "computed_md5": hashlib.md5(content).hexdigest()}
+    return json.dumps({"files": [facts | {"download_url": f"{server.base}/files/1"} | changes]}).encode()
+
+
+def dataverse(**changes) -> bytes:
+    files = []
+    for number, (name, content) in enumerate(SCANS.items()):
+        sums = {"type": "SHA-1", "value": hashlib.sha1(content).hexdigest()} | changes
+        place, _, label = name.rpartition("/")
+        data = {"id": number, "filesize": len(content), "checksum": sums}
+        files.append({"label": label, "directoryLabel": place, "dataFile": data})
+    return json.dumps({"data": {"latestVersion": {"files": files}}}).encode()
+
+
+IN_ZIP = 'archive = "The Set.zip"\naddress = "http://127.0.0.1:9/files/1"'
+
+
+def test_one_archive_serves_all_patients_and_is_verified_by_its_record(tmp_path, dataset):
+    content = archive_of(tmp_path)
+    with serving() as server:
+        server.content = {"/record": figshare(server, content), "/files/1": content}
+        folder = dataset("figshare", f"{server.base}/record", more=IN_ZIP)
+        with pytest.warns(UserWarning, match=r"toyset \(1 kB\) is under CC BY 4\.0\. Cite Toy et al\."):
+            got = fetch("toyset:train/1")
+        assert {name: path.read_bytes() for name, path in got.items()} == {
+            name: SCANS[name] for name in ("train/1/FLAIR.nii.gz", "train/1/T1.nii.gz")
+        }
+        assert fetch("toyset:test/2")["test/2/T1.nii.gz"].read_bytes() == SCANS["test/2/T1.nii.gz"]
+        assert server.requests == ["/record", "/files/1"]
+        (folder / "train/1/T1.nii.gz").unlink()  # as if killed between two files
+        assert sorted(fetch("toyset:train/1")) == sorted(got)
+        (folder / "The Set.zip").unlink()
+        assert sorted(fetch("toyset:train/1")) == sorted(got)
+    assert available()[0] == {
+        **{"name": "toyset:train/1", "what": "a toy", "bytes": None, "licence": "CC BY 4.0", "cached": True},
+        **{"size": "1 kB", "good_for": "tests", "split": "train (train/1) and test (test/2)"},
+    }
+
+
+def test_an_archive_unlike_its_record_is_refused_and_not_kept(tmp_path, dataset):
+    content = archive_of(tmp_path)
+    for changes, told in (({"computed_md5": "0" * 32}, "another MD5"), ({"size": 5}, "bytes instead of 5")):
+        with serving() as server:
+            server.content = {"/record": figshare(server, content, **changes), "/files/1": content}
+            folder = dataset("figshare", f"{server.base}/record", more=IN_ZIP)
+            with pytest.warns(UserWarning, match="is under"), pytest.raises(ValueError, match=told):
+                fetch("toyset:train/1")
+        assert files_under(folder) == ["record.json"]
+        (folder / "record.json").unlink()
+
+
+def test_an_archive_placed_by_hand_needs_no_record_and_no_mirror(tmp_path, dataset):
+    folder = dataset("figshare", f"{NOWHERE}/record", more=IN_ZIP)
+    folder.mkdir(parents=True)
+    (folder / "The Set.zip").write_bytes(archive_of(tmp_path))
+    with pytest.warns(UserWarning, match=r"The record of toyset could not be read .* compared with its own alone"):
+        assert len(fetch("toyset:train/1")) == 2
+
+
+@pytest.mark.parametrize("evil", ["../evil.nii.gz", "/tmp/evil.nii.gz", "train/1/../../../FLAIR.nii.gz"])
+def test_an_archive_with_a_name_that_leads_outside_gives_nothing(tmp_path, dataset, evil):
+    folder = dataset("figshare", f"{NOWHERE}/record", more=IN_ZIP)
+    folder.mkdir(parents=True)
+    (folder / "The Set.zip").write_bytes(archive_of(tmp_path, (evil, b"x")))
+    rule = "an archive may hold relative names only"
+    with pytest.warns(UserWarning, match="The record of"), pytest.raises(ValueError, match=rule):
+        fetch("toyset:train/1")
+    assert files_under(folder) == ["The Set.zip"]
+
+
+def test_the_files_of_one_patient_are_verified_by_the_record_of_the_repository(dataset):
+    addresses = {f"/api/access/datafile/{n}": content for n, content in enumerate(SCANS.values())}
+    with serving() as server:
+        server.content = {"/record": dataverse(), **addresses}
+        folder = dataset("dataverse", f"{server.base}/record", licence="CC BY-NC 4.0")
+        with pytest.warns(UserWarning, match=r"train/1 is under CC BY-NC 4\.0; not for commercial use\. Cite Toy"):
+            got = fetch("toyset:train/1")
+        assert server.requests == ["/record", "/api/access/datafile/0", "/api/access/datafile/1"]
+        assert {name: path.read_bytes() for name, path in got.items()} == {n: SCANS[n] for n in got}
+        (folder / "train/1/T1.nii.gz").write_bytes(b"damaged")
+        with pytest.warns(UserWarning, match="fetched anew"):
+            fetch("toyset:train/1")
+        (folder / "record.json").write_bytes(dataverse(value="0" * 40))
+        with pytest.warns(UserWarning, match="has another"), pytest.raises(ValueError, match="another SHA-1"):
+            fetch("toyset:train/1")
+
+
+def test_the_cache_of_another_serves_a_data_set_as_a_mirror_from_disk(tmp_path, dataset, monkeypatch):
+    theirs = tmp_path / "theirs" / "toyset"
+    for name, content in {"record.json": dataverse(), **SCANS}.items():
+        (theirs / name).parent.mkdir(parents=True, exist_ok=True)
+        (theirs / name).write_bytes(content)
+    monkeypatch.setenv("IES_MIRROR", theirs.parent.as_uri())
+    dataset("dataverse", f"{NOWHERE}/record")
+    with pytest.warns(UserWarning, match="is under"):
+        assert sorted(fetch("toyset:test/2")) == ["test/2/FLAIR.nii.gz", "test/2/T1.nii.gz"]
+
+
+@pytest.mark.parametrize("item", ["train/9", "train", "other/1", "train/../1"])
+def test_a_patient_that_is_none_is_answered_with_the_split(dataset, tmp_path, item, monkeypatch):
+    folder = dataset("dataverse", f"{NOWHERE}/record")
+    folder.mkdir(parents=True)
+    (folder / "record.json").write_bytes(dataverse())
+    with pytest.raises(ValueError, match=r"is no name to fetch: toyset has train \(train/1\) and test \(test/2\)"):
+        fetch(f"toyset:{item}")
+
+
+def test_what_no_program_unpacks_is_asked_to_be_placed_by_hand(cache):
+    with pytest.raises(FileNotFoundError, match=r"ms3seg:001 is not in .*ms3seg: figshare keeps it as RAR archives"):
+        fetch("ms3seg:001")
+    scan = cache / "ms3seg" / "MS_100_patient_nifti" / "001" / "001_FLAIR.nii.gz"
+    scan.parent.mkdir(parents=True)
+    scan.write_bytes(b"x")
+    assert list(fetch("ms3seg:001").values()) == [scan]
 
 
 # Archives: one expected file out, and nothing else, whatever the archive holds.

@@ -48,12 +48,12 @@ def drawn(subject) -> list[int] | None:
     return None if subject.target is None else torch.nonzero(subject.target.flatten()).flatten().tolist()
 
 
-def loaded(word: Path, **how: str):
+def loaded(subject: str | Path, **how: str):
     """A subject, and what was said of it besides its grid."""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        subject = load_subject(word, **how)
-    return subject, [str(w.message) for w in caught]
+        found = load_subject(subject, **how)
+    return found, [str(w.message) for w in caught]
 
 
 # The names of files
@@ -270,7 +270,8 @@ def test_a_data_set_is_read_as_it_lies(tmp_path: Path, title: str) -> None:
     assert drawn(subject) == ([6] if rater else target)
     assert subject.name == name
     assert any(said in text for text in told) if said else not [text for text in told if "is read as" in text]
-    assert torch.equal(load_subject(**subject.source).image, subject.image)
+    again, _ = loaded(**subject.source)
+    assert torch.equal(again.image, subject.image)
 
 
 def test_the_raters_of_a_data_set_are_found_beside_its_consensus(tmp_path: Path) -> None:
@@ -278,9 +279,9 @@ def test_the_raters_of_a_data_set_are_found_beside_its_consensus(tmp_path: Path)
     wmh, msseg = tmp_path / "W/training/Utrecht/0", tmp_path / "Center_01/Patient_01"
     assert find_subject(wmh).label == 1
     assert list(find_subject(wmh).targets) == ["o3", "o4"]
-    assert drawn(load_subject(wmh, rater="o4")) == [7]
+    assert drawn(loaded(wmh, rater="o4")[0]) == [7]
     assert list(find_subject(msseg).targets) == [f"manualsegmentation_{n}" for n in range(1, 8)]
-    assert drawn(load_subject(msseg, rater="manualsegmentation_7")) == [12]
+    assert drawn(loaded(msseg, rater="manualsegmentation_7")[0]) == [12]
 
 
 def test_one_data_set_is_read_from_any_folder_of_the_patient(tmp_path: Path) -> None:
@@ -494,12 +495,13 @@ def test_links_are_followed_once_and_a_link_to_nothing_is_named(tmp_path: Path) 
     (patient / "back").symlink_to(patient)
     (patient / "FLAIR_again.nii.gz").symlink_to(patient / "FLAIR.nii.gz")
     assert numbers(load_subject(patient)) == SHIPPED_TWO
-    for path, remedy in (
-        (".git/annex/objects/X/SHA256E-s1--0.nii.gz", "git annex get"),
-        ("gone.nii.gz", "mend the link"),
-    ):
+    (patient / "FLAIR_again.nii.gz").unlink()
+    for path, told in ((".git/annex/objects/X/S--0.nii.gz", "git annex get"), ("gone.nii.gz", "a link to no file")):
         (patient / "FLAIR.nii.gz").unlink()
         (patient / "FLAIR.nii.gz").symlink_to(Path("..") / path)
-        (patient / "FLAIR_again.nii.gz").unlink(missing_ok=True)
-        with pytest.raises(FileNotFoundError, match=rf"FLAIR\.nii\.gz is a link to what is not there; .*{remedy}"):
+        with pytest.raises(FileNotFoundError, match=rf"FLAIR image must be a file, .*FLAIR\.nii\.gz is .*{told}"):
             load_subject(patient)
+    (patient / "FLAIR.nii.gz").unlink()
+    (patient / "FLAIR.nii.gz").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
+    with pytest.raises(ValueError, match=r"FLAIR\.nii\.gz is not readable as one \(a Git LFS pointer"):
+        load_subject(patient)

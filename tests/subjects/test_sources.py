@@ -369,13 +369,45 @@ def test_a_new_source_is_a_row(patient: Path, monkeypatch: pytest.MonkeyPatch) -
     loading.source_of("clinic:7").prepare("clinic:7")
     assert asked == ["clinic:7"]
     assert [loading.is_word(w) for w in ("clinic:7", "demo", "openms:x", str(patient), "p*")] == [1, 1, 1, 0, 0]
-    with pytest.raises(FileNotFoundError, match=r"openms:patientNN, clinic:NUMBER or a folder .* no folder nobody"):
+    with pytest.raises(FileNotFoundError, match=r"openms:patientNN, .*, clinic:NUMBER or a folder .* no folder nobody"):
         load_subject("nobody")
 
 
 def test_a_file_that_is_not_there_is_named(patient: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"The T1 image must be a file, there is none at .*none\.nii"):
         load_subject(flair=file_of(patient, "FLAIR"), t1=patient / "none.nii")
+
+
+def test_open_data_is_read_by_one_name_as_its_layout_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cache of each data set in its own layout, which needs no network; the archive's is in `test_downloads`."""
+    monkeypatch.setenv("IES_CACHE", str(tmp_path))
+    wmh, ms3 = "wmh2017/training/Utrecht/0", "ms3seg/MS_100_patient_{}/001/001_{}"
+    scans = {
+        "mslesseg:P1/T1": ["mslesseg/train/P1/T1/P1_T1_FLAIR", "mslesseg/train/P1/T1/P1_T1_T1"],
+        "mslesseg:P54": ["mslesseg/test/P54/P54_FLAIR", "mslesseg/test/P54/P54_T1"],
+        "wmh2017:training/Utrecht/0": [f"{wmh}/pre/FLAIR", f"{wmh}/pre/T1"],
+        "ms3seg:001": [ms3.format("nifti", "FLAIR"), ms3.format("nifti", "T1WI_reg")],
+    }
+    masks = ["mslesseg/train/P1/T1/P1_T1_MASK", "mslesseg/test/P54/P54_MASK", f"{wmh}/wmh"]
+    masks += ["wmh2017/additional_annotations/observer_o3/training/Utrecht/0/result"]
+    masks += [ms3.format("masks/abWMH_Masks", "abWMH_Mask")]
+    for n, path in enumerate(path for paths in scans.values() for path in paths):
+        write_image(tmp_path / f"{path}.nii.gz", 10 * n + np.arange(64, dtype=np.float32).reshape(4, 4, 4))
+    for n, path in enumerate(masks):
+        write_image(tmp_path / f"{path}.nii.gz", (np.arange(64) == n).astype(np.uint8).reshape(4, 4, 4))
+    record = '{"data": {"latestVersion": {"files": []}}}'
+    (tmp_path / "wmh2017" / "record.json").write_text(record)
+    for n, (word, lesion) in enumerate(zip(scans, (0, 1, 2, 4), strict=True)):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # which layout was read
+            subject = load_subject(word)
+        assert subject.raw is not None
+        assert [float(values.min()) for values in subject.raw] == [20 * n, 20 * n + 10]
+        assert torch.nonzero(subject.target.flatten()).tolist() == [[lesion]]
+        assert subject.name == finding.find_subject(word).name
+        assert subject.source == {"subject": word}
+    third = load_subject("wmh2017:training/Utrecht/0", rater="o3")
+    assert torch.nonzero(third.target.flatten()).tolist() == [[3]]
 
 
 def test_one_file_in_place_of_a_folder_is_told_how_to_be_named(patient: Path) -> None:
@@ -387,7 +419,8 @@ def test_one_file_in_place_of_a_folder_is_told_how_to_be_named(patient: Path) ->
 @pytest.mark.parametrize("name", ["nobody", "openms:", "Demo"])
 def test_an_unknown_subject_is_told_what_there_is(name: str) -> None:
     with pytest.raises(
-        FileNotFoundError, match=f"demo, phantom:SEED, openms:patientNN or a folder .* no folder {name}"
+        FileNotFoundError,
+        match=f"demo, phantom:SEED, openms:patientNN, mslesseg:P1/T1, .* or a folder .* no folder {name}",
     ):
         load_subject(name)
 
