@@ -25,9 +25,10 @@ from ies_helpers.subjects.files import write_text
 
 # What commands share: their options, how each begins, and how it ends.
 
+PATIENTS = "phantom:SEED, openms:patientNN, mslesseg:P1/T1, wmh2017:training/Utrecht/0, ms3seg:001"
 SubjectArgument = Annotated[
     str | None,
-    typer.Argument(help="demo (the default), phantom:SEED, openms:patientNN, mslesseg:P1/T1 or a folder of scans."),
+    typer.Argument(help=f"demo (the default), {PATIENTS} or a folder of scans."),
 ]
 File = Annotated[Path | None, typer.Option(help="A NIfTI file, instead of SUBJECT.")]
 WORDS = (
@@ -289,9 +290,7 @@ def describe_work(subject: Any, network: Any, lesions: Sequence[Any], recipe: Re
 def perilesional(
     files: FileOptions,
     network: NetworkOptions,
-    subjects: Annotated[
-        list[str] | None, typer.Argument(help="demo, phantom:SEED, openms:patientNN or folders.")
-    ] = None,
+    subjects: Annotated[list[str] | None, typer.Argument(help=f"demo, {PATIENTS} or folders.")] = None,
     lesions: Annotated[str, typer.Option(help="As of explain; published: 91 to 119 voxels.")] = "TP:91-119",
     fill: Annotated[str, typer.Option(help="What hides tissue: zero (as published), mean or blurred.")] = "zero",
     by: Annotated[str, typer.Option(help="Dilations as steps (published), or true mm.")] = "steps",

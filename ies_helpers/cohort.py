@@ -65,7 +65,7 @@ from ies_helpers.segmentation.lesions import GROUPS, Lesion, Lesions, check_want
 from ies_helpers.segmentation.network import Network, prepare
 from ies_helpers.subjects.files import write_text
 from ies_helpers.subjects.folder import MAPS, open_derivative, versions, write_index, write_table
-from ies_helpers.subjects.layouts import BIDS, Found
+from ies_helpers.subjects.layouts import BIDS, Found, find_case, find_patients
 from ies_helpers.subjects.sources import find_subject, is_word, load_subject
 from ies_helpers.subjects.subject import Subject, torch_threads
 
@@ -230,7 +230,8 @@ def _sources(entries: list[Any], home: Path, targets: str, where: str) -> Iterat
 def _expanded(entry: Any, home: Path, where: str) -> Iterator[dict[str, Any]]:
     """What one entry stands for: files by name, one subject, or all that match a pattern or lie in a BIDS folder."""
     if isinstance(entry, dict) and set(entry) - {"target"} and all(isinstance(file, str) for file in entry.values()):
-        yield {name: str((home / file).resolve()) for name, file in entry.items()}
+        words = {name for name, word in entry.items() if name == "rater" or (name == "subject" and is_word(word))}
+        yield {name: word if name in words else str((home / word).resolve()) for name, word in entry.items()}
     elif not isinstance(entry, str):
         raise ValueError(
             f"A subject of {where} is a name, or files as {{flair = ..., t1 = ..., target = ...}}, got {entry!r}."
@@ -240,18 +241,20 @@ def _expanded(entry: Any, home: Path, where: str) -> Iterator[dict[str, Any]]:
     else:
         matches = sorted(glob.glob(str(home / Path(entry).expanduser()), recursive=True))
         folders = [Path(match) for match in matches if Path(match).is_dir()]
-        if not folders:
+        if not matches and find_case(case := home / Path(entry).expanduser()):
+            yield {"subject": str(case.resolve())}
+        elif not folders:
             raise FileNotFoundError(f"A subject of {where} must be a name or a folder; nothing matches {entry}.")
         for folder in folders:
             yield from ({"subject": str(visit.resolve())} for visit in _visits(folder))
 
 
 def _visits(folder: Path) -> list[Path]:
-    """A BIDS folder's subjects, a subject's sessions, or the folder itself."""
+    """A BIDS folder's subjects, a subject's sessions, the patients of another layout, or the folder itself."""
     for pattern in ("sub-*", "ses-*"):
         if inner := [f for f in sorted(folder.glob(pattern)) if f.is_dir()]:
             return [visit for f in inner for visit in _visits(f)]
-    return [folder]
+    return find_patients(folder)
 
 
 def _with_target(source: dict[str, Any], home: Path, targets: str) -> dict[str, Any]:

@@ -165,9 +165,12 @@ def test_view_draws_every_map_and_names_what_it_drew(explained, capsys) -> None:
 
 def test_fetch_lists_what_there_is_as_text_and_json(capsys) -> None:
     assert run("fetch", "--list") == 0
-    assert "openms:patient26" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "openms:patient26" in said
+    assert re.search(r"wmh2017:training/Utrecht/0 .*CC BY-NC 4\.0; 8\.8 GB.*\n +good for: .*\n +split: training", said)
+    assert said.count("split: none by its authors; the shipped networks were trained on patient07") == 1
     assert run("fetch", "--json") == 0
-    assert len(json.loads(capsys.readouterr().out)) == 32
+    assert len(json.loads(capsys.readouterr().out)) == 35
 
 
 def test_without_arguments_the_commands_are_listed(capsys) -> None:

@@ -424,6 +424,24 @@ def written(scans: Path, text: str) -> Path:
     return path
 
 
+def test_patients_of_several_layouts_go_into_one_cohort(tmp_path: Path) -> None:
+    """A tree of one data set stands for all its patients, a case of another for itself, a rater is named beside."""
+    names = [f"M/train/P1/{t}/P1_{t}_{kind}" for t in ("T1", "T2") for kind in ("FLAIR", "T1")]
+    names += [f"D/imagesTr/ms_{n}_{c:04}" for n in (1, 2) for c in (0, 1)] + ["R/FLAIR", "R/T1", "R/mask1", "R/mask2"]
+    for n, name in enumerate(names):
+        mask = (np.arange(64) == n) if "mask" in name else np.arange(64) + n
+        write_image(tmp_path / f"{name}.nii.gz", mask.reshape(4, 4, 4).astype(np.uint8))
+    (tmp_path / "D" / "dataset.json").write_text('{"channel_names": {"0": "FLAIR", "1": "T1"}}')
+    several = '{subject = "R", rater = "mask2"}, {subject = "wmh2017:training/Utrecht/0", rater = "o3"}'
+    text = f'subjects = ["M/train", "D/imagesTr/ms_2", {several}]\nout = "o"\n[[explain]]\nmethod = "gradient"\n'
+    sources = read_config(written(tmp_path, text)).sources
+    assert [find_subject(**source).name for source in sources] == ["P1T1", "P1T2", "ms2", "R", "Utrecht0"]
+    assert [source.get("rater") for source in sources] == [None, None, None, "mask2", "o3"]
+    assert load_subject(**sources[3]).target.flatten().nonzero().tolist() == [[11]]
+    words = {str(tmp_path / name) for name in ("M/train/P1/T1", "M/train/P1/T2", "D/imagesTr/ms_2", "R")}
+    assert {source["subject"] for source in sources} == words | {"wmh2017:training/Utrecht/0"}
+
+
 def test_the_documented_example_is_read_as_it_says(scans: Path) -> None:
     (example,) = re.findall(r"\n\n((?: {4}.*\n|\n)+)", module.__doc__ or "")
     read = read_config(written(scans, textwrap.dedent(example)))

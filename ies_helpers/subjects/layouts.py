@@ -46,9 +46,19 @@ def find_files(folder: Path) -> Found:
     for title, layout in LAYOUTS.items():
         if patients := _patients(layout, listed):
             if len(patients) > 1:
-                raise ValueError(_several(folder, title, patients, listed))
+                raise ValueError(
+                    f"A folder must hold one patient and visit, {folder} holds {len(patients)} of {title} "
+                    f"({_some(patients)}); name one of them, as {_word_of(folder, next(iter(patients)), patients)}."
+                )
             return _told_of_copies(_by_layout(title, layout, next(iter(patients)), listed))
     return _told_of_copies(_by_names(folder, listed))
+
+
+def find_patients(folder: Path) -> list[Path]:
+    """How each of the patients is named whose scans lie below a folder in a layout that is known; else the folder."""
+    listed = list(_listed(folder))
+    patients = next((found for layout in LAYOUTS.values() if (found := _patients(layout, listed))), {})
+    return [_word_of(folder, who, patients) for who in patients] if len(patients) > 1 else [folder]
 
 
 def find_case(word: Path) -> Found | None:
@@ -261,15 +271,12 @@ def _patients(layout: Layout, listed: Sequence[Path]) -> dict[str, Path]:
     return found if not layout.sign or any(re.search(layout.sign, path.absolute().as_posix()) for path in signs) else {}
 
 
-def _several(folder: Path, title: str, patients: Mapping[str, Path], listed: Sequence[Path]) -> str:
-    first, scan = next(iter(patients.items()))
+def _word_of(folder: Path, who: str, patients: Mapping[str, Path]) -> Path:
+    """The folder that holds this patient alone, or of files that lie together what they have in common."""
+    scan = patients[who]
     inner = [place for place in scan.parents if place.is_relative_to(folder) and place != folder]
-    alone = [place for place in inner if sum(p.is_relative_to(place) for p in patients.values()) == 1]
-    one = alone[-1] if alone else scan.parent / first.rpartition("/")[2]
-    return (
-        f"A folder must hold one patient and visit, {folder} holds {len(patients)} of {title} "
-        f"({_some(patients)}); name one of them, as {one}."
-    )
+    alone = [place for place in inner if sum(path.is_relative_to(place) for path in patients.values()) == 1]
+    return alone[-1] if alone else scan.parent / who.rpartition("/")[2]
 
 
 def _by_layout(title: str, layout: Layout, who: str, listed: Sequence[Path]) -> Found:

@@ -70,6 +70,8 @@ for name, (flair, t1, target) in scans.items():
 
 # %% [markdown]
 # A folder with one FLAIR and one T1 anywhere in it is a subject; the file names tell which is which (`FLAIR`; `T1`, `T1w`, `MPRAGE`).
+# Folders of BraTS, ISBI, MSLesSeg, MSSEG, WMH and nnU-Net are read as they lie. Where two files could be one channel, copies that
+# tools made of one scan are told apart by their grid, and anything else is refused with what was found.
 
 # %%
 subject = load_subject(home / "bids" / "sub-01")

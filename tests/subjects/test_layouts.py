@@ -308,7 +308,10 @@ def test_a_folder_of_many_patients_is_refused_with_how_to_name_one(tmp_path: Pat
     with pytest.raises(ValueError, match=rule) as caught:
         load_subject(tmp_path / word)
     named = Path(str(caught.value).rpartition("as ")[2].removesuffix("."))
-    assert len(find_subject(named).images) > 0
+    words = layouts.find_patients(tmp_path / word)
+    assert words[0] == named
+    names = [find_subject(word).name for word in words]
+    assert len(set(names)) == len(names) == 2
 
 
 def test_a_case_of_nnunet_without_its_dataset_is_refused(tmp_path: Path) -> None:
