@@ -381,6 +381,7 @@ pd.DataFrame(rows).set_index("without").round(2)
 # | a module of your own | `python:package.module:function`, which runs your code, or `ies.Network(module)` |
 # | LST-AI 2, MindGlide | `lst-ai:FOLDER`, `mindglide:FILE`, with their owners' files |
 # | FLAMeS, the lesion models of the Spinal Cord Toolbox | they are nnU-Net results folders |
+# | several classes or regions, and the wrong one was taken (which one is said) | `settings={"network": {"lesion_class": "wmh"}}`, its name or number |
 # | several networks whose *probabilities* are averaged | `ies_helpers.segmentation.network.Averaged([...])` |
 #
 # ## What we saw

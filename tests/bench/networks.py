@@ -55,7 +55,7 @@ CASES = [
     monai("UNet", "model.1.submodule.2.0.conv", ", batch norm", norm="batch", num_res_units=1, **UNET),
     monai("UNet", "model.1.submodule.2.0.conv", ", instance norm", num_res_units=1, **UNET),
     monai("UNet", "model.1.submodule.2", ", no norm", norm=None, **UNET),
-    monai("AttentionUnet", None, ", batch norm", **UNET),
+    monai("AttentionUnet", None, ", batch and instance norm", **UNET),
     monai("BasicUNet", "upcat_2", ", batch norm", norm="batch", **BASIC),
     monai("BasicUNet", "upcat_2", ", instance norm", **BASIC),
     monai("BasicUNet", "upcat_2", ", batch norm, not trained upwards", norm="batch", upsample="nontrainable", **BASIC),
