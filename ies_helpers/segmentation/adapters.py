@@ -19,6 +19,7 @@ from ies_helpers.segmentation.grid import Grid, Resampling, ras_axes
 from ies_helpers.segmentation.network import Averaged, Network
 from ies_helpers.segmentation.weights import fill, read_weights
 from ies_helpers.subjects.files import one_line
+from ies_helpers.subjects.subject import find_background
 
 # LST-AI 2: three networks on FLAIR and T1 in MNI space, whose probabilities are averaged.
 #
@@ -29,7 +30,7 @@ LST_AI = (
     "lst_ai (MIT licence, github.com/CompImg/LST-AI), run it once, and give the folder model inside its data"
 )
 SIDE = 192  # of the cube in the middle of the MNI grid that it looks at
-CLIPPED = (0.5, 99.5)  # percentiles of what is not zero
+CLIPPED = (0.5, 99.5)  # percentiles of what is not background
 
 
 def lst_ai(word: str) -> Network:
@@ -128,18 +129,21 @@ class LstAiNetwork(nn.Module):
 
 @dataclass(frozen=True)
 class LstAiPlans:
-    """LST-AI's preparation of a scan that lies in MNI space: the middle of it, each channel clipped and from 0 to 1."""
+    """LST-AI's preparation of a scan that lies in MNI space: the middle of it, each channel clipped and from 0 to 1.
+
+    What is not background (`find_background`) stands for the brain mask of its own skull strip.
+    """
 
     side: int = SIDE
 
     def place(self, raw: Volume, affine: Affine) -> tuple[Grid, Volume]:
-        """Raw values `(C, I, J, K)` -> the cube, and the image, in units of its clipped range; 0 stays 0."""
+        """Raw values `(C, I, J, K)` -> the cube, and the image, in units of its clipped range; 0 in the background."""
         shape = np.array(raw.shape[1:])
         start = np.maximum(0, -(-(shape - self.side) // 2))  # of an odd number of voxels one more is cut at the start
         box = Box.of(start, np.minimum(start + self.side, shape))
         image = torch.zeros_like(raw)
         for n, values in enumerate(raw[:, *box].double().numpy()):
-            inside = values != 0
+            inside = ~find_background(raw[n].numpy()).outside[box]
             low, high = np.percentile(values[inside], CLIPPED) if inside.any() else (0.0, 1.0)
             scaled = (np.clip(values, low, high) - low) / max(high - low, 1e-12)
             image[n][box] = torch.from_numpy((scaled * inside).astype("f4"))

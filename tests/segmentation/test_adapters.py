@@ -98,6 +98,8 @@ def test_lst_ai_scales_each_channel_between_two_percentiles_of_what_is_not_zero(
         low, high = np.percentile(values[values != 0], [0.5, 99.5])
         wanted = np.where(values != 0, (np.clip(values, low, high) - low) / (high - low), 0)
         np.testing.assert_allclose(got, wanted, atol=1e-6)
+    for other in (-0.0008, -1024.0):
+        assert torch.equal(LstAiPlans(16).place(torch.where(raw == 0, other, raw), np.eye(4))[1], image)
 
 
 @pytest.mark.parametrize(
