@@ -81,6 +81,10 @@ def _is_image(name: str) -> bool:
     return stem_of(name) != name and not re.search(r"(?i)\.hdr(\.gz)?$", name) and not name.startswith(".")
 
 
+def _is_nifti(path: Path) -> bool:
+    return bool(re.search(r"(?i)\.nii(\.gz)?$", path.name))
+
+
 def _listed(folder: Path) -> Iterator[Path]:
     """Every image below a folder, through links too; hidden ones and what we made are no scans."""
     walked: set[str] = set()
@@ -121,10 +125,9 @@ def _one(paths: Sequence[Path]) -> tuple[Path | None, str]:
     None where they are several images. `x.nii.gz` comes before `x.nii`, and both before other formats.
     """
     real = {os.path.realpath(path): path for path in reversed(paths)}
-    rank = sorted(real.values(), key=lambda p: (not re.search(r"(?i)\.nii(\.gz)?$", p.name), p.suffix.lower() != ".gz"))
+    rank = sorted(real.values(), key=lambda path: (not _is_nifti(path), path.suffix.lower() != ".gz"))
     if len({path.parent / stem_of(path.name) for path in rank}) > 1:
-        nifti = [path for path in rank if re.search(r"(?i)\.nii(\.gz)?$", path.name)]
-        return (nifti[0], "") if len(nifti) == 1 else (None, "")
+        return None, ""
     others = ", ".join(path.name for path in rank[1:])
     return rank[0], f"{rank[0].name} is read, and not {others} beside it." if others else ""
 
@@ -184,11 +187,11 @@ def _nnunet_kinds(path: Path) -> Mapping[str, str]:
     return {}
 
 
-_MSLESSEG = {"flair": "flair", "t1": "t1", "t2": "t2", "mask": "target"}
-
 LAYOUTS = {  # in the order in which they are asked; a new one is a row here and one test
-    "MSLesSeg, training": Layout((r"(?P<who>P\d+_T\d+)_(?P<kind>FLAIR|T1|T2|MASK)",), _MSLESSEG),
-    "MSLesSeg, test": Layout((r"(?P<who>P\d+)_(?P<kind>FLAIR|T1|T2|MASK)",), _MSLESSEG),
+    "MSLesSeg": Layout(  # T1 and T2 are visits here; the test set has none, and its names tell enough
+        (r"(?P<who>P\d+_T\d+)_(?P<kind>FLAIR|T1|T2|MASK)",),
+        {"flair": "flair", "t1": "t1", "t2": "t2", "mask": "target"},
+    ),
     "WMH 2017": Layout(
         (
             r"(?P<who>[^/]+/[^/]+)/(?P<kind>pre/FLAIR|pre/T1|wmh)",
@@ -297,7 +300,12 @@ def _by_layout(title: str, layout: Layout, who: str, listed: Sequence[Path]) -> 
             (raters if kind == "rater" else taken)[rater if kind == "rater" else kind] = path
             told += [remark] if remark else []
     target, label = taken.pop("target", None), layout.label
-    order = list((layout.kinds(listed[0]) if callable(layout.kinds) else layout.kinds).values())
+    if not (target or raters) and len(_patients(layout, listed)) == 1:  # masks that are not the data set's own
+        raters, drawn = _raters([p for p in listed if kind_of(p.name) == "target" and not layout.meaning(p)])
+        target, label = drawn[0] if len(drawn) == 1 else None, None
+        told += [f"No lesions are known: {_some(path.name for path in drawn)} could be they."] if drawn[1:] else []
+    kinds = layout.kinds(next(iter(taken.values()))) if callable(layout.kinds) else layout.kinds
+    order = list(kinds.values())
     images = {kind: taken[kind] for kind in sorted(taken, key=order.index)}
     remarks = (*([f"{_letters(who)} is read as {title}: {layout.told}."] if layout.told and aside else []), *told)
     return Found(_letters(who), images, target, raters, label, _optional(images), remarks)
@@ -350,9 +358,10 @@ def kind_of(name: str) -> str | None:
 def _by_names(folder: Path, listed: Sequence[Path]) -> Found:
     """One file of each channel and the lesions of the patient; channels beside the paper's are optional."""
     found: dict[str, list[Path]] = {kind: [] for kind in (*CHANNELS, "target")}
-    for path in listed:
-        if kind := kind_of(path.name):
-            found[kind].append(path)
+    known = [(kind, path) for path in listed if (kind := kind_of(path.name))]
+    nifti = [(kind, path) for kind, path in known if _is_nifti(path)]
+    for kind, path in nifti if any(kind != "target" for kind, _ in nifti) else known:
+        found[kind].append(path)
     raters, drawn = _raters(found.pop("target"))
     held = {kind: _raw_first(paths, folder) for kind, paths in found.items() if paths}
     main = [kind for kind in held if kind in SHIPPED] or list(held)
@@ -369,6 +378,12 @@ def _by_names(folder: Path, listed: Sequence[Path]) -> Found:
     target = taken.pop("target", None)
     if not target and not raters and (masks := [p.name for p in listed if re.search(f"{MASK}|{NO_LESION}", p.name)]):
         told.append(f"No lesions are known: {_some(masks)} are no expert's lesion mask by their names.")
+    if target and not re.search(f"{LESION}|(?i:mask|dseg)", target.name):
+        told.append(f"{target.name} is taken for the lesions, by its name alone.")
+    if nifti and (
+        others := [p.name for _, p in known if not _is_nifti(p) and p.parent in {f.parent for _, f in nifti}]
+    ):
+        told.append(f"{_some(others)} beside NIfTI files is not read; name it as a file if it shall be.")
     images = {kind: taken[kind] for kind in CHANNELS if kind in taken}
     first = next(iter(images.values()))
     name = _bids_name(first.name) or plain_name(folder.resolve())

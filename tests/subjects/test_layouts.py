@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Mapping
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import pytest
 import torch
@@ -33,7 +34,11 @@ def write(folder: Path, files: Mapping[str, object]) -> Path:
             write_image(path, mask, TURNED)
         else:
             number, affine = what if isinstance(what, tuple) else (what, TURNED)
-            write_image(path, (number + np.arange(64).reshape(SHAPE)).astype(np.float32), affine)
+            values = (number + np.arange(64).reshape(SHAPE)).astype(np.float32)
+            if path.suffix == ".mgz":
+                nibabel.save(nibabel.MGHImage(values, affine), path)
+            else:
+                write_image(path, values, affine)
     return folder
 
 
@@ -150,17 +155,13 @@ SHIPPED_TWO = {"flair": 100, "t1": 200}
 CHANNEL_NAMES = {"channel_names": {"0": "T1", "1": "FLAIR", "2": "DIR"}, "labels": {"background": 0, "lesion": 1}}
 
 DATA = {
-    "MSLesSeg, training": (
+    "MSLesSeg": (
         {
             f"train/P1/{t}/P1_{t}_{kind}.nii.gz": n
             for t, m in (("T1", 0), ("T2", 1))
             for kind, n in (("FLAIR", 100 + m), ("T1", 200 + m), ("T2", 300 + m), ("MASK", [5 + m]))
         },
         *("train/P1/T2", {"flair": 101, "t1": 201, "t2": 301}, [6], "P1T2", ""),
-    ),
-    "MSLesSeg, test": (
-        {"test/P54/P54_FLAIR.nii.gz": 100, "test/P54/P54_T1.nii.gz": 200, "test/P54/P54_MASK.nii.gz": [5]},
-        *("test/P54", SHIPPED_TWO, [5], "P54", ""),
     ),
     "WMH 2017": (
         {
@@ -291,9 +292,9 @@ def test_one_data_set_is_read_from_any_folder_of_the_patient(tmp_path: Path) -> 
 
 
 MANY = {
-    "MSLesSeg, training": (
+    "MSLesSeg": (
         "train/P1",
-        r"holds 2 of MSLesSeg, training \(P1_T1, P1_T2\); name one of them, as .*P1/T1\.",
+        r"holds 2 of MSLesSeg \(P1_T1, P1_T2\); name one of them, as .*P1/T1\.",
     ),
     "ISBI 2015": ("training01", r"holds 2 of ISBI 2015 \(.*\); name one of them, as .*preprocessed/training01_01\."),
     "Shifts": ("S", r"holds 2 of Shifts \(12, 1\); name one of them, as .*S/train/flair/12\."),
@@ -334,6 +335,34 @@ FOLDERS = {
         SHIPPED_TWO,
         None,
         "",
+    ),
+    "MSLesSeg, test": (
+        {"P54_FLAIR.nii.gz": 100, "P54_T1.nii.gz": 200, "P54_T2.nii.gz": 300, "P54_MASK.nii.gz": [5]},
+        *({**SHIPPED_TWO, "t2": 300}, [5], ""),
+    ),
+    "MS3SEG with masks of one's own": (
+        {"001_FLAIR.nii.gz": 100, "001_T1WI_reg.nii.gz": 200, "my_lesions.nii.gz": [5]},
+        *(SHIPPED_TWO, [5], "is read as MS3SEG"),
+    ),
+    "FreeSurfer beside": (
+        {"FLAIR.nii.gz": 100, "mask.nii.gz": [5], "fs/mri/T1.mgz": 1, "fs/mri/wm.seg.mgz": 1, "fs/mri/aseg.mgz": 1},
+        *({"flair": 100}, [5], ""),
+    ),
+    "FreeSurfer alone": (
+        {"T1.mgz": 200, "FLAIR.mgz": 100, "brainmask.mgz": 1},
+        SHIPPED_TWO,
+        None,
+        "brainmask.mgz are no",
+    ),
+    "two formats": (
+        {"FLAIR.nii.gz": 100, "T1.mgz": 1},
+        {"flair": 100},
+        None,
+        r"T1\.mgz beside NIfTI files is not read",
+    ),
+    "a mask that says little": (
+        {"FLAIR.nii.gz": 100, "T1.nii.gz": 200, "seg.nii.gz": [5]},
+        *(SHIPPED_TWO, [5], r"seg\.nii\.gz is taken for the lesions, by its name alone"),
     ),
     "what systems hide": (
         {"FLAIR.nii.gz": 100, "T1.nii.gz": 200, "._FLAIR.nii.gz": 1, "__MACOSX/T1.nii.gz": 1, ".cache/T1.nii.gz": 1},
