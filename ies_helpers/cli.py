@@ -37,7 +37,10 @@ WORDS = (
 )
 LesionsOption = Annotated[
     str,
-    typer.Option(help="all, a group (TP, FP, FN, unknown), numbers as 3,7, voxels as size:90-120, both as TP:90-120."),
+    typer.Option(
+        help="all, a group (TP, FP, FN, unknown), numbers as 3,7, voxels as size:90-120, both as TP:90-120; or a file "
+        "in which each lesion has a number of its own."
+    ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print machine-readable JSON.")]
 Out = Annotated[Path, typer.Option(help="Folder for what is made.")]
@@ -54,9 +57,18 @@ class FileOptions:
     flair: File = None
     t1: File = None
     target: File = None
-    rater: Annotated[str | None, typer.Option(help="Whose lesions are the target, where several raters drew them.")] = (
-        None
-    )
+    rater: Annotated[
+        str | None, typer.Option(help="Whose lesions are the target, where several drew them; or majority.")
+    ] = None
+    target_label: Annotated[
+        str | None,
+        typer.Option(
+            metavar="N", help="Which number of the target is lesion, as 1 or 1,2; or instances, one a lesion."
+        ),
+    ] = None
+    target_threshold: Annotated[
+        float | None, typer.Option(help="Above it a target of probabilities is lesion; else 0.5.")
+    ] = None
 
     def given(self) -> dict[str, Any]:
         """The arguments of `load_subject` that name files."""
@@ -68,8 +80,9 @@ class FileOptions:
             if name in images:
                 raise ValueError(f"A channel must be named once, got two images of {name}; take one of them out.")
             images[name] = path
-        files = {"images": images, "flair": self.flair, "t1": self.t1, "target": self.target, "rater": self.rater}
-        return {key: str(value) if isinstance(value, Path) else value for key, value in files.items() if value}
+        files = {"images": images} | {each.name: getattr(self, each.name) for each in fields(self)[1:]}
+        given = {key: value for key, value in files.items() if value not in (None, {})}
+        return {key: str(value) if isinstance(value, Path) else value for key, value in given.items()}
 
 
 @dataclass(frozen=True)
@@ -151,13 +164,28 @@ def _number_or_word(given: Any) -> int | str:
     return int(given) if str(given).isdecimal() else given
 
 
-def segment_subject(word: str | None, files: FileOptions, network: NetworkOptions, out: Path, progress: bool) -> Any:
+def segment_subject(
+    word: str | None, files: FileOptions, network: NetworkOptions, out: Path, progress: bool, labels: Path | None = None
+) -> Any:
     """Load a subject and a network, predict, and write the numbered lesions: subject, network and lesions."""
     from ies_helpers.segmentation.lesions import segment_into_folder
     from ies_helpers.subjects.sources import load_subject
 
     subject, net = load_subject(word, **files.given()), network.load()
-    return subject, net, segment_into_folder(subject, net, out, progress=progress)
+    return subject, net, segment_into_folder(subject, net, out, labels=labels, progress=progress)
+
+
+def wanted_lesions(given: str) -> tuple[str, Path | None]:
+    """Which lesions are wanted, and of which file where they are not the prediction's."""
+    from ies_helpers.segmentation.lesions import check_wanted
+    from ies_helpers.subjects.nifti import ENDINGS
+
+    if given.lower().endswith(ENDINGS):
+        if not Path(given).is_file():
+            raise FileNotFoundError(f"lesions must be numbers, a group or a file, there is none at {given}.")
+        return "all", Path(given)
+    check_wanted(given)
+    return given, None
 
 
 def print_result(lines: Sequence[str], data: Any, as_json: bool) -> None:
@@ -251,16 +279,16 @@ def explain(
     """Compute saliency maps of lesions; run it again after an interruption and it goes on."""
     from ies_helpers.measures.evaluation import add_measures
     from ies_helpers.saliency.explain import make_maps
-    from ies_helpers.segmentation.lesions import check_wanted, segment_into_folder
+    from ies_helpers.segmentation.lesions import segment_into_folder
     from ies_helpers.segmentation.network import prepare
     from ies_helpers.subjects.folder import read_index
     from ies_helpers.subjects.sources import load_subject
 
-    check_wanted(lesions)
+    wanted, labels = wanted_lesions(lesions)
     loaded = load_subject(subject, **files.given())
     net, loaded = prepare(network.load(use_checkpoint=use_checkpoint), loaded)
     view = recipe.view_of(net, len(loaded.channels))
-    chosen = segment_into_folder(loaded, net, out, progress=not as_json).select(lesions)
+    chosen = segment_into_folder(loaded, net, out, labels=labels, progress=not as_json).select(wanted)
     if not as_json:
         print(describe_work(loaded, view, chosen, recipe))
     command = shlex.join(["ies", *sys.argv[1:]])
@@ -303,16 +331,15 @@ def perilesional(
     from ies_helpers.figures.charts import save_perilesional
     from ies_helpers.measures.context import ContextTable, wide_curves
     from ies_helpers.saliency.context import check_curve
-    from ies_helpers.segmentation.lesions import check_wanted
 
     check_curve(by, fill)
-    check_wanted(lesions)
+    wanted, labels = wanted_lesions(lesions)
     words = subjects or [None]
     _check_subjects(words, files)
     table, without = ContextTable(out / "perilesional.csv"), []
     for word in words:
-        subject, net, found = segment_subject(word, files, network, out, progress=not as_json)
-        chosen, note = select_lesions(found, lesions)
+        subject, net, found = segment_subject(word, files, network, out, not as_json, labels)
+        chosen, note = select_lesions(found, wanted)
         table.add(subject, net, chosen, fill=fill, by=by, progress=not as_json)  # pyright: ignore[reportArgumentType]
         without += [f"{subject.name}: {note}"] if note else []
     if len(without) == len(words):

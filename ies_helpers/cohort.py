@@ -18,11 +18,12 @@
     faithfulness = false
 
 A subject is a name as `load_subject` takes it, a folder, a pattern of folders, a BIDS folder, which stands for all its
-`sub-*` and their `ses-*`, or files, one a channel: `{flair = "F.nii.gz", t1 = "T.nii.gz", target = "M.nii.gz"}`. Paths
-are relative to the file. `targets`, a pattern such as `"bids/derivatives/manual/**/{sub}_*mask.nii.gz"`, finds masks
-that lie apart from their scans; `{sub}` is what the FLAIR's name begins with, as `sub-01_ses-2`, or the subject's name.
-`threads` (1) is how many each process has; it stands here, because another number may round a gradient otherwise, and
-the number of processes shall not change a bit.
+`sub-*` and their `ses-*`, or files, one a channel: `{flair = "F.nii.gz", t1 = "T.nii.gz", target = "M.nii.gz"}`. How a
+target is read stands beside them, or beside a name or pattern, as `{subject = "isbi/*", rater = "majority"}`, or as
+`target_label` or `target_threshold`, see `load_subject`. Paths are relative to the file. `targets`, a pattern such as
+`"bids/derivatives/manual/**/{sub}_*mask.nii.gz"`, finds masks that lie apart from their scans; `{sub}` is what the
+FLAIR's name begins with, as `sub-01_ses-2`, or the subject's name. `threads` (1) is how many each process has; it
+stands here, because another number may round a gradient otherwise, and the number of processes shall not change a bit.
 """
 
 import glob
@@ -79,6 +80,7 @@ NETWORK |= {"use_checkpoint": False, "device": "auto", "mirroring": True, "check
 EXPLAIN = {each.name: "" if each.default is None else each.default for each in fields(Recipe)} | {"lesions": "all"}
 PERILESIONAL = {"lesions": "TP:91-119", "fill": "zero", "by": "steps"}
 EVALUATE = {"faithfulness": False, "seed": 0}
+CHOICES = {"rater": str, "target_label": int | str, "target_threshold": int | float}  # beside a subject
 
 # Of what type a setting of a recipe may be; other values must be of their default's.
 KINDS = {name: get_args(kind) or (kind,) for name, kind in get_type_hints(Recipe).items()}
@@ -222,21 +224,35 @@ def _sources(entries: list[Any], home: Path, targets: str, where: str) -> Iterat
     seen: list[dict[str, Any]] = []
     for source in (s for entry in entries for s in _expanded(entry, home, where)):
         if source in seen:
-            raise ValueError(f"{where} names a subject twice: {', '.join(source.values())}; take one of them out.")
+            raise ValueError(f"{where} names a subject twice: {_words_of(source)}; take one of them out.")
         seen.append(source)
-        yield _with_target(source, home, targets) if targets and "target" not in source else source
+        yield _with_target(source, home, targets) if targets and not {"target", "rater"} & set(source) else source
+
+
+def _words_of(source: Mapping[str, Any]) -> str:
+    """What tables and errors call a subject by."""
+    return ", ".join(map(str, source.values()))
 
 
 def _expanded(entry: Any, home: Path, where: str) -> Iterator[dict[str, Any]]:
     """What one entry stands for: files by name, one subject, or all that match a pattern or lie in a BIDS folder."""
-    if isinstance(entry, dict) and set(entry) - {"target"} and all(isinstance(file, str) for file in entry.values()):
-        words = {name for name, word in entry.items() if name == "rater" or (name == "subject" and is_word(word))}
-        yield {name: word if name in words else str((home / word).resolve()) for name, word in entry.items()}
-    elif not isinstance(entry, str):
+    table = entry if isinstance(entry, dict) else {"subject": entry}
+    chosen = {key: value for key, value in table.items() if key in CHOICES and isinstance(value, CHOICES[key])}
+    files = {key: value for key, value in table.items() if key not in chosen and isinstance(value, str)}
+    if len(chosen) + len(files) < len(table) or not set(files) - {"target"}:
         raise ValueError(
-            f"A subject of {where} is a name, or files as {{flair = ..., t1 = ..., target = ...}}, got {entry!r}."
+            f"A subject of {where} is a name, or files as {{flair = ..., t1 = ..., target = ...}}, got {entry!r}; "
+            f"beside them, or beside subject = ..., may stand {', '.join(CHOICES)}."
         )
-    elif is_word(entry):
+    if set(files) == {"subject"}:
+        yield from (source | chosen for source in _named(files["subject"], home, where))
+    else:
+        yield {name: str((home / file).resolve()) for name, file in files.items()} | chosen
+
+
+def _named(entry: str, home: Path, where: str) -> Iterator[dict[str, Any]]:
+    """What a name, a folder or a pattern of folders stands for."""
+    if is_word(entry):
         yield {"subject": entry}
     else:
         matches = sorted(glob.glob(str(home / Path(entry).expanduser()), recursive=True))
@@ -269,7 +285,8 @@ def _with_target(source: dict[str, Any], home: Path, targets: str) -> dict[str, 
     masks = sorted(glob.glob(str(home / targets.replace("{sub}", bids[0] if bids else found.name)), recursive=True))
     if len(masks) > 1:
         raise ValueError(f"targets must find one mask a subject, for {found.name} it finds {len(masks)}; narrow it.")
-    return {name: str(path) for name, path in found.images.items()} | {"target": masks[0]} if masks else source
+    chosen = {key: value for key, value in source.items() if key in CHOICES}
+    return {n: str(path) for n, path in found.images.items()} | {"target": masks[0]} | chosen if masks else source
 
 
 # What is done with one subject: all of it, or as far as the step at which it failed.
@@ -314,7 +331,7 @@ class Task:
 
     def blank(self, status: str, **known: Any) -> dict[str, Any]:
         """A row of `cohort.tsv`."""
-        source = ", ".join(self.source.values())
+        source = _words_of(self.source)
         return dict.fromkeys(COLUMNS) | {"subject": self.name, "status": status, "source": source} | known
 
     def kept(self) -> dict[str, Any] | None:
@@ -458,7 +475,7 @@ def list_tasks(config: Config, network: Network) -> tuple[list[Task], dict[str, 
     """The subjects that are left to do, and rows of `cohort.tsv` for all, by source, in the order of the file."""
     tasks, rows, named, of_network = [], {}, {}, (network.digest(), network.channels)
     for source in config.sources:
-        words = ", ".join(source.values())
+        words = _words_of(source)
         try:
             task = Task(config, source, find_subject(**source), *of_network)
         except (ValueError, OSError) as error:

@@ -489,6 +489,21 @@ def test_files_and_weights_are_found_from_the_file_and_not_from_here(scans: Path
     assert read.network == {"network": str(scans / "weights.pth"), "threshold": 0.4, "device": "auto"}
 
 
+def test_how_targets_are_read_stands_beside_their_subjects(scans: Path) -> None:
+    one, two = (write_patient(scans / name, name, side=8, spots={}) for name in ("a1", "a2"))
+    files = '{flair = "F.nii", target = "M.nii", target_label = 2}'
+    written(scans, f'subjects = [{{subject = "a*", rater = "majority"}}, {files}, "demo"]')
+    sources = read_config(scans / "cohort.toml").sources
+    assert sources == (
+        *({"subject": str(folder), "rater": "majority"} for folder in (one, two)),
+        {"flair": str(scans / "F.nii"), "target": str(scans / "M.nii"), "target_label": 2},
+        {"subject": "demo"},
+    )
+    written(scans, 'subjects = [{subject = "a1", target_label = 1.5}]')
+    with pytest.raises(ValueError, match=r"got \{'subject': 'a1', 'target_label': 1\.5\}; beside them, .* rater, ta"):
+        read_config(scans / "cohort.toml")
+
+
 MISTAKES = {
     "an unknown key": ('subject = ["demo"]', r"cohort.toml has no key 'subject'; allowed are subjects, out, targets"),
     "an unknown key of the network": (

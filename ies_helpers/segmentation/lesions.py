@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import overload
+from typing import Any, overload
 
 import numpy as np
 import pandas as pd
@@ -19,6 +19,7 @@ from ies_helpers.segmentation.inference import predict
 from ies_helpers.segmentation.network import Network, prepare
 from ies_helpers.subjects.folder import as_tsv, open_derivative, save_lesions, write_table
 from ies_helpers.subjects.subject import Subject
+from ies_helpers.subjects.targets import number_lesions, read_labels, whole_numbers
 from ies_helpers.subjects.tissue import inner_white_matter
 
 GROUPS = ("TP", "FP", "FN", "TN", "unknown")
@@ -143,16 +144,26 @@ def check_wanted(wanted: str) -> None:
 
 @overload
 def find_lesions(
-    probability: Network | nn.Module, target: Subject, *, threshold: float | None = None, affine: None = None
+    probability: Network | nn.Module,
+    target: Subject,
+    *,
+    threshold: float | None = None,
+    affine: None = None,
+    labels: str | Path | LabelMap | None = None,
 ) -> Lesions:
     """Predict, and sort what is found against the subject's target."""
 
 
 @overload
 def find_lesions(
-    probability: Probability, target: LabelMap | None = None, *, threshold: float, affine: Affine | None = None
+    probability: Probability,
+    target: LabelMap | None = None,
+    *,
+    threshold: float | None = None,
+    affine: Affine | None = None,
+    labels: LabelMap | None = None,
 ) -> Lesions:
-    """Sort what a prediction found against a target."""
+    """Sort what a prediction found, or what `labels` hold, against a target."""
 
 
 def find_lesions(
@@ -161,6 +172,7 @@ def find_lesions(
     *,
     threshold: float | None = None,
     affine: Affine | None = None,
+    labels: str | Path | LabelMap | None = None,
 ) -> Lesions:
     """Number the lesions of a prediction and sort them against the target.
 
@@ -169,33 +181,66 @@ def find_lesions(
 
     A lesion is an 18-connected component of more than 5 voxels (as published). Smaller ones of the prediction do not
     count, neither as FP nor for finding a target component; smaller ones of the target are no FN, but a prediction that
-    touches one is TP.
+    touches one is TP. Where the target gives each of its lesions a number, these are its lesions, and not components.
 
     Args:
         probability: `(I, J, K)`, from 0 to 1; a voxel is predicted lesion above `threshold`. Or a network.
-        target: `(I, J, K)` bool or 0/1; None leaves the group `unknown`. Or, with a network, the subject.
+        target: `(I, J, K)` bool or 0/1, or one lesion a number; None leaves the group `unknown`. Or, with a network,
+            the subject.
         threshold: the published U-Net's is 0.3, the others' 0.4; None: the network's own.
         affine: gives volumes and centres their mm.
+        labels: `(I, J, K)`, one lesion a number, or with a subject a file of them on its grid: they take the place of
+            the prediction's and keep their numbers, whatever their size; those that meet the target are TP, others FP.
+            One number alone stands for as many lesions as it has pieces.
     """
     if isinstance(probability, Network | nn.Module) or isinstance(target, Subject):
-        return _lesions_of_subject(probability, target, threshold, affine)
-    score = _checked_score(probability, threshold)
-    if target is not None and tuple(target.shape) != score.shape:
-        shapes = f"{tuple(target.shape)} and {score.shape}"
-        raise ValueError(f"Target and prediction must lie on one grid, got {shapes}; resample the target.")
-    truth = None if target is None else np.asarray(target) > 0
+        return _lesions_of_subject(probability, target, threshold, affine, labels)
+    score = _checked_score(probability, 0.5 if labels is not None and threshold is None else threshold)
+    truth, instances = (None, None) if target is None else _checked_target(target, score.shape)
+    if labels is not None:
+        return _lesions_of_labels(number_lesions(np.asarray(labels), "this array"), truth, score, affine)
     found = components(score > threshold)
     groups = ["unknown" if truth is None else "TP" if truth[tuple(v.T)].any() else "FP" for v in found]
     if truth is not None:
         predicted = np.zeros(score.shape, dtype=bool)
         for voxels in found:
             predicted[tuple(voxels.T)] = True
-        missed = [v for v in components(truth) if not predicted[tuple(v.T)].any()]
+        parts = components(truth) if instances is None else _parts(instances)
+        missed = [v for v in parts if not predicted[tuple(v.T)].any()]
         found, groups = found + missed, groups + ["FN"] * len(missed)
     return Lesions([lesion_of(n, g, v, score, affine) for n, (g, v) in enumerate(zip(groups, found, strict=True), 1)])
 
 
-def _lesions_of_subject(network: object, subject: object, threshold: float | None, affine: object) -> Lesions:
+def _checked_target(target: LabelMap, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray | None]:
+    """Where the target is, `(I, J, K)` bool, and its lesions' numbers where it has several."""
+    if tuple(target.shape) != shape:
+        shapes = f"{tuple(target.shape)} and {shape}"
+        raise ValueError(f"Target and prediction must lie on one grid, got {shapes}; resample the target.")
+    labels = np.asarray(target)
+    if labels.dtype == bool:
+        return labels, None
+    numbers = whole_numbers(labels, "A target", "this one")
+    if numbers is None:
+        held = f"values from {labels.min():g} to {labels.max():g}"
+        raise ValueError(f"A target must be a mask or one lesion a number, got {held}; compare it with a threshold.")
+    return numbers > 0, numbers if len(np.unique(numbers[numbers > 0])) > 1 else None
+
+
+def _lesions_of_labels(
+    numbers: np.ndarray, truth: np.ndarray | None, score: np.ndarray, affine: Affine | None
+) -> Lesions:
+    """The lesions of `(I, J, K)` labels, which keep their numbers."""
+    if numbers.shape != score.shape:
+        raise ValueError(f"Labels and prediction must lie on one grid, got {numbers.shape} and {score.shape}.")
+    found = ndimage.value_indices(numbers, ignore_value=0)
+    parts = {int(n): np.stack(found[n], axis=1) for n in sorted(found)}
+    groups = {n: "unknown" if truth is None else "TP" if truth[tuple(v.T)].any() else "FP" for n, v in parts.items()}
+    return Lesions([lesion_of(n, groups[n], voxels, score, affine) for n, voxels in parts.items()])
+
+
+def _lesions_of_subject(
+    network: object, subject: object, threshold: float | None, affine: object, labels: Any
+) -> Lesions:
     """What `find_lesions(network, subject)` is: a prediction of the channels that the network takes."""
     if not (isinstance(network, Network | nn.Module) and isinstance(subject, Subject)):
         kinds = f"a {type(network).__name__} and a {type(subject).__name__}"
@@ -203,9 +248,15 @@ def _lesions_of_subject(network: object, subject: object, threshold: float | Non
     if affine is not None:
         raise TypeError("affine is for a probability by itself, a subject has its own; leave it out.")
     network, subject = prepare(network, subject)
+    numbers = torch.from_numpy(read_labels(labels, subject)) if isinstance(labels, str | Path) else labels
     probability = predict(network, subject.image)
     threshold = network.threshold if threshold is None else threshold
-    return find_lesions(probability, subject.target, threshold=threshold, affine=subject.affine)
+    return find_lesions(probability, drawn(subject), threshold=threshold, affine=subject.affine, labels=numbers)
+
+
+def drawn(subject: Subject) -> LabelMap | None:
+    """The subject's target, `(I, J, K)`, with a number a lesion where its file tells them apart."""
+    return subject.target if subject.instances is None else subject.instances
 
 
 def _checked_score(probability: Probability, threshold: float | None) -> np.ndarray:
@@ -224,8 +275,13 @@ def _checked_score(probability: Probability, threshold: float | None) -> np.ndar
 def components(mask: np.ndarray) -> list[Voxels]:
     """Voxels `(V, 3)` of each 18-connected component of at least `MIN_VOXELS`, in scan order."""
     labels, _ = ndimage.label(mask, CONNECTIVITY)  # pyright: ignore[reportGeneralTypeIssues]
-    parts = ndimage.value_indices(labels, ignore_value=0).values()  # in the order of the labels
-    return [np.stack(part, axis=1) for part in parts if len(part[0]) >= MIN_VOXELS]
+    return _parts(labels)
+
+
+def _parts(labels: np.ndarray) -> list[Voxels]:
+    """Voxels `(V, 3)` of each number of at least `MIN_VOXELS`, in the order of the numbers."""
+    found = ndimage.value_indices(labels, ignore_value=0)
+    return [np.stack(found[n], axis=1) for n in sorted(found) if len(found[n][0]) >= MIN_VOXELS]
 
 
 def lesion_of(number: int, group: str, voxels: Voxels, score: np.ndarray, affine: Affine | None) -> Lesion:
@@ -291,15 +347,20 @@ def _fits(free: np.ndarray, voxels: np.ndarray) -> np.ndarray:
 # One subject's lesions found and written: what every command and every cohort begins with.
 
 
-def segment_into_folder(subject: Subject, network: Network, out: Path, *, progress: bool = False) -> Lesions:
+def segment_into_folder(
+    subject: Subject, network: Network, out: Path, *, labels: Path | None = None, progress: bool = False
+) -> Lesions:
     """Predict, number the lesions, and write the probability, the numbered groups and their table into a folder.
 
-    `out` becomes a BIDS derivative; if it cannot be written, that shows before the prediction starts.
+    `labels` is a file of lesions that take the place of the prediction's, see `find_lesions`. `out` becomes a BIDS
+    derivative; if it cannot be written, that shows before the prediction starts.
     """
     network, subject = prepare(network, subject)
+    numbers = None if labels is None else torch.from_numpy(read_labels(labels, subject))
     open_derivative(out)
     probability = predict(network, subject.image, progress=progress)
-    lesions = find_lesions(probability, subject.target, threshold=network.threshold, affine=subject.affine)
+    how: Any = {"threshold": network.threshold, "affine": subject.affine, "labels": numbers}
+    lesions = find_lesions(probability, drawn(subject), **how)
     groups = {lesion.group for lesion in lesions}
     save_lesions(out, subject, probability, {g: lesions.label_map(subject.shape, g) for g in groups})
     _write_lesions(out / f"sub-{subject.name}" / "lesions.tsv", lesions.table())

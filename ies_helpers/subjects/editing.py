@@ -97,9 +97,11 @@ def add_lesion(subject: Subject, place: Any, size: float, contrast: float) -> Su
     if not np.isfinite(contrast):
         raise ValueError(f"A contrast must be a finite number of z-scored units, got {contrast}; real lesions have 1.")
     pattern, mask = lesion_pattern(subject, place, size)
-    target = None if subject.target is None else subject.target | mask
+    drawn: dict[str, Any] = {} if subject.target is None else {"target": subject.target | mask}
+    if subject.instances is not None:
+        drawn["instances"] = torch.where(mask, subject.instances.max() + 1, subject.instances)
     image = subject.image + contrast * pattern
-    return replace(subject, name=f"{subject.name}plus", image=image, target=target, source={}, raw=None)
+    return replace(subject, name=f"{subject.name}plus", image=image, **drawn, source={}, raw=None)
 
 
 def lesion_pattern(subject: Subject, place: Any, size: float) -> tuple[Volume, LabelMap]:
@@ -160,9 +162,9 @@ def healthy_places(subject: Subject, size: float, count: int, *, seed: int = 0) 
 def remove_lesion(subject: Subject, lesion: LesionLike, *, seed: int = 0) -> Subject:
     """A subject without one of its lesions, white matter in its place: the level of that around, and its texture.
 
-    A lesion goes whole: where it touches the target, the target's components go with it. Its halo goes too: within 2 mm
-    of its border what is brighter in FLAIR than white matter and its scatter, fading out, but no other lesion. What
-    stood there in truth, nobody knows: next to cortex or ventricles white matter may not be it.
+    A lesion goes whole: where it touches the target, the target's components (or instances) go with it. Its halo goes
+    too: within 2 mm of its border what is brighter in FLAIR than white matter and its scatter, fading out, but no other
+    lesion. What stood there in truth, nobody knows: next to cortex or ventricles white matter may not be it.
 
     The new subject has `minus` behind its name, and the lesion, which need not have been in the target, is not in it.
     `seed` is that of the texture.
@@ -170,6 +172,7 @@ def remove_lesion(subject: Subject, lesion: LesionLike, *, seed: int = 0) -> Sub
     mask = as_mask(lesion, subject.shape)
     truth = np.zeros_like(mask) if subject.target is None else subject.target.numpy()
     labels, _ = ndimage.label(truth, CONNECTIVITY)  # pyright: ignore[reportGeneralTypeIssues]
+    labels = labels if subject.instances is None else subject.instances.numpy()
     mask |= np.isin(labels, np.setdiff1d(labels[mask], 0))
     around = Surround(subject, mask)
     if not around.known:
@@ -183,8 +186,11 @@ def remove_lesion(subject: Subject, lesion: LesionLike, *, seed: int = 0) -> Sub
     image = subject.image.clone()
     edited = around.image + share * (level + texture - around.image)
     image[:, *around.box] = torch.from_numpy(edited.astype(np.float32))
-    target = None if subject.target is None else subject.target & ~torch.from_numpy(mask)
-    return replace(subject, name=f"{subject.name}minus", image=image, target=target, source={}, raw=None)
+    kept = ~torch.from_numpy(mask)
+    drawn: dict[str, Any] = {} if subject.target is None else {"target": subject.target & kept}
+    if subject.instances is not None:
+        drawn["instances"] = subject.instances * kept
+    return replace(subject, name=f"{subject.name}minus", image=image, **drawn, source={}, raw=None)
 
 
 def lesion_contrast(subject: Subject, lesion: LesionLike) -> dict[str, float]:

@@ -14,13 +14,14 @@ import nibabel
 import numpy as np
 import torch
 
-from ies_helpers.arrays import LabelMap, check_same_grid
+from ies_helpers.arrays import check_same_grid
 from ies_helpers.subjects.downloads import fetch
 from ies_helpers.subjects.files import data_folder
 from ies_helpers.subjects.layouts import Found, find_case, find_files, name_of_file
-from ies_helpers.subjects.nifti import place_note, read_image, read_scan, read_values
+from ies_helpers.subjects.nifti import place_note, read_image, read_scan
 from ies_helpers.subjects.phantom import phantom
 from ies_helpers.subjects.subject import CHANNELS, SHIPPED, Subject, channel, normalise
+from ies_helpers.subjects.targets import MAJORITY, Reading, read_target
 from ies_helpers.subjects.tissue import grey_levels, look_swapped
 
 
@@ -31,11 +32,11 @@ class Source:
     words: str  # how its words look, for help and errors
     claims: Callable[[str], bool]  # whether a word is one of its
     find: Callable[[str], Found]  # what would be loaded, without reading an image, making or downloading anything
-    load: Callable[..., Subject]  # of a word, and with `raters` of the one of them that is asked for, `rater=`
+    load: Callable[..., Subject]  # of a word, and with `chooses` how its target is read: `rater`, `target_label`, ...
     prepare: Callable[[str], object] = lambda word: (
         None
     )  # downloads what `load` needs, before the first of many is worked on
-    raters: bool = False  # whether lesions drawn by several may lie there
+    chooses: bool = False  # whether a target of any kind may lie there, so that its reading can be chosen
 
 
 File = str | Path | None
@@ -47,6 +48,8 @@ def load_subject(
     images: Mapping[str, str | Path] | None = None,
     target: File = None,
     rater: str | None = None,
+    target_label: int | str | None = None,
+    target_threshold: float | None = None,
     **channels: File,
 ) -> Subject:
     """Load one patient: its images and, where there is one, the lesions that an expert drew.
@@ -58,28 +61,37 @@ def load_subject(
         images: files by name, instead of `subject`: channel -> file, any names and number from one up, in the
             order of the image's channels; those of `CHANNELS` are normalised as their row says.
         target: with files by name, the lesion mask.
-        rater: whose lesions are the target, where the masks of several raters lie in the folder.
+        rater: whose lesions are the target, where the masks of several raters lie in the folder; or `majority`, what
+            more than half of them drew.
+        target_label: which number of the target is lesion, several as `1,2`, or `instances`, each number a lesion;
+            None: as its values, or the layout of the data, say. See `ies_helpers.subjects.targets`.
+        target_threshold: above it a target of probabilities is lesion; None: 0.5, which is told.
         channels: the same as `images`, one by one, as `flair=..., t1=...`; these two come first.
 
     Returns:
         The subject on the scan's own grid, each channel z-scored over what is not background (`find_background`).
     """
+    chosen = {"rater": rater, "target_label": target_label, "target_threshold": target_threshold}
+    chosen = {name: value for name, value in chosen.items() if value not in (None, "")}
     if found := _find_by_name(subject, images, target, rater, **channels):
         files = {**found.images, **({"target": found.target} if found.target else {})}
-        return replace(_read(found), source={key: str(path.absolute()) for key, path in files.items()})
+        paths: dict[str, Any] = {key: str(path.absolute()) for key, path in files.items()}
+        return replace(_read(found, **chosen), source=paths | chosen)
     word = str(subject or "demo")
     source = source_of(word)
-    where = {"subject": str(Path(word).absolute()) if source is FOLDER else word}
-    asked = {"rater": rater} if rater else {}
-    if rater and not source.raters:
+    if rater and not source.chooses:
         raise ValueError(f"A rater is one of those whose masks lie in a folder, {word} has none; leave {rater} out.")
-    return replace(source.load(word, **asked), source=where | asked)
+    if chosen and not source.chooses:
+        raise ValueError(f"The target of {word} is a mask of 0 and 1, got {', '.join(chosen)}; leave it out.")
+    where = {"subject": str(Path(word).absolute()) if source is FOLDER else word}
+    return replace(source.load(word, **chosen), source=where | chosen)
 
 
 def find_subject(subject: str | Path | None = None, **named: Any) -> Found:
     """What `load_subject` would load, without reading an image, making or downloading anything."""
     word = str(subject or "demo")
-    return _find_by_name(subject, **named) or source_of(word).find(word)
+    files = {name: value for name, value in named.items() if name not in ("target_label", "target_threshold")}
+    return _find_by_name(subject, **files) or source_of(word).find(word)
 
 
 def is_word(entry: str) -> bool:
@@ -136,11 +148,21 @@ SQUARE_TOLERANCE = 0.01  # cosine of the angle between voxel axes that count as 
 ORIENTATIONS = ("LAS", "RAS")  # of the scans that the shipped networks were trained on; left and right were swapped
 
 
-def _read(found: Found) -> Subject:
+def _read(
+    found: Found,
+    rater: str | None = None,
+    target_label: int | str | None = None,
+    target_threshold: float | None = None,
+) -> Subject:
     """What was found, read and judged; each thing that was decided on the way is a warning and one of its notes."""
+    reading = Reading(target_label, target_threshold, found.label)
+    found = of_rater(found, rater)
+    if not (found.target or found.targets) and (asked := [target_label, target_threshold]) != [None, None]:
+        name, value = ("target_label", asked[0]) if asked[0] is not None else ("target_threshold", asked[1])
+        raise ValueError(f"{name} says how a target is read, {found.name} has none, got {value}; give a target.")
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        subject = _read_images(found)
+        subject = _read_target(found, _read_images(found), reading)
     notes = tuple(dict.fromkeys([*(str(warning.message) for warning in caught), *remarks(subject)]))
     for note in notes:
         warnings.warn(note, stacklevel=4)
@@ -167,7 +189,6 @@ def _read_images(found: Found) -> Subject:
                 raise
             left_out.append(f"{label} of {found.name} is left out. {error}")
     names, first = tuple(opened), next(iter(opened.values()))
-    truth = None if found.target is None else _read_target(found.target, first, channel(names[0]).label)
     affine = np.asarray(first.affine, dtype=np.float64)
     values = torch.from_numpy(np.stack(raw).astype(np.float32))
     for remark in (*left_out, place_note(first, found.images[names[0]].name)):
@@ -175,30 +196,36 @@ def _read_images(found: Found) -> Subject:
             warnings.warn(remark, stacklevel=2)
     told = {name: background.words for name, background in zip(names, backgrounds, strict=True)}
     image = normalise(values, names, backgrounds)
-    return Subject(found.name, image, affine, names, truth, first.header, raw=values, background=told)
+    return Subject(found.name, image, affine, names, header=first.header, raw=values, background=told)
 
 
 def of_rater(found: Found, rater: str | None = None) -> Found:
-    """The patient with one target: that of a rater, else the only one; several raters and no word are refused."""
+    """The patient with one target: that of a rater, else the only one; several raters and no word are refused.
+
+    Of `majority` it has none, and its `targets` are read together.
+    """
     if rater and rater in found.targets:
-        return replace(found, target=found.targets[rater])
+        return replace(found, target=found.targets[rater], targets={})
+    if rater == MAJORITY and found.targets:
+        return replace(found, target=None)
     if rater or (found.targets and not found.target):
         met = f"{found.name} has {', '.join(found.targets) or 'no several'}" + (f", got {rater}" if rater else "")
         raise ValueError(
-            f"A target is the mask of one rater; {met}. Name one, as rater=NAME (--rater NAME on the command line)."
+            f"A target is the mask of one rater; {met}. Name one, as rater=NAME (--rater NAME on the command line), or "
+            f"take what more than half of them drew, as {MAJORITY}."
         )
     return found
 
 
-def _read_target(path: Path, reference: nibabel.Nifti1Image, first: str) -> LabelMap:
-    image = read_image(path, "target")
-    check_same_grid(f"{first} and target", reference, image, "resample one onto the other first")
-    values = read_values(image, "target")
-    labels = np.unique(values)
-    if not np.isin(labels, (0, 1)).all():
-        some = ", ".join(f"{v:g}" for v in labels[:6])
-        raise ValueError(f"A target must hold 0 and 1 only, {path.name} holds {some}; keep the lesion label as 1.")
-    return torch.from_numpy(values == 1)
+def _read_target(found: Found, subject: Subject, reading: Reading) -> Subject:
+    """The subject with its target, if one was found."""
+    paths = found.target or found.targets
+    if not paths:
+        return subject
+    brain = int((subject.image[0] != 0).sum())
+    target = read_target(paths, subject, channel(subject.channels[0]).label, brain, reading)
+    instances = None if target.instances is None else torch.from_numpy(target.instances)
+    return replace(subject, target=torch.from_numpy(target.mask), instances=instances)
 
 
 def remarks(subject: Subject) -> list[str]:
@@ -291,9 +318,9 @@ def _data_set(key: str, example: str) -> Source:
         f"{key}:{example}",
         claims=lambda word: word.startswith(f"{key}:") and word != f"{key}:",
         find=lambda word: Found("".join(c for c in "".join(word.partition(":")[2].split("/")[-2:]) if c.isalnum())),
-        load=lambda word, rater=None: _read(of_rater(_find_in_set(word), rater)),
+        load=lambda word, **chosen: _read(_find_in_set(word), **chosen),
         prepare=fetch,
-        raters=True,
+        chooses=True,
     )
 
 
@@ -311,8 +338,8 @@ FOLDER = Source(
     "a folder with one file a channel",
     claims=lambda word: Path(word).is_dir() or find_case(Path(word)) is not None,
     find=_find_on_disk,
-    load=lambda word, rater=None: _read(of_rater(_find_on_disk(word), rater)),
-    raters=True,
+    load=lambda word, **chosen: _read(_find_on_disk(word), **chosen),
+    chooses=True,
 )
 
 SOURCES = {  # every way to say who is meant by a word; files by name are the other; a folder is what no other claims

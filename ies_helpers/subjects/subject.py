@@ -198,6 +198,8 @@ class Subject:
         image: `(C, I, J, K)`, normalised, one channel for each of `channels`.
         channels: what each channel of `image` is, such as `("flair", "t1")`.
         target: `(I, J, K)` bool, the lesions an expert (or the phantom) drew; None when unknown.
+        instances: `(I, J, K)` int32, a number a lesion on the target's voxels, where the target's file tells its
+            lesions apart; None: they are its connected components.
         header: the NIfTI header of the first channel, whose space every map is written in.
         source: the arguments of `load_subject` that load it again.
         raw: the values of the files, for networks that normalise by themselves; None for an image edited in memory.
@@ -215,8 +217,11 @@ class Subject:
     raw: Volume | None = None
     notes: tuple[str, ...] = ()
     background: Mapping[str, str] = field(default_factory=dict)
+    instances: LabelMap | None = None
 
     def __post_init__(self) -> None:
+        if self.instances is not None and (self.target is None or not torch.equal(self.instances > 0, self.target)):
+            raise ValueError("Instances must have a number on each voxel of the target and 0 elsewhere; change both.")
         names = ", ".join(self.channels)
         if len(set(self.channels)) != len(self.channels):
             raise ValueError(f"A channel must have a name of its own, got {names}; leave one out.")

@@ -1,6 +1,7 @@
 """Lesions: components, groups, geometry, all painted by hand."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from ies_helpers import Network, Subject, find_lesions, load_subject
 from ies_helpers.arrays import CONNECTIVITY, as_voxels
 from ies_helpers.segmentation.lesions import CLEARANCE, Lesions, _fits, components, true_negatives
 from ies_helpers.subjects.tissue import inner_white_matter
+from tests.patients import write_image
 
 AFFINE = np.array([[-2.0, 0, 0, 90], [0, 1.5, 0, -126], [0, 0, 1.0, -72], [0, 0, 0, 1]])
 
@@ -211,6 +213,75 @@ def test_a_network_without_a_subject_or_the_other_way_round_is_refused() -> None
         find_lesions(brightness(None), subject, affine=AFFINE)  # pyright: ignore
     with pytest.raises(ValueError, match="got None"):
         find_lesions(subject.image[0])  # pyright: ignore
+
+
+# Instances: lesions that a target or a file tells apart by their numbers.
+
+HALF = (slice(4, 6), slice(2, 4), slice(2, 4))  # 8 voxels, a face from FOUND
+
+
+def numbered(*boxes: tuple[slice, slice, slice]) -> torch.Tensor:
+    """A volume of 24^3, each box with its number from 1 on."""
+    volume = torch.zeros(24, 24, 24, dtype=torch.int32)
+    for number, box in enumerate(boxes, 1):
+        volume[box] = number
+    return volume
+
+
+def voxels_of(box: tuple[slice, slice, slice]) -> list[list[int]]:
+    """Of a box, in scan order."""
+    return np.argwhere(paint(box).numpy() > 0).tolist()
+
+
+def test_touching_lesions_of_a_target_are_missed_one_by_one() -> None:
+    """The network finds the first of two that touch: the other is an FN, which as one component would be found."""
+    target = numbered(FOUND, HALF, MISSED)
+    lesions = find_lesions(paint(FOUND, ALONE), target, threshold=0.5)
+    assert [(le.group, le.voxels.tolist()) for le in lesions] == [
+        *(("TP", voxels_of(FOUND)), ("FP", voxels_of(ALONE)), ("FN", voxels_of(HALF)), ("FN", voxels_of(MISSED)))
+    ]
+    joined = find_lesions(paint(FOUND, ALONE), target > 0, threshold=0.5)
+    assert [le.group for le in joined] == ["TP", "FP", "FN"]
+    over = find_lesions(paint(FOUND, HALF), target, threshold=0.5)  # one component of the prediction meets both
+    assert [(le.group, len(le)) for le in over] == [("TP", 16), ("FN", 8)]
+
+
+def test_a_subject_keeps_the_instances_of_its_target() -> None:
+    numbers = numbered(FOUND, HALF)
+    subject = Subject("one", paint(FOUND)[None], AFFINE, ("flair",), target=numbers > 0, instances=numbers)
+    lesions = find_lesions(brightness(None), subject)
+    assert [(le.group, le.voxels.tolist()) for le in lesions] == [("TP", voxels_of(FOUND)), ("FN", voxels_of(HALF))]
+    with pytest.raises(ValueError, match="a number on each voxel of the target and 0 elsewhere"):
+        replace(subject, target=numbers > 1)
+
+
+def test_lesions_of_a_file_or_an_array_keep_their_numbers(tmp_path: Path) -> None:
+    numbers = 3 * numbered(FOUND, HALF, SPECK)
+    subject = Subject("one", paint(FOUND)[None], AFFINE, ("flair",), target=paint(FOUND) > 0)
+    path = write_image(tmp_path / "numbers.nii.gz", numbers.numpy(), AFFINE)
+    lesions = find_lesions(brightness(None), subject, labels=path)
+    assert [(le.number, le.group, le.voxels.tolist()) for le in lesions] == [
+        *((3, "TP", voxels_of(FOUND)), (6, "FP", voxels_of(HALF)), (9, "FP", voxels_of(SPECK)))
+    ]
+    assert lesions[3].mean_probability == pytest.approx(1 / (1 + np.exp(-4)))  # brightness of 0.9
+    assert lesions[6].volume_mm3 == pytest.approx(8 * 3)
+    again = find_lesions(paint(FOUND), paint(FOUND) > 0, affine=AFFINE, labels=numbers)
+    assert [(le.number, le.group) for le in again] == [(3, "TP"), (6, "FP"), (9, "FP")]
+    assert [le.group for le in find_lesions(paint(FOUND), labels=numbers)] == ["unknown"] * 3
+    with pytest.raises(ValueError, match=r"Labels and prediction must lie on one grid, got \(4, 4, 4\)"):
+        find_lesions(paint(FOUND), labels=numbered((slice(0, 4),) * 3)[:4, :4, :4])
+
+
+@pytest.mark.parametrize(
+    ("value", "told"), [(np.nan, "NaN voxels inside"), (-1, "no number below 0"), (0.3, "values from 0 to 0.3")]
+)
+def test_a_target_that_is_none_is_refused(value: float, told: str) -> None:
+    target = paint(MISSED, value=1)
+    target[0, 5, 5] = value
+    target[MISSED] = 1 if told != "values from 0 to 0.3" else 0
+    with pytest.raises(ValueError, match=told):
+        find_lesions(paint(FOUND), target, threshold=0.5)
+    assert len(find_lesions(paint(FOUND), 255 * (paint(MISSED) > 0), threshold=0.5).of("FN")) == 1
 
 
 # True negatives: a lesion's shape in white matter, clear of every lesion, the same for a seed.

@@ -148,6 +148,20 @@ def test_what_cannot_be_a_lesion_is_refused(mistake: str) -> None:
         add_lesion(brain(), **({"place": MIDDLE, "size": 100, "contrast": 1.0} | given))
 
 
+def test_instances_of_a_target_follow_what_is_edited() -> None:
+    subject = brain()
+    first = add_lesion(subject, (24, 36, 25), 60, 1.0)
+    assert first.target is not None
+    numbers = 4 * first.target.int()
+    both = add_lesion(replace(first, instances=numbers), (24, 16, 25), 60, 1.0)
+    assert both.instances is not None
+    assert torch.equal(both.instances == 4, first.target)
+    assert torch.equal(both.instances == 5, both.target & ~first.target)
+    left = remove_lesion(both, both.instances == 4)
+    assert left.instances is not None
+    assert torch.equal(left.instances, 5 * (both.instances == 5))
+
+
 def test_a_lesion_that_overlaps_or_touches_another_is_refused_and_one_beside_it_is_not() -> None:
     """19 voxels around the place: the ball of radius 1.5; the neighbour's first voxel moves away along a row."""
     size = 4 / 3 * np.pi * 1.5**3

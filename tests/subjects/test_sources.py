@@ -13,7 +13,7 @@ import pytest
 import torch
 from scipy.spatial.transform import Rotation
 
-from ies_helpers import load_subject
+from ies_helpers import Subject, load_subject
 from ies_helpers.subjects import layouts
 from ies_helpers.subjects import sources as finding
 from ies_helpers.subjects import sources as loading
@@ -55,7 +55,7 @@ def test_a_folder_loads_z_scored_on_its_own_grid(patient: Path) -> None:
     assert subject.target.dtype == torch.bool
     assert torch.equal(
         subject.target,
-        torch.from_numpy(loading.read_values(nibabel.load(file_of(patient, "label-lesion_mask")), "") == 1),
+        torch.from_numpy(np.asanyarray(nibabel.load(file_of(patient, "label-lesion_mask")).dataobj) == 1),
     )
 
 
@@ -295,11 +295,75 @@ def test_an_affine_that_cannot_be_inverted_is_refused(patient: Path) -> None:
     refused(patient, "must have an invertible affine, sub-p1_FLAIR.nii.gz has none; mend its header")
 
 
-@pytest.mark.parametrize(("labels", "told"), [((0, 1, 2), "0, 1, 2"), ((0, 255), "0, 255"), ((0, 0.5), "0, 0.5")])
-def test_a_target_with_other_labels_is_refused(patient: Path, labels: tuple, told: str) -> None:
+@pytest.mark.parametrize(
+    ("labels", "told"),
+    [
+        (
+            (0, 1, 2),
+            r"must say which of its labels is lesion, .* holds 1 \(\d+ voxels in \d+ pieces?\), 2 .*--target-label",
+        ),
+        ((0, 0.5), "none above 0.5, its largest value is 0.5; take another target_threshold"),
+        ((0, -1), "no number below 0, .* holds -1; write 0"),
+        ((0, 300.5), "whole numbers or probabilities, .* holds others, from 0 to 300"),
+    ],
+)
+def test_a_target_that_can_be_read_in_two_ways_or_none_is_refused(patient: Path, labels: tuple, told: str) -> None:
     values = np.resize(np.asarray(labels, dtype=np.float32), SHAPE)
     write_image(file_of(patient, "label-lesion_mask"), values)
-    refused(patient, f"target must hold 0 and 1 only, .* holds {told}; keep the lesion label as 1")
+    refused(patient, told)
+
+
+def masked(subject: Subject) -> torch.Tensor:
+    """Its target, which it must have."""
+    assert subject.target is not None
+    return subject.target
+
+
+def test_how_a_target_is_read_is_chosen_told_and_remembered(patient: Path) -> None:
+    mask = masked(load_subject(patient))
+    half = torch.where(torch.arange(24)[:, None, None] < 12, mask.int(), 2 * mask.int())
+    write_image(file_of(patient, "label-lesion_mask"), half.numpy().astype(np.uint8))
+    for label, wanted in ((2, half == 2), ("1,2", mask), ("instances", mask)):
+        subject = load_subject(patient, target_label=label)
+        assert torch.equal(masked(subject), wanted)
+        assert (subject.instances is None) == (label != "instances")
+        again = load_subject(**subject.source)
+        assert torch.equal(masked(again), wanted)
+        assert again.source == subject.source == {"subject": str(patient), "target_label": label}
+    numbers = load_subject(patient, target_label="instances").instances
+    assert numbers is not None
+    assert torch.equal(numbers, half)
+    known = finding.replace(finding.find_subject(patient), label=1)
+    with pytest.warns(UserWarning, match="label 1 is taken for lesion, and 2 left aside"):
+        subject = loading._read(known)
+    assert torch.equal(masked(subject), half == 1)
+    assert "label 1 is taken for lesion" in " ".join(subject.notes)
+    files = {"flair": file_of(patient, "FLAIR"), "target": file_of(patient, "label-lesion_mask")}
+    assert torch.equal(masked(load_subject(**files, target_threshold=1.5)), half == 2)
+    assert finding.find_subject(patient, target_label=2).name == "p1"
+
+
+def test_a_choice_without_a_target_to_read_is_refused(patient: Path) -> None:
+    with pytest.raises(ValueError, match="The target of demo is a mask of 0 and 1, got target_label; leave it out"):
+        load_subject("demo", target_label=1)
+    file_of(patient, "label-lesion_mask").unlink()
+    with pytest.raises(ValueError, match=r"target_threshold says how a target is read, p1 has none, got 0\.3; give a"):
+        load_subject(patient, target_threshold=0.3)
+
+
+def test_the_majority_of_raters_in_a_folder_is_a_target(patient: Path) -> None:
+    mask = masked(load_subject(patient))
+    drawn = [mask.numpy().copy() for _ in range(3)]
+    drawn[0][:12], drawn[1][12:] = False, False
+    file_of(patient, "label-lesion_mask").unlink()
+    for n, one in enumerate(drawn, 1):
+        write_image(patient / f"lesion_rater{n}.nii.gz", one.astype(np.uint8))
+    refused(patient, r"has rater1, rater2, rater3\. Name one, as rater=NAME .* or take what more .* as majority")
+    with pytest.warns(UserWarning, match=rf"more than half of 3 raters drew, {int(mask.sum())} voxels"):
+        subject = load_subject(patient, rater="majority")
+    assert torch.equal(masked(subject), mask)
+    assert subject.source == {"subject": str(patient), "rater": "majority"}
+    assert torch.equal(masked(load_subject(patient, rater="rater2")), torch.from_numpy(drawn[1]))
 
 
 def test_a_target_on_another_grid_is_refused(patient: Path) -> None:
