@@ -18,7 +18,7 @@ from typing import Any
 import nibabel
 
 from ies_helpers.arrays import check_same_grid
-from ies_helpers.subjects.nifti import conversion, is_dicom, stem_of
+from ies_helpers.subjects.nifti import conversion, is_dicom, other_format, stem_of
 from ies_helpers.subjects.subject import CHANNELS, SHIPPED, channel, known_channel
 
 
@@ -493,9 +493,11 @@ def _two_of(kind: str, folder: Path, paths: Sequence[Path]) -> str:
 
 
 def _what_lacks(folder: Path, listed: Sequence[Path]) -> str:
-    dicom = next((p for p in sorted(folder.rglob("*")) if not listed and p.is_file() and is_dicom(p)), None)
-    if dicom:
-        return f"A subject needs its images as NIfTI, {dicom} is DICOM; {conversion(folder)}."
+    files = [] if listed else [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    if other := next(((path, how) for path in files if (how := other_format(path))), None):
+        path, how = other
+        how = f"DICOM; {conversion(folder)}" if is_dicom(path) else how  # a scan is a folder of these
+        return f"A subject needs its images as NIfTI, {path} is {how}."
     numbered = any(re.search(r"_\d{4}$", stem_of(path.name)) for path in listed)
     return (
         f"A subject needs an image; {folder} has no file named like {', '.join(CHANNELS)}"

@@ -91,15 +91,22 @@ def _check_kind(path: Path, what: str) -> None:
         met = f"{path} is {link}" if link else f"there is none at {path}"
         raise FileNotFoundError(f"The {what} image must be a file, {met}.")
     rule = f"The {what} image must be a NIfTI file, {path}"
+    if other := other_format(path):
+        raise ValueError(f"{rule} is {other}.")
+    if pointer := stand_in(path):
+        raise ValueError(f"{rule} is not readable as one ({pointer}).")
+
+
+def other_format(path: Path) -> str | None:
+    """Which format a file is of and how it is converted, where it is not read here."""
     if is_dicom(path):
-        raise ValueError(f"{rule} is DICOM; {conversion(path.absolute().parent)}.")
+        return f"DICOM; {conversion(path.absolute().parent)}"
     for kind, (endings, command) in CONVERTERS.items():
         if ending := next((ending for ending in endings if path.name.lower().endswith(ending)), None):
             made = f"{str(path)[: -len(ending)]}.nii.gz"
             command = command.format(file=shlex.quote(str(path)), made=shlex.quote(made))
-            raise ValueError(f"{rule} is {kind}; convert it first ({command}).")
-    if pointer := stand_in(path):
-        raise ValueError(f"{rule} is not readable as one ({pointer}).")
+            return f"{kind}; convert it first ({command})"
+    return None
 
 
 def _open(path: Path) -> Any:

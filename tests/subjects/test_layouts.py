@@ -278,7 +278,10 @@ def test_a_data_set_is_read_as_it_lies(tmp_path: Path, title: str) -> None:
 def test_the_raters_of_a_data_set_are_found_beside_its_consensus(tmp_path: Path) -> None:
     write(tmp_path, DATA["WMH 2017"][0] | DATA["MSSEG 2016"][0])
     wmh, msseg = tmp_path / "W/training/Utrecht/0", tmp_path / "Center_01/Patient_01"
-    assert find_subject(wmh).label == 1
+    other = np.zeros(SHAPE, dtype=np.float32)
+    other.flat[[5, 8, 9]] = 1, 2, 2
+    write_image(wmh / "wmh.nii.gz", other, TURNED)  # 2 is another disease
+    assert drawn(loaded(wmh)[0]) == [5]
     assert list(find_subject(wmh).targets) == ["o3", "o4"]
     assert drawn(loaded(wmh, rater="o4")[0]) == [7]
     assert list(find_subject(msseg).targets) == [f"manualsegmentation_{n}" for n in range(1, 8)]
@@ -516,6 +519,14 @@ def test_masks_of_several_raters_are_asked_for_by_name(tmp_path: Path, names: tu
     raters = list(find_subject(tmp_path).targets)
     assert len(raters) == 2
     assert [drawn(load_subject(tmp_path, rater=rater)) for rater in raters] == [[5], [6]]
+
+
+def test_a_folder_of_another_format_is_told_how_to_convert_it(tmp_path: Path) -> None:
+    (tmp_path / "FLAIR.nrrd").write_bytes(b"NRRD0004")
+    with pytest.raises(
+        FileNotFoundError, match=r"as NIfTI, .*FLAIR\.nrrd is NRRD; convert it first \(c3d .*FLAIR\.nii\.gz\)"
+    ):
+        load_subject(tmp_path)
 
 
 def test_links_are_followed_once_and_a_link_to_nothing_is_named(tmp_path: Path) -> None:

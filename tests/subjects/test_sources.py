@@ -1,9 +1,12 @@
 """Loading: what is right loads with its geometry, what is wrong is refused in one sentence."""
 
 import gzip
+import hashlib
+import json
 import re
 import shutil
 import warnings
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -442,36 +445,66 @@ def test_a_file_that_is_not_there_is_named(patient: Path) -> None:
         load_subject(flair=file_of(patient, "FLAIR"), t1=patient / "none.nii")
 
 
-def test_open_data_is_read_by_one_name_as_its_layout_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A cache of each data set in its own layout, which needs no network; the archive's is in `test_downloads`."""
-    monkeypatch.setenv("IES_CACHE", str(tmp_path))
-    wmh, ms3 = "wmh2017/training/Utrecht/0", "ms3seg/MS_100_patient_{}/001/001_{}"
-    scans = {
-        "mslesseg:P1/T1": ["mslesseg/train/P1/T1/P1_T1_FLAIR", "mslesseg/train/P1/T1/P1_T1_T1"],
-        "mslesseg:P54": ["mslesseg/test/P54/P54_FLAIR", "mslesseg/test/P54/P54_T1"],
-        "wmh2017:training/Utrecht/0": [f"{wmh}/pre/FLAIR", f"{wmh}/pre/T1"],
-        "ms3seg:001": [ms3.format("nifti", "FLAIR"), ms3.format("nifti", "T1WI_reg")],
-    }
-    masks = ["mslesseg/train/P1/T1/P1_T1_MASK", "mslesseg/test/P54/P54_MASK", f"{wmh}/wmh"]
-    masks += ["wmh2017/additional_annotations/observer_o3/training/Utrecht/0/result"]
-    masks += [ms3.format("masks/abWMH_Masks", "abWMH_Mask")]
-    for n, path in enumerate(path for paths in scans.values() for path in paths):
-        write_image(tmp_path / f"{path}.nii.gz", 10 * n + np.arange(64, dtype=np.float32).reshape(4, 4, 4))
+def mirrored(mirror: Path) -> None:
+    """Copies of the data sets' records, of the one archive and of the single files, in their own layout, small."""
+    wmh = "wmh2017/training/Utrecht/0"
+    beside = wmh.replace("wmh2017", "wmh2017/additional_annotations/observer_o3")
+    scans = [f"mslesseg/train/P1/T1/P1_T1_{kind}" for kind in ("FLAIR", "T1")]
+    scans += [f"mslesseg/train/P1/T2/P1_T2_{kind}" for kind in ("FLAIR", "T1")]
+    scans += ["mslesseg/test/P54/P54_FLAIR", "mslesseg/test/P54/P54_T1", f"{wmh}/pre/FLAIR", f"{wmh}/pre/T1"]
+    masks = ["mslesseg/train/P1/T1/P1_T1_MASK", "mslesseg/test/P54/P54_MASK", f"{wmh}/wmh", f"{beside}/result"]
+    for n, path in enumerate([*scans, f"{wmh}/pre/3DT1", f"{wmh}/orig/FLAIR"]):
+        write_image(mirror / f"{path}.nii.gz", 10 * n + np.arange(64, dtype=np.float32).reshape(4, 4, 4))
     for n, path in enumerate(masks):
-        write_image(tmp_path / f"{path}.nii.gz", (np.arange(64) == n).astype(np.uint8).reshape(4, 4, 4))
-    record = '{"data": {"latestVersion": {"files": []}}}'
-    (tmp_path / "wmh2017" / "record.json").write_text(record)
-    for n, (word, lesion) in enumerate(zip(scans, (0, 1, 2, 4), strict=True)):
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # which layout was read
+        write_image(mirror / f"{path}.nii.gz", (np.arange(64) == n).astype(np.uint8).reshape(4, 4, 4))
+    archive = mirror / "mslesseg" / "MSLesSeg Dataset.zip"
+    with zipfile.ZipFile(archive, "w") as made:
+        for path in sorted((mirror / "mslesseg").rglob("*.nii.gz")):
+            made.write(path, f"MSLesSeg Dataset/{path.relative_to(mirror / 'mslesseg').as_posix()}")
+        made.writestr("MSLesSeg Dataset/info_dataset/clinical_data.csv", "P1")
+    facts = {"name": archive.name, "size": archive.stat().st_size, "download_url": "https://nowhere.invalid/1"}
+    facts["computed_md5"] = hashlib.md5(archive.read_bytes()).hexdigest()
+    (archive.parent / "record.json").write_text(json.dumps({"files": [facts]}))
+    files = []
+    for n, path in enumerate(sorted((mirror / "wmh2017").rglob("*.nii.gz"))):
+        sums = {"type": "SHA-1", "value": hashlib.sha1(path.read_bytes()).hexdigest()}
+        place = path.parent.relative_to(mirror / "wmh2017").as_posix()
+        data = {"id": n, "filesize": path.stat().st_size, "checksum": sums}
+        files.append({"label": path.name, "directoryLabel": place, "dataFile": data})
+    (mirror / "wmh2017" / "record.json").write_text(json.dumps({"data": {"latestVersion": {"files": files}}}))
+
+
+def test_open_data_is_read_by_one_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rows of the shipped registry, from a mirror on disk: which file became which, verified and as laid out."""
+    mirrored(tmp_path / "mirror")
+    monkeypatch.setenv("IES_MIRROR", (tmp_path / "mirror").as_uri())
+    monkeypatch.setenv("IES_CACHE", str(tmp_path / "cache"))
+    ms3seg = tmp_path / "cache/ms3seg/MS_100_patient_nifti/001"
+    write_image(ms3seg / "001_FLAIR.nii.gz", 100 + np.arange(64, dtype=np.float32).reshape(4, 4, 4))
+    write_image(ms3seg / "001_T1WI_reg.nii.gz", 110 + np.arange(64, dtype=np.float32).reshape(4, 4, 4))
+    wanted = {
+        "mslesseg:P1/T2": (20, None),
+        "mslesseg:P1/T1": (0, 0),
+        "mslesseg:P54": (40, 1),
+        "ms3seg:001": (100, None),
+    }
+    wanted["wmh2017:training/Utrecht/0"] = (60, 2)
+    for word, (first, lesion) in wanted.items():
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
             subject = load_subject(word)
         assert subject.raw is not None
-        assert [float(values.min()) for values in subject.raw] == [20 * n, 20 * n + 10]
-        assert torch.nonzero(subject.target.flatten()).tolist() == [[lesion]]
+        assert [float(values.min()) for values in subject.raw] == [first, first + 10]
+        assert subject.target is None if lesion is None else torch.nonzero(subject.target.flatten()) == lesion
         assert subject.name == finding.find_subject(word).name
         assert subject.source == {"subject": word}
+        asked = [str(w.message) for w in told if "is under CC BY" in str(w.message)]
+        assert len(asked) == (word in ("mslesseg:P1/T2", "wmh2017:training/Utrecht/0"))  # before a download, no other
+        assert all("not for commercial use" in text for text in asked) == (word != "mslesseg:P1/T2")
+    kept = sorted(path.name for path in (tmp_path / "cache/wmh2017/training").rglob("*.nii.gz"))
+    assert kept == ["FLAIR.nii.gz", "T1.nii.gz", "wmh.nii.gz"]
     third = load_subject("wmh2017:training/Utrecht/0", rater="o3")
-    assert torch.nonzero(third.target.flatten()).tolist() == [[3]]
+    assert torch.nonzero(third.target.flatten()) == 3
 
 
 def test_one_file_in_place_of_a_folder_is_told_how_to_be_named(patient: Path) -> None:
