@@ -3,6 +3,7 @@
 `SOURCES` has one row for each way to say who is meant. A new one is a row there and one test.
 """
 
+import itertools
 import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -283,6 +284,9 @@ def _on_channels(subject: Subject) -> list[str]:
                 f"{labels[n]} of {name} has {levels} different values in 98 % of what is not 0: it seems to be a mask, "
                 "a map of labels or all but constant, and no scan."
             )
+    pairs = itertools.combinations(zip(labels.values(), subject.image, strict=True), 2)
+    same = [f"{other} of {name} holds the same values as {one}" for (one, v), (other, w) in pairs if v.equal(w)]
+    found += [f"{sentence}: one file seems to stand for both." for sentence in same]
     if set(SHIPPED) <= set(labels) and not heads and look_swapped(*subject.image[[*map([*labels].index, SHIPPED)]]):
         found.append(
             f"FLAIR and T1 of {name} look as if they were swapped: fluid stands out from grey and white matter in T1 "

@@ -48,31 +48,34 @@ def find_background(values: np.ndarray) -> Background:
     of it, resampling lets it ring, others write -1024 or NaN, and a z-score over the whole box moves it. So:
 
     1. NaN is background in pieces, voxels that share faces, that touch a side of the volume, where at least 2 % of all
-       voxels are NaN. So is the lowest value of all, if it is below 0 and 2 % hold it, in pieces that touch a side or
-       have 1000 voxels: smaller ones are brain that has the same value by chance.
-    2. Among the others, its value is 0 where 2 % are exactly that. Otherwise it is what most of them hold, if 2 % do
-       and three times as many as hold any other value. Where there is nothing of all this, every 0 is outside.
-    3. It rings where other values pile up at its own: at least 1 % as many as hold it lie within 0.1 % of the values'
-       range (0.5th to 99.5th centile) around it, and 30 % of those within 1 %. (Fluid that is about 0 by chance is
-       spread evenly: 10 %.) Background is then what lies within 0.1 %, or 1 % where that is more by one in 1000.
+       voxels, or 1000, are NaN. So is the lowest value of all, if it is below 0 and 2 % hold it, in pieces that touch a
+       side or have 1000 voxels: smaller ones are brain that has the same value by chance.
+    2. Among the others, its value is 0 where 2 % are exactly that. Otherwise, and if no lowest value was found, it is
+       what most of them are, or nearly are, if 2 % are so and three times as many as any other value. Where there is
+       nothing of all this, 0 is outside.
+    3. It rings where fewer than 2 % hold it exactly, or others pile up at it: at least 1 % as many lie within 0.1 % of
+       the values' range (0.5th to 99.5th centile) around it, and 30 % of those within 1 %. (Fluid that is about 0 by
+       chance is spread evenly: 10 %.) Background is then what lies within 0.1 %, or 1 % where that is one in 1000 more.
     4. One that rings, or is not 0, is in pieces as the lowest value is.
     """
     values = np.asarray(values, dtype=np.float32)
     nan, few = np.isnan(values), FEWEST * values.size
     outside, words = np.zeros_like(nan), []
-    if nan.sum() >= few and (pieces := _pieces(nan, values.size)).any():
+    if np.count_nonzero(nan) >= min(few, ISLAND) and (pieces := _pieces(nan, values.size)).any():
         outside, words = pieces, ["NaN"]
-    known = values[~nan]
-    if known.size and (lowest := known.min()) < 0 and np.count_nonzero(known == lowest) >= few:
+    known = values[~nan] if nan.any() else values.ravel(order="K")
+    lowest = known.min(initial=0)
+    below = lowest < 0 and np.count_nonzero(known == lowest) >= few
+    if below:
         outside, words = outside | _pieces(values == lowest), [f"{lowest:.4g}", *words]
         known = values[~(nan | outside)]
     extent = _extent(known) if known.size else 0.0
     value = _constant(known, extent)
-    if value is None:
+    if value is None or (below and value != 0):
         return Background(outside if words else values == 0, " and ".join(words) or "none found")
     away = np.abs(values - value)
     held, fine, coarse = (int(np.count_nonzero(away <= share * extent)) for share in (0.0, FINE, COARSE))
-    if fine - held >= max(0.01 * held, 0.3 * (coarse - held), 1):
+    if held < few or fine - held >= max(0.01 * held, 0.3 * (coarse - held), 1):
         found = _pieces(away <= (FINE if coarse - fine < 0.001 * coarse else COARSE) * extent)
         low, high = np.percentile(values[found], (0.5, 99.5)) if found.any() else (value, value)
         words = [f"{low:.2g} to {high:.2g}", *words]

@@ -631,7 +631,7 @@ def test_every_channel_is_judged_and_not_the_first_alone(patient: Path, tmp_path
     """Volumes are those of 4 mm voxels: 0.3 litres of brain, in air that is not 0 a head of 2.6, and less than both."""
     large = np.diag([-4.0, 4, 4, 1])
     values = {s: np.asanyarray(nibabel.load(file_of(patient, s)).dataobj).astype("f4") for s in ("FLAIR", "T1w")}
-    head = np.random.default_rng(0).uniform(1, 2, (36, 36, 36)).astype(np.float32)
+    head = np.random.default_rng(0).uniform(20, 60, (36, 36, 36)).astype(np.float32)
     flair, t1 = (np.pad(v, 6) for v in values.values())
     cases = {
         "head": (flair, np.where(t1 > 0, t1, head), "has 3.0 litres of T1 that is not 0, more than a brain"),
@@ -645,6 +645,20 @@ def test_every_channel_is_judged_and_not_the_first_alone(patient: Path, tmp_path
         said = told_of(tmp_path / name, "not 0")
         assert len(said) == (rule is not None), name
         assert rule is None or re.search(rule, said[0])
+
+
+def test_one_file_for_two_channels_is_told(patient: Path) -> None:
+    shutil.copy(file_of(patient, "FLAIR"), file_of(patient, "T1w"))
+    (said,) = told_of(patient, "same values")
+    assert said == "T1 of p1 holds the same values as FLAIR: one file seems to stand for both."
+
+
+def test_nan_in_one_outer_slice_is_background(tmp_path: Path) -> None:
+    """As programs that move a scan onto another leave it; five voxels at a side are damage."""
+    values = np.random.default_rng(0).normal(100, 10, (60, 40, 40)).astype(np.float32)
+    values[0] = np.nan
+    write_image(tmp_path / "p_FLAIR.nii.gz", values)
+    assert load_subject(tmp_path).background == {"flair": "NaN"}
 
 
 def test_an_image_that_is_nearly_empty_is_refused(patient: Path) -> None:
