@@ -18,7 +18,7 @@ from torch import nn
 
 from ies_helpers.arrays import CONNECTIVITY, Affine, LesionLike, Volume, as_mask, check_choice, spacing_of
 from ies_helpers.saliency.score import LesionScore
-from ies_helpers.segmentation.network import Network, Through, as_network
+from ies_helpers.segmentation.network import Network, Through, as_network, padded
 from ies_helpers.subjects.editing import lesion_pattern
 from ies_helpers.subjects.subject import Subject
 
@@ -62,6 +62,7 @@ def perilesional_curve(
         raise ValueError(f"distances must be finite numbers from 0, at least one; got {list(distances)}.")
     network = as_network(network)
     through = through or ("whole" if network.window is None else "windows")
+    network = padded(network, tuple(image.shape[1:])) if through == "windows" else network
     scorer = LesionScore(network, image, lesion, through=through)
     spacing = np.array(spacing_of(np.eye(4) if affine is None else affine))
     mask = as_mask(lesion, image.shape[1:])

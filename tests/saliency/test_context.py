@@ -68,6 +68,17 @@ def test_a_curve_is_what_the_whole_volume_gives_each_time(kind: str, fill, image
     assert curve["full_score"].tolist() == pytest.approx([float(whole.mean())] * 3, abs=EXACT)
 
 
+def test_a_scan_below_a_window_gets_zeros_around_it_also_where_maps_are_of_the_whole(image: torch.Tensor) -> None:
+    """As many on each side as MONAI's inferer puts there: 4, 7 and 2."""
+    network = replace(unet((3, 4, 5)), window=48, threshold=0.5, through="whole")
+    with pytest.warns(UserWarning, match="48 x 48 x 48 voxels and the image has 40 x 34 x 44: zeros are put"):
+        curve = perilesional_curve(network, image, VOXELS, distances=(0, 3))
+    larger = F.pad(image, (2, 2, 7, 7, 4, 4))
+    wanted = perilesional_curve(network, larger, VOXELS + np.array([4, 7, 2]), distances=(0, 3))
+    assert np.allclose(curve[["score", "full_score"]], wanted[["score", "full_score"]], rtol=0, atol=EXACT)
+    assert curve["score"].nunique() == 2
+
+
 def test_a_network_that_looks_some_voxels_away_sees_the_lesion_only_from_there_on() -> None:
     """The planted cue: mean of a cube of side 7 around the voxel, so the 3-step rim completes it; by hand."""
     image = torch.ones(2, 21, 21, 21)
