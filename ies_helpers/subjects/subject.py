@@ -270,6 +270,8 @@ class Subject:
         size = " x ".join(map(str, self.shape))
         spacing = " x ".join(f"{s:.3g}" for s in self.spacing)
         lesion = "unknown" if self.target is None else f"{int(self.target.sum())} lesion voxels"
+        if self.instances is not None:
+            lesion += f" of {len(self.instances.unique()) - 1} lesions"
         return f"Subject({self.name}: {', '.join(self.channels)}; {size} voxels of {spacing} mm; target {lesion})"
 
 

@@ -15,6 +15,7 @@ The values of a file decide, in this order:
 Whatever was decided is told, unless the file holds nothing but 0 and 1.
 """
 
+import re
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ import pandas as pd
 from scipy import ndimage
 
 from ies_helpers.arrays import CONNECTIVITY, HasGrid, check_same_grid
+from ies_helpers.subjects.layouts import LESION, NO_LESION
 from ies_helpers.subjects.nifti import read_image, read_values
 
 WHOLE = 0.01  # how far from a whole number a value may be and still mean it
@@ -249,6 +251,10 @@ def read_target(
     if isinstance(paths, Path):
         target = _read_one(paths, reference, first, reading)
         name = paths.name
+        if re.search(NO_LESION, name) and not re.search(LESION, name):
+            warnings.warn(
+                f"{name} is named as a mask of the brain or of a tissue; it is read as lesions.", stacklevel=2
+            )
     else:
         each = [_read_one(path, reference, first, reading).mask for path in paths.values()]
         mask = np.asarray(2 * np.sum(each, axis=0, dtype=np.int16) > len(each))

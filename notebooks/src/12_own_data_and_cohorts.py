@@ -81,6 +81,10 @@ print(subject)
 # Read it aloud: the grid, the voxel size, and *target unknown*. The mask lies elsewhere, so nobody said what is a lesion, and
 # all lesions would be in the group `unknown`. Plain files by name do better. The same three options exist on the
 # command line: `ies explain --flair F --t1 T --target M`.
+#
+# A target need not be a mask of 0 and 1. Where each lesion has a number of its own, the numbers are kept and touching
+# lesions stay apart; of several classes you say which is lesion (`target_label=2`), of several raters whom you trust
+# (`rater="majority"`). What was decided for you is a warning, and where two readings are possible you are asked.
 
 # %%
 anat = home / "bids/sub-01/anat"

@@ -1,6 +1,7 @@
 """What the values of a target mean: every kind of file by its lesions, voxel by voxel, and what is asked or refused."""
 
 import json
+import warnings
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -225,6 +226,19 @@ def test_a_target_as_large_as_a_brain_is_refused_and_a_large_one_told(tmp_path, 
         read_target(path, grid, "FLAIR", voxels)
     with pytest.warns(UserWarning, match="see that it is a mask of lesions"):
         assert read_target(path, grid, "FLAIR", voxels, Reading(label=1)).mask.sum() == 6
+
+
+def test_a_target_named_as_a_brain_mask_is_told(tmp_path: Path) -> None:
+    for name, is_told in (
+        ("T1_bet_mask.nii", True),
+        ("p1_brain_mask.nii", True),
+        ("FLAIR_brain_lesion_mask.nii", False),
+    ):
+        path = write_image(tmp_path / name, MASK)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            assert np.array_equal(read_target(path, GRID, "FLAIR", BRAIN).mask, MASK > 0)
+        assert ["named as a mask of the brain" in str(w.message) for w in caught] == [True] * is_told
 
 
 def test_lesions_of_a_file_keep_their_numbers_and_pieces_of_one_number_get_some(tmp_path: Path) -> None:
