@@ -319,18 +319,24 @@ def _optional(images: Iterable[str]) -> tuple[str, ...]:
 
 # Any other folder: what the names of its files say.
 
-LESION = r"(?i:lesion|gold|consensus|ground.?truth|target|plaque|manual|(?<![a-z])(?:gt|wmh|wml|les)(?![a-z]))"
-MASK = r"(?i:mask|(?<![a-z])(?:roi|seg|label)s?(?![a-z])|dseg)"  # a mask, and not said of what
+LESION = (
+    r"(?i:lesion|gold|consensus|(?:ground.?|(?<![a-z]))truth|target|plaque|manual|(?<![a-z])(?:gt|wm[hl]|les)(?![a-z]))"
+)
+# A mask, and not said of what.
+MASK = r"(?i:mask|(?<![a-z])(?:roi|seg(?:mentation)?|label|annotation|delineation)s?(?![a-z])|dseg)"
 NO_LESION = (  # masks of the brain or of a tissue
     r"(?i:brain.?mask|(?:brain|bet|head|skull|fg|foreground|face|cortex|strip[a-z]*)[-_ ]?mask|mask[-_ ]?(?:brain|head)"
     r"|_pve|pveseg|mixeltype|a(?:parc|seg)|wmparc|tissue|ventric|label-(?:gm|wm|csf)(?![a-z])"
     r"|(?<![a-z])t1w?[-_]?(?:brain[-_])?seg(?![a-z]))"
 )
 NO_SCAN = (  # what a program made of a scan, in which no expert drew and no lesion is left
-    r"(?i:probseg|synthseg|samseg|seg-lst|lstai|(?<![a-z])(?:ples|lst)_|pred(?:iction)?(?![a-z])|fill(?:ed|ing)|_warp"
-    r"|jacobian|inv[-_]?[12](?!\d)|(?<![a-z])i?y_)|(?<![A-Za-z])(?:[mwr]{0,3}c[1-6]|[mwr]{1,3}p[0-3]|p0)(?=T1|sub-|t1)"
+    r"(?i:probseg|synthseg|samseg|seg-lst|lstai|(?<![a-z])(?:ples|lst)_|pred(?:iction)?(?![a-z])|fill(?:ed|ing)|_\d?(?:inverse)?warp(?!ed)"
+    r"|inversewarped|jacobian|inv[-_]?[12](?!\d)|(?<![a-z])i?y_)|(?<![A-Za-z])(?:[mwr]{0,3}c[1-6]|[mwr]{1,3}p[0-3]|p0)(?=T1|sub-|t1)"
 )
-RATER = r"(?i)(?<![a-z])((?:rater|reader|observer|expert|annotator|manual[a-z]*|mask)[-_ ]?(?:\d+|[a-d]))(?![a-z0-9])"
+RATER = (
+    r"(?i)(?<![a-z])((?:rater|reader|observer|expert|annotat(?:or|ion)|manual[a-z]*|seg(?:mentation)?|mask)"
+    r"[-_ ]?(?:\d+|[a-d]))(?![a-z0-9])"
+)
 SESSION = r"(?i)(ses|session|tp|time|timepoint|visit|v)?[-_]?\d+"  # which visit, not who: `ses-01`, `tp2`, `20190304`
 BIDS = r"sub-([A-Za-z0-9]+)(?:_(ses-[A-Za-z0-9]+))?"
 
@@ -395,13 +401,17 @@ def _raters(drawn: Sequence[Path]) -> tuple[dict[str, Path], list[Path]]:
     best = [path for path in drawn if re.search(LESION, path.name)] or list(drawn)
     named: dict[str, list[Path]] = {}
     for path in best:
-        if match := re.search(RATER, stem_of(path.name)):
+        if match := re.search(RATER, _with_folder(path)):
             named.setdefault(match[1], []).append(path)
-    others = {re.sub(RATER, "", stem_of(path.name)) for paths in named.values() for path in paths}
+    others = {re.sub(RATER, "", _with_folder(path)) for paths in named.values() for path in paths}
     if len(named) < 2 or len(others) > 1 or any(len(paths) > 1 for paths in named.values()):
         return {}, best
     raters = {name: paths[0] for name, paths in named.items()}
     return raters, [path for path in best if path not in raters.values()]
+
+
+def _with_folder(path: Path) -> str:
+    return f"{path.parent.name}/{stem_of(path.name)}"
 
 
 def _raw_first(paths: list[Path], folder: Path) -> list[Path]:
@@ -409,12 +419,13 @@ def _raw_first(paths: list[Path], folder: Path) -> list[Path]:
     return [path for path in paths if "derivatives" not in path.relative_to(folder).parts] or paths
 
 
-STRIPPED = r"[-_ ](?:brain|hd-?bet|bet\d?|(?:skull)?strip[a-z]*|ss|mas(?:ked)?)(?![a-z])"
+STRIPPED = r"[-_ ](?:brain|hd-?bet|bet\d?|[a-z]*strip[a-z]*|ss|mas(?:ked)?)(?![a-z])"
 TREATED = (  # what tools put in front of or behind the name of a scan that they made anew
     rf"(?i)^[rwmsu]{{1,4}}(?=sub-|3D|T[12]|FLAIR)|{STRIPPED}"
     r"|[-_ ](?:(?:co)?reg(?:istered)?(?:to[a-z0-9]+)?|to[-_]?(?:flair|t[12]w?|mni)|mni[a-z0-9]*)(?![a-z])"
     r"|[-_ ]space-[a-z0-9]+"
     r"|[-_ ](?:n[34]|bias[a-z]*|restore|corrected|desc-[a-z0-9]+|pp|preproc[a-z]*|iso[a-z]*)(?![a-z])"
+    r"|[-_ ](?:warped|resampled|resliced)(?![a-z])"
 )
 
 
@@ -438,11 +449,12 @@ def _settle(folder: Path, found: Mapping[str, list[Path]]) -> tuple[dict[str, Pa
     if len(sets) == 1:
         return sets[0], told
     grids = {path: _grid(path) for paths in options.values() for path in paths}
+    scans = [kind for kind in options if kind != "target"]
     why = ""
     for rule, fits in (
         ("on one grid", lambda one: _on_one_grid([grids[path] for path in one.values()])),
-        ("treated alike", lambda one: len({_treatment(path) for kind, path in one.items() if kind != "target"}) == 1),
-        ("skull-stripped", lambda one: all(re.search(f"(?i){STRIPPED}", stem_of(path.name)) for path in one.values())),
+        ("treated alike", lambda one: len({_treatment(one[kind]) for kind in scans}) == 1),
+        ("skull-stripped", lambda one: all(re.search(f"(?i){STRIPPED}", stem_of(one[kind].name)) for kind in scans)),
     ):
         kept = [one for one in sets if fits(one)] if len(sets) > 1 else []
         sets, why = (kept, rule) if kept else (sets, why)

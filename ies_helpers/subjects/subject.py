@@ -145,11 +145,13 @@ class Channel:
     normalise: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] = z_score
 
 
-_GIVEN = r"(?i:w?[-_ ]?(?:ce|c|gd|gad[a-z]*|post[a-z]*|km|contrast[a-z]*)(?![a-z]))"  # behind T1: with contrast medium
-_BEFORE = "".join(rf"(?<!{word}[-_ ])" for word in ("gd", "gad", "gado", "post", "contrast"))  # the same before T1
-_PLAIN = rf"(?:(?<![A-CE-Z])T1|(?<![A-Za-z])t1)(?!\d|{_GIVEN}|(?i:[-_ ]?(?:map|rho)))"
-_T1 = rf"(?i:{_BEFORE}){_PLAIN}|UNIT1|(?i:mprage|mp2rage)"
-_T1C = rf"(?:T1|t1){_GIVEN}|(?i:(?<![a-z])(?:gd|gado?|post|contrast)[-_ ]t1)"
+_MEDIUM = r"(?:gd|gad[a-z]*|km|contrast|post(?:con[a-z]*|gd|gad[a-z]*)?)(?![a-z])"  # T1 with contrast medium ...
+_WITH = rf"(?<!no[-_ ])(?<!non[-_ ])(?<!pre[-_ ])(?<!without[-_ ]){_MEDIUM}"
+_GIVEN = rf"(?i:w?[-_ ]?(?:ce|c|{_MEDIUM})(?![a-z])|(?:.*[-_ ])?{_WITH})"  # ... said behind T1, at once or later
+_BEFORE = "".join(rf"(?<!{word}[-_ ])" for word in ("gd", "gad", "gado", "post", "contrast"))  # ... said before it
+_NAME = r"(?:(?<![A-CE-Z])T1|(?<![A-Za-z])t1|(?i:mp[-_ ]?rage|mp2rage|fspgr|(?<![a-z])bravo(?![a-z])))"
+_T1 = rf"(?i:{_BEFORE}){_NAME}(?!\d|{_GIVEN}|(?i:[-_ ]?(?:map|rho)))|UNIT1"
+_T1C = rf"{_NAME}(?!\d){_GIVEN}|(?i:(?<![a-z])(?:gd|gado?|post|contrast)[-_ ]){_NAME}"
 _FLAIR = r"(?i:flair|dark[-_ ]?fluid|tirm|(?<![a-z])t2f(?![a-z]))"
 _T2 = r"(?<![A-Za-z])(?i:t2)(?!\d|(?i:[-_ ]?(?:flair|star|map)|f(?![a-z])))"
 

@@ -97,6 +97,20 @@ NAMES = {
     "sub-01_ce-gadolinium_acq-mprage_T1w.nii.gz": "t1c",
     "post_T1.nii.gz": "t1c",
     "3DT1GADO.nii": "t1c",
+    "t1_mprage_sag_p2_iso_KM.nii.gz": "t1c",
+    "MPRAGE_post_contrast.nii.gz": "t1c",
+    "T1_no_contrast.nii.gz": "t1",
+    "T1_postop.nii.gz": "t1",
+    "Sag_MP-RAGE.nii.gz": "t1",
+    "Ax_FSPGR_3D.nii.gz": "t1",
+    "sT1W_3D_TFE.nii.gz": "t1",
+    "T1_Warped.nii.gz": "t1",
+    "T1_1Warp.nii.gz": None,
+    "T1_InverseWarped.nii.gz": None,
+    "segmentation.nii.gz": "target",
+    "truth.nii.gz": "target",
+    "sub-r001s001_ses-1_space-MNI152NLin2009aSym_label-L_desc-T1lesion_mask.nii.gz": "target",
+    "sub-00001_acq-iso3D_FLAIR_roi.nii.gz": "target",
     "T1_coreg.nii": "t1",
     "T1_pre.nii": "t1",
     "sub-01_UNIT1.nii.gz": "t1",
@@ -389,12 +403,21 @@ FOLDERS = {
         *(SHIPPED_TWO, [5], r"^T1\.nii\.gz is read, since it is treated alike, and not T1_brain\.nii\.gz\."),
     ),
     "stripped": (
-        {"FLAIR.nii.gz": 1, "FLAIR_brain.nii.gz": 100, "T1.nii.gz": 2, "T1_brain.nii.gz": 200},
+        {"FLAIR.nii.gz": 1, "FLAIR_brain.nii.gz": 100, "T1.nii.gz": 2, "T1_brain.nii.gz": 200, "lesions.nii.gz": [5]},
         *(
             SHIPPED_TWO,
-            None,
+            [5],
             r"^FLAIR_brain.nii.gz, T1_brain.nii.gz are read, since they are skull-stripped, and not FLAIR.nii.gz, T1.n",
         ),
+    ),
+    "ANTs": (
+        {
+            "FLAIR.nii": 100,
+            "T1.nii": (1, ELSEWHERE),
+            "T1_Warped.nii.gz": 200,
+            "T1_InverseWarped.nii.gz": (1, ELSEWHERE),
+        },
+        *(SHIPPED_TWO, None, r"T1_Warped\.nii\.gz is read, since it is on one grid, and not T1\.nii\."),
     ),
     "SPM": (
         {
@@ -512,7 +535,13 @@ def test_what_could_be_two_things_is_refused_with_what_was_found(tmp_path: Path,
 
 
 @pytest.mark.parametrize(
-    "names", [("mask1", "mask2"), ("lesion_rater-A", "lesion_rater-B"), ("les_reader1", "les_reader2")]
+    "names",
+    [
+        ("mask1", "mask2"),
+        ("lesion_rater-A", "lesion_rater-B"),
+        ("les_reader1", "les_reader2"),
+        ("rater1/lesion", "rater2/lesion"),
+    ],
 )
 def test_masks_of_several_raters_are_asked_for_by_name(tmp_path: Path, names: tuple[str, str]) -> None:
     write(tmp_path, {"FLAIR.nii.gz": 1, "T1.nii.gz": 2, f"{names[0]}.nii.gz": [5], f"{names[1]}.nii.gz": [6]})
