@@ -308,7 +308,8 @@ def _fetch_item(key: str, item: str, group: Mapping[str, Any]) -> dict[str, Path
         if archive.is_file() or not here:  # else a patient may be there in part
             extract_members(archive if here else _whole(key, group), pattern, folder)
     elif "by_hand" not in group:
-        files = [file for file in _record(key, group) if re.fullmatch(pattern, file.path)]
+        listed = _record(key, group, needed=not _here(folder, pattern))
+        files = [file for file in listed if re.fullmatch(pattern, file.path)]
         if not all(file.local.is_file() for file in files):
             _tell_licence(name, group)
         for file in files:
@@ -330,14 +331,16 @@ def _tell_licence(name: str, group: Mapping[str, Any]) -> None:
     warnings.warn(f"{name} is under {group['licence']}{limits}. Cite {group['citation']}.", stacklevel=5)
 
 
-def _record(key: str, group: Mapping[str, Any]) -> list[RemoteFile]:
-    """What the repository lists; nothing, with a warning, where it cannot be asked and never was."""
+def _record(key: str, group: Mapping[str, Any], needed: bool) -> list[RemoteFile]:
+    """What the repository lists; where it cannot be asked and is not `needed`, nothing, with a warning."""
     file = RemoteFile(key, "record", key, "record.json", address=group["record"])
     try:
-        text = _place(file).read_text(encoding="utf-8")
-        listed = RECORDS[group["kind"]](json.loads(text))
+        listed = RECORDS[group["kind"]](json.loads(_place(file).read_text(encoding="utf-8")))
     except (OSError, ValueError, KeyError, TypeError) as error:
-        file.local.unlink(missing_ok=True)
+        if not isinstance(error, OSError):  # no record but, say, a page of the host
+            file.local.unlink(missing_ok=True)
+        if needed:
+            raise FileNotFoundError(f"{key} can be fetched with its record alone: {one_line(error, 500)}") from error
         told = "so that sizes and check sums are not known; what lies in the cache is compared with its own alone"
         warnings.warn(f"The record of {key} could not be read ({one_line(error, 300)}), {told}.", stacklevel=4)
         return []
@@ -352,7 +355,7 @@ def _record(key: str, group: Mapping[str, Any]) -> list[RemoteFile]:
 
 def _whole(key: str, group: Mapping[str, Any]) -> Path:
     """The archive of a data set, verified when it is downloaded; one placed by hand by its size and its members."""
-    known = next((file for file in _record(key, group) if file.path == group["archive"]), None)
+    known = next((file for file in _record(key, group, needed=False) if file.path == group["archive"]), None)
     file = known or RemoteFile(key, "archive", key, group["archive"], address=group["address"])
     if not file.local.is_file() or file.size not in (None, file.local.stat().st_size):
         _tell_licence(f"{key} ({group['size']})", group)

@@ -514,6 +514,19 @@ def test_the_cache_of_another_serves_a_data_set_as_a_mirror_from_disk(tmp_path, 
         assert sorted(fetch("toyset:test/2")) == ["test/2/FLAIR.nii.gz", "test/2/T1.nii.gz"]
 
 
+@pytest.mark.parametrize("content", [b"", b"<html>Please log in</html>", b'{"data": []}'])
+def test_without_the_record_what_was_fetched_serves_and_nothing_else_is_promised(dataset, content):
+    with serving(*["missing"] * (2 * (not content)), content={"/record": content}) as server:
+        folder = dataset("dataverse", f"{server.base}/record")
+        with pytest.raises(FileNotFoundError, match="toyset can be fetched with its record alone: "):
+            fetch("toyset:train/1")
+        assert not (folder / "record.json").exists()
+        (folder / "train/1").mkdir(parents=True)
+        (folder / "train/1/FLAIR.nii.gz").write_bytes(b"x")
+        with pytest.warns(UserWarning, match="The record of toyset could not be read"):
+            assert list(fetch("toyset:train/1")) == ["train/1/FLAIR.nii.gz"]
+
+
 @pytest.mark.parametrize("item", ["train/9", "train", "other/1", "train/../1"])
 def test_a_patient_that_is_none_is_answered_with_the_split(dataset, tmp_path, item, monkeypatch):
     folder = dataset("dataverse", f"{NOWHERE}/record")
