@@ -231,7 +231,7 @@ def _sources(entries: list[Any], home: Path, targets: str, where: str) -> Iterat
 
 def _words_of(source: Mapping[str, Any]) -> str:
     """What tables and errors call a subject by."""
-    return ", ".join(map(str, source.values()))
+    return ", ".join(f"{key} {value}" if key in CHOICES else str(value) for key, value in source.items())
 
 
 def _expanded(entry: Any, home: Path, where: str) -> Iterator[dict[str, Any]]:

@@ -499,6 +499,9 @@ def test_how_targets_are_read_stands_beside_their_subjects(scans: Path) -> None:
         {"flair": str(scans / "F.nii"), "target": str(scans / "M.nii"), "target_label": 2},
         {"subject": "demo"},
     )
+    written(scans, 'subjects = [{subject = "a1", target_label = 2}, {subject = "a?", target_label = 2}]')
+    with pytest.raises(ValueError, match=r"names a subject twice: .*a1, target_label 2; take one of them out"):
+        read_config(scans / "cohort.toml")
     written(scans, 'subjects = [{subject = "a1", target_label = 1.5}]')
     with pytest.raises(ValueError, match=r"got \{'subject': 'a1', 'target_label': 1\.5\}; beside them, .* rater, ta"):
         read_config(scans / "cohort.toml")
