@@ -4,13 +4,12 @@
 by the names of its files. Nothing is opened but headers, and those only where two files could be one channel.
 """
 
-import filecmp
 import json
 import os
 import re
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -50,8 +49,8 @@ def find_files(folder: Path) -> Found:
                     f"A folder must hold one patient and visit, {folder} holds {len(patients)} of {title} "
                     f"({_some(patients)}); name one of them, as {_word_of(folder, next(iter(patients)), patients)}."
                 )
-            return _told_of_copies(_by_layout(title, layout, next(iter(patients)), listed))
-    return _told_of_copies(_by_names(folder, listed))
+            return _by_layout(title, layout, next(iter(patients)), listed)
+    return _by_names(folder, listed)
 
 
 def find_patients(folder: Path) -> list[Path]:
@@ -69,7 +68,7 @@ def find_case(word: Path) -> Found | None:
     for title, layout in LAYOUTS.items():
         for who in _patients(layout, listed):
             if _letters(who) == _letters(word.name) != "":
-                return _told_of_copies(_by_layout(title, layout, who, listed))
+                return _by_layout(title, layout, who, listed)
     return None
 
 
@@ -98,25 +97,6 @@ def _listed(folder: Path) -> Iterator[Path]:
         walked.add(real)
         folders[:] = sorted(name for name in folders if not name.startswith((".", "__MACOSX")))
         yield from (here / name for name in sorted(names) if _is_image(name))
-
-
-def _told_of_copies(found: Found) -> Found:
-    """The patient, with a remark where one file would be two channels."""
-    pairs = list(found.images.items())
-    same = [
-        f"{channel(one).label} and {channel(other).label} of {found.name} are the same file twice "
-        f"({first.name}, {second.name})."
-        for n, (one, first) in enumerate(pairs)
-        for other, second in pairs[n + 1 :]
-        if _same(first, second)
-    ]
-    return replace(found, remarks=(*found.remarks, *same))
-
-
-def _same(one: Path, other: Path) -> bool:
-    if not (one.is_file() and other.is_file()):  # said when they are read
-        return False
-    return one.stat().st_size == other.stat().st_size and filecmp.cmp(one, other, shallow=False)
 
 
 def _one(paths: Sequence[Path]) -> tuple[Path | None, str]:

@@ -22,7 +22,7 @@ ELSEWHERE = np.diag([-1.0, 1, 1, 1]) + np.array([[0, 0, 0, 5.0]] + [[0] * 4] * 3
 
 
 def write(folder: Path, files: Mapping[str, object]) -> Path:
-    """Scans as a ramp from a number on, lesions as a mask of one voxel (`[7]`: number 7), JSON, or another grid."""
+    """Scans whose first voxel is a number, lesions as a mask of one voxel (`[7]`: number 7), JSON, or another grid."""
     for name, what in files.items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -34,7 +34,8 @@ def write(folder: Path, files: Mapping[str, object]) -> Path:
             write_image(path, mask, TURNED)
         else:
             number, affine = what if isinstance(what, tuple) else (what, TURNED)
-            values = (number + np.arange(64).reshape(SHAPE)).astype(np.float32)
+            order = np.arange(64) * (2 * number + 1) % 64  # no two numbers make the same image, but for a factor
+            values = (number + order.reshape(SHAPE)).astype(np.float32)
             if path.suffix == ".mgz":
                 nibabel.save(nibabel.MGHImage(values, affine), path)
             else:
@@ -475,7 +476,7 @@ FOLDERS = {
         {"FLAIR.nii.gz": 100, "T1.nii.gz": 100},
         {"flair": 100, "t1": 100},
         None,
-        "are the same file twice",
+        "T1 of p1 holds the same values as FLAIR",
     ),
 }
 
