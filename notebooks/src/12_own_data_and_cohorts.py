@@ -259,7 +259,7 @@ for group in ("TP", "FP", "FN"):
     left += counts[group].to_numpy()
 ax.invert_yaxis()
 ax.set_xlabel("lesions of patient 01")
-legend = ax.legend(ncols=3, loc="lower right", fontsize=9)
+legend = figure.legend(ncols=3, loc="outside upper right", fontsize=9)
 
 # %% [markdown]
 # Read it aloud: blue is found and real, orange found and not real, yellow missed. `as it is` is what the network can do. Each other bar
