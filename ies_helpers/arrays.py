@@ -4,11 +4,13 @@ Axes are written in array letters: C channels, I J K voxels along the three axes
 lesion, B images of one batch. Distances are in mm.
 """
 
+import functools
 import itertools
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from numbers import Integral
-from typing import Any, Protocol, TypeAlias, runtime_checkable
+from typing import Any, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 import numpy as np
 import torch
@@ -118,10 +120,55 @@ class Box(tuple[slice, slice, slice]):
         return Box.of(self.start - outer.start, self.stop - outer.start)
 
 
+# What comes in from a caller: tensors of any kind, and torch in any state.
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def plain(values: Any) -> Any:
+    """A tensor, or each of a list, without what others hang on it: metadata (MONAI), a graph, inference mode."""
+    if type(values) in (list, tuple):
+        return type(values)(map(plain, values))
+    if not isinstance(values, torch.Tensor):
+        return values
+    if type(values) is not torch.Tensor or values.requires_grad:
+        values = values.detach().as_subclass(torch.Tensor)
+    return values.clone() if values.is_inference() and not torch.is_inference_mode_enabled() else values
+
+
+@contextmanager
+def usual_torch() -> Iterator[None]:
+    """Torch inside as it starts: no autocast or inference mode, gradients on, and factories that make float32 here."""
+    with ExitStack() as inside:
+        if torch.is_inference_mode_enabled():
+            inside.enter_context(torch.inference_mode(False))
+        for kind in ("cpu", "cuda"):
+            if torch.is_autocast_enabled(kind):
+                inside.enter_context(torch.autocast(kind, enabled=False))
+        if torch.get_default_device().type != "cpu":
+            inside.enter_context(torch.device("cpu"))
+        if (kind := torch.get_default_dtype()) != torch.float32:
+            inside.callback(torch.set_default_dtype, kind)
+            torch.set_default_dtype(torch.float32)
+        inside.enter_context(torch.enable_grad())
+        yield
+
+
+def door(function: Function) -> Function:
+    """What a caller calls: tensors come in `plain`, and values do not depend on the state that torch is in."""
+
+    @functools.wraps(function)
+    def opened(*args: Any, **named: Any) -> Any:
+        with usual_torch():
+            return function(*map(plain, args), **{name: plain(value) for name, value in named.items()})
+
+    return opened  # pyright: ignore[reportReturnType]
+
+
 def as_voxels(lesion: LesionLike, shape: Sequence[int]) -> Voxels:
     """The voxels `(V, 3)` int64 of whatever says where a lesion is, in a volume of `shape` `(I, J, K)`."""
     given = lesion.voxels if isinstance(lesion, HasVoxels) else lesion
-    array = np.asarray(given.cpu() if isinstance(given, torch.Tensor) else given)
+    array = np.asarray(plain(given).cpu() if isinstance(given, torch.Tensor) else given)
     if array.dtype == bool and array.shape == tuple(shape):
         voxels = np.argwhere(array)
     elif array.ndim == 2 and array.shape[1] == 3 and np.issubdtype(array.dtype, np.integer):

@@ -4,7 +4,6 @@ Toys whose gradients are known by hand; a cue planted where nobody would look; c
 one has a fault; and a classifier of images that differ in a known mask, as in ClinicaDL's "trivial data".
 """
 
-import copy
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,7 +15,7 @@ import torch
 from torch import nn
 
 from ies_helpers.arrays import LabelMap, Saliency, Volume, Voxels
-from ies_helpers.segmentation.network import Copies, Network
+from ies_helpers.segmentation.network import Copies, Network, copy_of
 from ies_helpers.segmentation.nnunet import build_network, read_plans
 from ies_helpers.subjects.files import replacing, write_text
 
@@ -133,7 +132,7 @@ def suspects(network: Network, seed: int = 0) -> dict[str, Network]:
     """Four copies of a U-Net named A to D, one with each of `FAULTS`, in an order that depends on the seed."""
     if type(network.module).__name__ != "UNet":
         raise ValueError(f"The suspects are made from a MONAI UNet, got {type(network.module).__name__}: load 'unet'.")
-    copies = {letter: _spoilt(copy.deepcopy(network.module), fault) for letter, fault in _order(seed).items()}
+    copies = {letter: _spoilt(copy_of(network.module), fault) for letter, fault in _order(seed).items()}
     return {letter: replace(network, module=module, name=letter) for letter, module in copies.items()}
 
 

@@ -71,7 +71,15 @@ each_module = pytest.mark.parametrize("module", sorted(MODULES))
 TESTS = ROOT / "tests"
 CROSSING = {
     *("architecture", "imports", "project", "notebooks", "book", "colab", "workshop"),  # what stands around the package
-    *("channels", "finished", "faults", "faults_random", "hypothesis", "bench"),  # whole commands, in all weathers
+    *(
+        "channels",
+        "doors",
+        "finished",
+        "faults",
+        "faults_random",
+        "hypothesis",
+        "bench",
+    ),  # whole, in all weathers
     *("segmentation/published", "saliency/devices", "figures/legibility"),  # one promise of several rooms
 }
 """Test files that belong to no one module, by floor and name."""

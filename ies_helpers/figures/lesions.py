@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from ies_helpers.arrays import LesionLike, Saliency
+from ies_helpers.arrays import LesionLike, Saliency, door, plain
 from ies_helpers.figures.slices import (
     CLOSE_UP_MM,
     DARK_RIM,
@@ -36,6 +36,7 @@ from ies_helpers.segmentation.lesions import Lesion, Lesions
 from ies_helpers.subjects.subject import Subject
 
 
+@door
 def plot_saliency(
     subject: Subject,
     saliency: Saliency,
@@ -158,7 +159,7 @@ def plot_maps(
     size = (side * columns + 1.2, side * len(maps) + 0.3)
     figure, axes = plt.subplots(len(maps), columns, figsize=size, squeeze=False, layout="constrained")
     for row, (name, saliency) in zip(axes, maps.items(), strict=True):
-        turned = [space.turn(channel) for channel in saliency.numpy()]
+        turned = [space.turn(channel) for channel in plain(saliency).numpy()]
         scale = symmetric(largest_shown(turned, [plane], centre, frame))
         labels = space.channels if len(turned) == len(space.channels) else ["all"]
         titles = [f"{space.channels[0]}, {plane}", *(f"{name}: map of {label}" for label in labels)]

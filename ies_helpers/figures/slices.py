@@ -18,7 +18,7 @@ from matplotlib.image import AxesImage
 from matplotlib.patheffects import withStroke
 from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation
 
-from ies_helpers.arrays import Box, HasVoxels, LesionLike, Saliency, as_mask, check_choice, spacing_of
+from ies_helpers.arrays import Box, HasVoxels, LesionLike, Saliency, as_mask, check_choice, plain, spacing_of
 from ies_helpers.saliency.methods import GRADIENT_UNIT
 from ies_helpers.segmentation.lesions import Lesion
 from ies_helpers.subjects.subject import Subject
@@ -81,7 +81,7 @@ def channel_index(subject: Subject, channel: str | None, name: str = "channel") 
 def channel_map(subject: Subject, saliency: Saliency, index: int) -> np.ndarray:
     """The map `(I, J, K)`, checked, that belongs over a channel: its own, or that of all channels at once."""
     check_map(saliency, subject)
-    return saliency[min(index, len(saliency) - 1)].numpy()
+    return plain(saliency)[min(index, len(saliency) - 1)].numpy()
 
 
 # Where a slice lies: axes turned as figures show them, planes, and how much of a plane is shown.

@@ -16,7 +16,18 @@ import numpy as np
 import torch
 from scipy import ndimage
 
-from ies_helpers.arrays import Affine, Box, LesionLike, Saliency, as_mask, check_choice, check_finite, spacing_of
+from ies_helpers.arrays import (
+    Affine,
+    Box,
+    LesionLike,
+    Saliency,
+    as_mask,
+    check_choice,
+    check_finite,
+    door,
+    plain,
+    spacing_of,
+)
 from ies_helpers.measures.removal import Curve, Road
 from ies_helpers.subjects.subject import SHIPPED
 
@@ -91,6 +102,7 @@ def effective_complexity(saliency: Saliency, *, part: SignPart = "abs") -> float
     return _over(above, values.size * values.any(), None, why_empty(saliency, part))
 
 
+@door
 def peak(saliency: Saliency, modalities: Sequence[str] | None = None) -> dict[str, float]:
     """Largest and smallest value by channel: `flair_max`, `flair_min`, ..., in the map's unit.
 
@@ -237,7 +249,7 @@ def part_of(saliency: torch.Tensor, part: str) -> np.ndarray:
     check_choice("part", part, get_args(SignPart))
     if saliency.ndim not in (3, 4):
         raise ValueError(f"A map must be (C, I, J, K) or (I, J, K), got {tuple(saliency.shape)}.")
-    values = np.asarray(saliency, dtype=np.float64)
+    values = np.asarray(plain(saliency), dtype=np.float64)
     check_finite(values, "A map", "explain anew")
     values = np.abs(values) if part == "abs" else np.maximum(values if part == "positive" else -values, 0)
     return values.sum(axis=0) if values.ndim == 4 else values

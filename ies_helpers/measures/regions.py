@@ -23,7 +23,7 @@ from nibabel.affines import apply_affine
 from nibabel.processing import resample_from_to
 from scipy import ndimage
 
-from ies_helpers.arrays import SAME_PLACE, Affine, Saliency, apart_mm
+from ies_helpers.arrays import SAME_PLACE, Affine, Saliency, apart_mm, door
 from ies_helpers.measures.maps import SHELLS, SignPart, part_of, shells, why_empty
 from ies_helpers.segmentation.lesions import Lesion
 from ies_helpers.subjects.nifti import read_image, read_values
@@ -37,6 +37,7 @@ PART_SUFFIX: dict[SignPart, str] = {"abs": "", "positive": "_pos", "negative": "
 PARTS = tuple(PART_SUFFIX)
 
 
+@door
 def structure_table(
     maps: Mapping[str, Saliency], structures: Structures, *, parts: Sequence[SignPart] = PARTS, subject: str = ""
 ) -> pd.DataFrame:

@@ -24,7 +24,7 @@ from scipy.sparse import csr_array, diags_array
 from scipy.sparse.linalg import cg
 from torch import nn
 
-from ies_helpers.arrays import Box, LesionLike, Saliency, Volume, as_mask, check_choice, check_finite, check_seed
+from ies_helpers.arrays import Box, LesionLike, Saliency, Volume, as_mask, check_choice, check_finite, check_seed, door
 from ies_helpers.measures.sanity import pearson
 from ies_helpers.saliency.comparison import mean_logits
 from ies_helpers.saliency.score import LesionScore
@@ -133,6 +133,7 @@ def count_voxels(fractions: Sequence[float], size: int) -> np.ndarray:
     return voxels
 
 
+@door
 def surroundings(lesion: LesionLike, shape: tuple[int, ...], reach: float = 15) -> torch.Tensor:
     """`(I, J, K)` bool: the lesion and all within `reach` voxels of it.
 
@@ -236,6 +237,7 @@ class Road:
         return float(self.score.mean())
 
 
+@door
 def road(
     network: Network | nn.Module,
     image: Volume,
@@ -300,6 +302,7 @@ class Stepping(Removing, total=False):
     steps: int
 
 
+@door
 def deletion(
     network: Network | nn.Module, image: Volume, lesion: LesionLike, saliency: Saliency, **how: Unpack[Stepping]
 ) -> Curve:
@@ -311,6 +314,7 @@ def deletion(
     return _curve((network, image, lesion), saliency, lambda order, n: order[:n], **how)
 
 
+@door
 def insertion(
     network: Network | nn.Module, image: Volume, lesion: LesionLike, saliency: Saliency, **how: Unpack[Stepping]
 ) -> Curve:
@@ -336,6 +340,7 @@ def _curve(
 # Correlation over random subsets, and stability.
 
 
+@door
 def sensitivity_n(
     network: Network | nn.Module,
     image: Volume,
@@ -394,6 +399,7 @@ def faithfulness_correlation(
     return sensitivity_n(network, image, lesion, saliencies, fractions=[fraction], subsets=subsets, **how)[:, 0]
 
 
+@door
 def sensitivity(
     explain: Callable[[Volume], Saliency], image: Volume, *, draws: int = 10, bound: float = 0.1, seed: int = 0
 ) -> np.ndarray:

@@ -5,7 +5,6 @@ when the network's weights are replaced by random ones shows the image, not the 
 opposite check: a network that looks where nobody would.
 """
 
-import copy
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any, Literal, NamedTuple, get_args
@@ -17,8 +16,8 @@ from scipy.ndimage import gaussian_filter
 from scipy.stats import rankdata
 from torch import nn
 
-from ies_helpers.arrays import Box, LabelMap, Saliency, check_choice
-from ies_helpers.segmentation.network import Network, as_network
+from ies_helpers.arrays import Box, LabelMap, Saliency, check_choice, door
+from ies_helpers.segmentation.network import Network, as_network, copy_of
 
 
 class Similarity(NamedTuple):
@@ -30,6 +29,7 @@ class Similarity(NamedTuple):
     reason: str = ""  # why they are NaN
 
 
+@door
 def similarity(one: Saliency, other: Saliency, region: LabelMap) -> Similarity:
     """Compare two maps `(C, I, J, K)` on a region `(I, J, K)`, bool or 0 and 1."""
     region = torch.as_tensor(region).bool()
@@ -48,6 +48,7 @@ def similarity(one: Saliency, other: Saliency, region: LabelMap) -> Similarity:
     return Similarity(signed, absolute, ssim(one, other, region), flat)
 
 
+@door
 def ssim(one: Saliency, other: Saliency, region: LabelMap) -> float:
     """Mean structural similarity on the region, each map a divided by its largest absolute value first, as 1 + a.
 
@@ -72,6 +73,7 @@ def _ssim_map(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return (2 * mean_a * mean_b + c1) * (2 * cov + c2) / ((mean_a**2 + mean_b**2 + c1) * (var_a + var_b + c2))
 
 
+@door
 def shuffled(saliency: Saliency, region: LabelMap, seed: int = 0) -> Saliency:
     """The map with its voxels in the region in random order, channels kept together, zero elsewhere."""
     values, other = saliency[:, region], torch.zeros_like(saliency)
@@ -93,6 +95,7 @@ How = Literal["cascading", "independent"]  # each layer random with all from the
 AS_TRAINED, SHUFFLED = "as trained", "shuffled map"
 
 
+@door
 def randomise_layers(
     network: Network | nn.Module,
     explain: Callable[[Network], Saliency],
@@ -125,7 +128,7 @@ def randomise_layers(
     """
     network = as_network(network)
     check_choice("how", how, get_args(How))
-    other = replace(network, module=copy.deepcopy(network.module))
+    other = replace(network, module=copy_of(network.module))
     chosen = _layers(other.module, layers)
     trained = [p.detach().clone() for p in other.module.parameters()]
     original = explain(network)

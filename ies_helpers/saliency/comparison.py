@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from ies_helpers.arrays import Affine, Box, LesionLike, Saliency, Volume, check_choice, spacing_of
+from ies_helpers.arrays import Affine, Box, LesionLike, Saliency, Volume, check_choice, door, spacing_of
 from ies_helpers.saliency.context import Fill, filled
 from ies_helpers.saliency.gradients import LesionGradient
 from ies_helpers.saliency.score import LesionScore
@@ -37,6 +37,7 @@ class Attribution(NamedTuple):
     error: float  # |sum of the map - change|, in logits: the completeness error
 
 
+@door
 def input_x_gradient(network: Network | nn.Module, image: Volume, lesion: LesionLike) -> Saliency:
     """The image times the gradient of the lesion's mean logit, `(C, I, J, K)` in logits.
 
@@ -49,6 +50,7 @@ def input_x_gradient(network: Network | nn.Module, image: Volume, lesion: Lesion
     return engine.place(g * image[:, *engine.box].to(g))
 
 
+@door
 def integrated_gradients(
     network: Network | nn.Module,
     image: Volume,
@@ -103,6 +105,7 @@ def mean_logits(score: LesionScore, edited: Iterable[torch.Tensor]) -> torch.Ten
     return score.logits(edited)[:, score.network.lesion_class].mean(dim=1)
 
 
+@door
 def baseline_image(image: Volume, baseline: Fill | Volume, affine: Affine | None = None) -> Volume:
     """The image `(C, I, J, K)` that `baseline` names, or is."""
     check_image(image)
@@ -116,6 +119,7 @@ def baseline_image(image: Volume, baseline: Fill | Volume, affine: Affine | None
     return filled(image, baseline, np.array(spacing_of(np.eye(4) if affine is None else affine)))
 
 
+@door
 def occlusion(
     network: Network | nn.Module,
     image: Volume,
@@ -170,6 +174,7 @@ def _edited(clean: torch.Tensor, filling: torch.Tensor, edits: list[tuple[slice,
         yield edited
 
 
+@door
 def kernel_shap(
     network: Network | nn.Module,
     image: Volume,

@@ -16,7 +16,7 @@ import torch
 from scipy import ndimage
 from torch import nn
 
-from ies_helpers.arrays import CONNECTIVITY, Affine, LesionLike, Volume, as_mask, check_choice, spacing_of
+from ies_helpers.arrays import CONNECTIVITY, Affine, LesionLike, Volume, as_mask, check_choice, door, spacing_of
 from ies_helpers.saliency.score import LesionScore
 from ies_helpers.segmentation.network import Network, Through, as_network, padded
 from ies_helpers.subjects.editing import lesion_pattern
@@ -28,6 +28,7 @@ STEPS = tuple(range(35))  # 0 is the lesion alone; 1 to 34 dilations as publishe
 BLUR_MM = 4.0  # standard deviation of the gaussian that makes the `blurred` fill
 
 
+@door
 def perilesional_curve(
     network: Network | nn.Module,
     image: Volume,
@@ -110,6 +111,7 @@ DOSE_COLUMNS = [
 ]
 
 
+@door
 def dose_response(
     network: Network | nn.Module, subject: Subject, place: Any, size: float, contrasts: Sequence[float]
 ) -> pd.DataFrame:

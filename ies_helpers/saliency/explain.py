@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from torch import nn
 
-from ies_helpers.arrays import LesionLike, Volume, as_voxels
+from ies_helpers.arrays import LesionLike, Volume, as_voxels, door
 from ies_helpers.saliency.context import BLUR_MM
 from ies_helpers.saliency.frozen import deviation
 from ies_helpers.saliency.gradients import LesionGradient
@@ -35,6 +35,7 @@ from ies_helpers.subjects.subject import Subject
 SAVE_EVERY_S = 30.0  # seconds of work that a killed run may lose
 
 
+@door
 def explain(
     subject: Subject,
     network: Network | nn.Module,
@@ -67,6 +68,7 @@ def explain(
     return read_index(out)
 
 
+@door
 def make_maps(
     subject: Subject,
     network: Network | nn.Module,
@@ -90,6 +92,7 @@ def make_maps(
     add_lesions(folder, subject, [(lesion.number, lesion.group, lesion.voxels) for lesion in numbered])
     notes: dict[str, Any] = {"command": command}
     notes |= {f"{who}_notes": list(it.notes) for who, it in (("network", network), ("subject", subject)) if it.notes}
+    notes |= {"network_origin": network.origin} if network.origin else {}
     if todo and recipe.statistics == "frozen":
         notes |= _frozen_deviation(network, subject.image, numbered)
     try:

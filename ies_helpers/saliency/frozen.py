@@ -7,7 +7,6 @@ gradients are taken on fewer positions still (`FrozenCone`), any other network's
 exact agree; what is left out is the far field. `deviation` says how much, on the data at hand.
 """
 
-import copy
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
@@ -23,7 +22,7 @@ from ies_helpers.arrays import Box, Volume, Voxels
 from ies_helpers.saliency.cone import KINKED, factor_of, is_plain, lesion_channel, slope_of, voxels_at_once, window
 from ies_helpers.saliency.views import Each, Part, View, cut, forward, group_voxels, upload, window_parts
 from ies_helpers.segmentation.field import far_leaves, fills_window, receptive_field
-from ies_helpers.segmentation.network import Memory, Network
+from ies_helpers.segmentation.network import Memory, Network, copy_of
 from ies_helpers.segmentation.trust import CLOSE
 
 # The published nnU-Net taken apart, block by block; each knows its own backward pass once it was seen forward.
@@ -242,7 +241,7 @@ class Frozen:
     """A copy of a network whose instance norms hold still; made by `frozen`."""
 
     def __init__(self, network: Network, channels: int) -> None:
-        module = copy.deepcopy(network.module).eval().requires_grad_(False)
+        module = copy_of(network.module).eval().requires_grad_(False)
         stills: dict[nn.Module, nn.BatchNorm3d] = {}  # a norm may stand under several names, and is one norm
         for name, norm in list(module.named_modules(remove_duplicate=False)):
             if isinstance(norm, nn.InstanceNorm3d):

@@ -9,13 +9,14 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from ies_helpers.arrays import Box, LesionLike, Saliency, Volume, Voxels, as_voxels
+from ies_helpers.arrays import Box, LesionLike, Saliency, Volume, Voxels, as_voxels, door
 from ies_helpers.saliency.views import Boxed, Part, View, crop_part, cut, union, window_part
 from ies_helpers.segmentation.inference import check_finite, check_image
 from ies_helpers.segmentation.network import Copies, Network, as_network, at_rest
-from ies_helpers.segmentation.trust import image_field
+from ies_helpers.segmentation.trust import check_answers, image_field
 
 
+@door
 def gradcam_pp(
     network: Network | nn.Module, image: Volume, lesion: LesionLike, *, layer: str | None = None
 ) -> Saliency:
@@ -42,6 +43,7 @@ def gradcam_pp(
     return boxed_cam(network, image, lesion, layer).full(tuple(image.shape[1:]))
 
 
+@door
 def gradcam(network: Network | nn.Module, image: Volume, lesion: LesionLike, *, layer: str | None = None) -> Saliency:
     """Instance Grad-CAM: relu(sum over channels of w A), w the mean over space of g = dy'/dA (arXiv 1610.02391).
 
@@ -59,6 +61,7 @@ class Seen(NamedTuple):
     gradient: torch.Tensor
 
 
+@door
 def boxed_cam(
     network: Network | nn.Module, image: Volume, lesion: LesionLike, layer: str | None = None, pooled: bool = False
 ) -> Boxed:
@@ -70,6 +73,7 @@ def boxed_cam(
     voxels = as_voxels(lesion, shape)
     if network.grid is not None:
         return _placed_cam(network, module, image, voxels, pooled)
+    check_answers(network, image)
     part, seen = _part_of(network, image, voxels, pooled)
     return _cam_of(network, module, image, part, seen, pooled)
 

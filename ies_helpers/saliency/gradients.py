@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from ies_helpers.arrays import Box, LesionLike, Saliency, Volume, as_voxels, check_choice
+from ies_helpers.arrays import Box, LesionLike, Saliency, Volume, as_voxels, check_choice, door
 from ies_helpers.saliency.cone import Cone, cone_of, trusted
 from ies_helpers.saliency.frozen import Frozen, frozen
 from ies_helpers.saliency.views import (
@@ -49,6 +49,7 @@ VALUES_KEPT = 2  # values that a backward pass keeps per activation: itself and 
 SMALLEST_BUDGET = 2**20  # bytes to which it may be halved: less than one voxel's gradient in any real network
 
 
+@door
 def gradient(
     network: Network | nn.Module,
     image: Volume,
@@ -89,6 +90,7 @@ class LesionGradient:
         placed = isinstance(network, Network) and network.grid is not None
         return object.__new__(PlacedGradient if placed and cls is LesionGradient else cls)
 
+    @door
     def __init__(
         self,
         network: Network | nn.Module,
@@ -153,6 +155,7 @@ class LesionGradient:
         passes = [max(kept * view.box.size for view in part.views) for part in self.parts]
         return int(max(p + self._gradient_bytes(part) for p, part in zip(passes, self.parts, strict=True)))
 
+    @door
     def __call__(self, image: Volume) -> torch.Tensor:
         """The aggregated gradient on `box`: `(C, i, j, k)`, in the network's precision and on its device."""
         with at_rest(self.network), torch.enable_grad():
@@ -166,6 +169,7 @@ class LesionGradient:
                         what = f"The gradient of {self.network.name} by {self.way} on {self.network.device}"
                         raise does_not_fit(what, "free some, take device='cpu' or a smaller window", error) from error
 
+    @door
     def place(self, values: torch.Tensor) -> Saliency:
         """`values` on the box -> the whole map `(C, I, J, K)`, float32 on the CPU, zero elsewhere; must be finite."""
         whole = Boxed(values, self.box).full(self.shape[1:])
@@ -269,6 +273,7 @@ class PlacedGradient(LesionGradient):
     `sum` are one weighted sum of all; for `max` each scan voxel's gradient goes back to the scan before the maximum.
     """
 
+    @door
     def __init__(
         self, network: Network, image: Volume, lesion: LesionLike, aggregate: Aggregate, **options: Any
     ) -> None:
@@ -310,6 +315,7 @@ class PlacedGradient(LesionGradient):
         """As `LesionGradient.need`."""
         return self.inner.need
 
+    @door
     def __call__(self, image: Volume) -> torch.Tensor:
         """The aggregated gradient on `box`, `(C, i, j, k)`."""
         placed, passes = self.grid.push(image)

@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from ies_helpers.arrays import Box, LesionLike, Volume, Voxels, as_voxels
+from ies_helpers.arrays import Box, LesionLike, Volume, Voxels, as_voxels, door
 from ies_helpers.saliency.views import BUDGET, Part, View, cut, out_of_memory, shared_parts, union, window_part
 from ies_helpers.segmentation.field import receptive_field
-from ies_helpers.segmentation.inference import check_finite, check_image
+from ies_helpers.segmentation.inference import check_finite, check_image, check_logits
 from ies_helpers.segmentation.network import Network, Through, as_network, at_rest
 from ies_helpers.segmentation.trust import image_field
 
@@ -37,6 +37,7 @@ class LesionScore:
         placed = isinstance(network, Network) and network.grid is not None
         return object.__new__(PlacedScore if placed and cls is LesionScore else cls)
 
+    @door
     def __init__(
         self, network: Network | nn.Module, image: Volume, lesion: LesionLike, *, through: Through | None = None
     ) -> None:
@@ -46,6 +47,7 @@ class LesionScore:
         self.network = network if through is None else network.explained_through(through)
         shape = tuple(image.shape[1:])
         self.voxels = as_voxels(lesion, shape)
+        check_logits(self.network, image)
         if self.network.through == "windows":
             parts = [window_part(self.network, shape, self.voxels)]
         else:
@@ -63,15 +65,18 @@ class LesionScore:
         """`(..., I, J, K)` on the box."""
         return volume[(..., *self.box)]
 
+    @door
     def __call__(self, edited: Iterable[torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean and largest probability over the lesion's voxels, each `(B,)` float64; see `logits`."""
         probabilities = self.probabilities(edited)
         return probabilities.mean(dim=1), probabilities.amax(dim=1)
 
+    @door
     def probabilities(self, edited: Iterable[torch.Tensor]) -> torch.Tensor:
         """Probabilities of the lesion class at the lesion's voxels, `(B, V)` float64; see `logits`."""
         return self.network.probability(self.logits(edited), dim=1)
 
+    @door
     def logits(self, edited: Iterable[torch.Tensor]) -> torch.Tensor:
         """Logits at the lesion's voxels, windows blended before any softmax.
 
@@ -164,6 +169,7 @@ def _passes(part: Part, voxels: Voxels) -> Iterator[_Pass]:
 class PlacedScore(LesionScore):
     """The same through a network's own grid: images on the scan's grid, forward passes on the network's."""
 
+    @door
     def __init__(self, network: Network, image: Volume, lesion: LesionLike, *, through: Through | None = None) -> None:
         """As `LesionScore`."""
         check_image(image)
@@ -183,6 +189,7 @@ class PlacedScore(LesionScore):
         """As `LesionScore.looked_at`."""
         return self.inner.looked_at
 
+    @door
     def logits(self, edited: Iterable[torch.Tensor]) -> torch.Tensor:
         """As `LesionScore.logits`."""
         found = self.inner.logits(self.inner.crop(self._place(image)) for image in self._checked(edited))

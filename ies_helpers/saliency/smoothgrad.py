@@ -22,7 +22,7 @@ import torch
 from torch import nn
 from tqdm.auto import tqdm
 
-from ies_helpers.arrays import Box, LesionLike, Saliency, Volume, Voxels, check_seed
+from ies_helpers.arrays import Box, LesionLike, Saliency, Volume, Voxels, check_seed, door
 from ies_helpers.saliency.gradients import Aggregate, LesionGradient, Statistics, Way
 from ies_helpers.saliency.views import Boxed, upload
 from ies_helpers.segmentation.inference import check_finite
@@ -59,6 +59,7 @@ def noise_sigma(image: Volume, noise: float, channels: Sequence[str] | None = No
     return noise * float(reference.max() - reference.min())
 
 
+@door
 def noisy_image(image: Volume, sigma: float, seed: int, draw: int) -> Volume:
     """The image of one draw, `(C, I, J, K)`: numpy's generator seeded with (seed, draw), in float32."""
     if sigma == 0:
@@ -257,6 +258,7 @@ def _digest(content: bytes) -> str:
 # The loop over draws.
 
 
+@door
 def smoothgrad(
     network: Network | nn.Module,
     image: Volume,
@@ -300,6 +302,7 @@ def smoothgrad(
     return average.full(tuple(image.shape[1:]))
 
 
+@door
 def smoothgrad_average(network: Network | nn.Module, image: Volume, lesion: LesionLike, **settings: Any) -> Average:
     """`smoothgrad`, of the same settings, with what its draws tell of its error, where the map can be non-zero.
 

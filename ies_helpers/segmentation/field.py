@@ -1,6 +1,5 @@
 """How far a network looks: the input voxels that one output cell can depend on."""
 
-import copy
 import math
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
@@ -11,7 +10,7 @@ import torch
 from torch import nn
 
 from ies_helpers.arrays import Box
-from ies_helpers.segmentation.network import Copies, Memory, Network
+from ies_helpers.segmentation.network import Copies, Memory, Network, copy_of
 
 LOCAL = (  # leaf modules whose output at a voxel depends on a bounded neighbourhood, in evaluation mode
     *(nn.Conv3d, nn.ConvTranspose3d, nn.BatchNorm3d, nn.MaxPool3d, nn.AvgPool3d, nn.Upsample),
@@ -99,6 +98,16 @@ def _probed(network: Network, channels: int, local: bool) -> ReceptiveField:
         multiple = _taken(hollow, channels)
     if not local:
         return ReceptiveField(multiple or (1, 1, 1), None, None, _values_kept(hollow, channels))
+    try:
+        return _seen_by_probe(network, hollow, channels, multiple)
+    except UNKNOWN:  # as where its gradient ends inside
+        stride = multiple or (1, 1, 1)
+        return ReceptiveField(stride, None, None, _values_kept(hollow, channels), gave_up="it cannot be tried out")
+
+
+def _seen_by_probe(
+    network: Network, hollow: Network | None, channels: int, multiple: tuple[int, ...] | None
+) -> ReceptiveField:
     positive = replace(network, module=_positive_copy(network.module), through="whole")
     try:
         found = [_stride(positive, hollow, channels, axis) for axis in range(3)]
@@ -120,7 +129,7 @@ def _probed(network: Network, channels: int, local: bool) -> ReceptiveField:
 def _hollow(network: Network) -> Network | None:
     """The same network without values, which runs at once and tells shapes; None if its module cannot be copied so."""
     try:
-        return replace(network, module=copy.deepcopy(network.module).to("meta"))
+        return replace(network, module=copy_of(network.module).to("meta"))
     except UNKNOWN:  # TorchScript, for one
         return None
 
@@ -171,7 +180,7 @@ def fills_window(network: Network, channels: int) -> bool:
 
 
 def _positive_copy(module: nn.Module) -> nn.Module:
-    module = copy.deepcopy(module).double().cpu().eval()
+    module = copy_of(module).double().cpu().eval()
     for leaf in module.modules():
         for name, parameter in leaf.named_parameters(recurse=False):
             parameter.data.fill_(0.0 if name == "bias" else 1.0 / max(1, parameter[0].numel()))

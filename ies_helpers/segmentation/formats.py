@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ies_helpers.arrays import check_choice
+from ies_helpers.arrays import check_choice, door
 from ies_helpers.segmentation.adapters import lst_ai, mindglide
 from ies_helpers.segmentation.architectures import ARCHITECTURES, MONAI, build
 from ies_helpers.segmentation.bundles import is_bundle, read_bundle, read_definition, read_monai, read_script
@@ -33,6 +33,7 @@ MOST_CHANNELS = 1024  # channels, or classes, that a file may ask for
 PYTHON = "python:"
 
 
+@door
 def load_network(
     network: str | Path = "unet",
     *,
@@ -94,7 +95,7 @@ def _device(device: str) -> torch.device:
     return torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu")
 
 
-FIELDS = tuple(each.name for each in fields(Network) if each.name not in ("module", "plans", "grid", "notes"))
+FIELDS = tuple(each.name for each in fields(Network) if each.name not in ("module", "plans", "grid", "notes", "origin"))
 """What `settings` may say of a network."""
 
 
@@ -171,11 +172,13 @@ def _read_file(
     weights = read_weights(path)
     if architecture is None and isinstance(weights.config.get("network"), Mapping):  # as Auto3DSeg writes it
         return read_definition(path, name, weights.config, weights, {}, channels)
-    architecture = architecture or weights.header.get("architecture")
+    said, architecture = weights.header.get("architecture"), architecture or weights.header.get("architecture")
     if architecture is None:
         raise ValueError(_which_architecture(path.name, weights))
+    asked = f"was read as {architecture}, as asked for: that its tensors fit does not show that it was trained as this"
+    origin = f"{path.name} {f'says itself that it is {said}' if said == architecture else asked}"
     if architecture.startswith(MONAI):
-        return read_monai(architecture, name, path.name, weights, arguments or {}, channels)
+        return replace(read_monai(architecture, name, path.name, weights, arguments or {}, channels), origin=origin)
     check_choice("architecture", architecture, (*ARCHITECTURES, f"{MONAI}NAME"))
     if arguments:
         raise ValueError(f"Arguments in settings are for an architecture of MONAI, as {MONAI}UNet; got {architecture}.")
@@ -188,7 +191,7 @@ def _read_file(
     built = build(architecture, features, in_channels=inward, out_channels=outward, **options)
     fill(built.module, weights.tensors, path.name)
     taken = _names_of_channels(channels, weights.header, inward, path.name)
-    return replace(built, name=name, channels=taken, notes=weights.notes)
+    return replace(built, name=name, channels=taken, notes=weights.notes, origin=origin)
 
 
 def _is_nnunets(weights: Weights) -> bool:

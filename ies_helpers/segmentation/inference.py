@@ -12,7 +12,7 @@ from scipy import ndimage
 from torch import nn
 from tqdm.auto import tqdm
 
-from ies_helpers.arrays import Box, Probability, Volume
+from ies_helpers.arrays import Box, Probability, Volume, door
 from ies_helpers.segmentation.field import receptive_field
 from ies_helpers.segmentation.network import Memory, Network, as_network, at_rest, padded
 
@@ -81,6 +81,7 @@ def _total(shape: Sides, sides: Sides, overlap: float, weighting: str, placing: 
     return total
 
 
+@door
 def predict(network: Network | nn.Module, image: Volume, *, progress: bool = False) -> Probability:
     """Probability of lesion at every voxel: softmax or sigmoid, as `network.head`, of the blended logits.
 
@@ -92,6 +93,7 @@ def predict(network: Network | nn.Module, image: Volume, *, progress: bool = Fal
     return probability if network.grid is None else probability.nan_to_num(0.0)  # nnU-Net: background beyond its box
 
 
+@door
 def predict_logits(network: Network | nn.Module, image: Volume, *, progress: bool = False) -> torch.Tensor:
     """Logits of all K classes at every voxel, windows blended before any softmax (as published).
 

@@ -14,7 +14,7 @@ from scipy import ndimage
 from scipy.signal import fftconvolve
 from torch import nn
 
-from ies_helpers.arrays import CONNECTIVITY, Affine, LabelMap, Probability, Voxels, as_mask, check_seed
+from ies_helpers.arrays import CONNECTIVITY, Affine, LabelMap, Probability, Voxels, as_mask, check_seed, door
 from ies_helpers.segmentation.inference import predict
 from ies_helpers.segmentation.network import Network, prepare
 from ies_helpers.subjects.folder import as_tsv, open_derivative, save_lesions, write_table
@@ -166,6 +166,7 @@ def find_lesions(
     """Sort what a prediction found, or what `labels` hold, against a target."""
 
 
+@door
 def find_lesions(
     probability: Probability | Network | nn.Module,
     target: LabelMap | Subject | None = None,

@@ -1,5 +1,6 @@
 """A network and how it looks at an image: what an explanation must know of any of them."""
 
+import copy
 import functools
 import hashlib
 import re
@@ -14,7 +15,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import nn
 
-from ies_helpers.arrays import Box, check_choice
+from ies_helpers.arrays import Box, check_choice, door
 from ies_helpers.segmentation.grid import Grid
 from ies_helpers.subjects.files import one_line
 from ies_helpers.subjects.subject import Subject
@@ -107,6 +108,7 @@ class Network:
         head: `softmax` over all classes, or `sigmoid` of each channel by itself.
         output: number or key of the entry to explain, where the module puts out several at full resolution.
         notes: what was decided when it was loaded, for the screen and the sidecar.
+        origin: what is known of its weights and what cannot be, for the sidecar.
     """
 
     module: nn.Module
@@ -127,6 +129,7 @@ class Network:
     grid: Any = None
     output: int | str | None = None
     notes: tuple[str, ...] = ()
+    origin: str = ""
 
     def __post_init__(self) -> None:
         for name, values in {"through": Through, "weighting": Weighting, "placing": Placing, "head": Head}.items():
@@ -234,6 +237,7 @@ def as_network(network: Network | nn.Module) -> Network:
     raise TypeError(f"A network must be a Network or a torch.nn.Module, got {type(network).__name__}.")
 
 
+@door
 def prepare(network: Network | nn.Module, subject: Subject) -> tuple[Network, Subject]:
     """A network and a subject that fit each other: what every command does first.
 
@@ -291,7 +295,7 @@ def logits_of(module: Callable[[torch.Tensor], Any], x: torch.Tensor, network: N
         if why := _misfit(str(error), x, network):
             raise ValueError(why) from error
         raise
-    y = _one_output(y, x, network, network.output)
+    y = _one_output(y, x, network, network.output).as_subclass(torch.Tensor)
     if network.head == "probability":
         y = _log_odds(y)
     return torch.cat([torch.zeros_like(y), y], dim=1) if y.shape[1] == 1 else y
@@ -392,7 +396,7 @@ def true_float32() -> Iterator[None]:
 def at_rest(network: Network) -> Iterator[None]:
     """Evaluation mode, frozen parameters, true float32 inside; everything as it was afterwards."""
     modes = [(m, m.training) for m in network.module.modules()]
-    grads = [(p, p.requires_grad) for p in network.module.parameters()]
+    grads = [(p, p.requires_grad) for p in network.module.parameters() if not p.is_inference()]
     try:
         network.module.eval()
         for parameter, _ in grads:  # one by one: TorchScript knows no other way
@@ -426,22 +430,64 @@ def hash_of(module: nn.Module, *also: object) -> str:
 def structure_of(module: nn.Module) -> tuple[Any, ...]:
     """All but values that makes a module this function of its input: a norm replaced in place is another structure.
 
-    Of each part its name, class, plain attributes (a stride, a slope; any other object by its identity) and hooks, and
-    of its weights shape, precision and device.
+    Of each part its name, class and code, attributes (a stride, a slope, a table of settings) and hooks, and of its
+    weights shape, precision and device.
     """
-    plain = (str, int, float, tuple, list, type(None))
 
     def describe(part: nn.Module) -> tuple[Any, ...]:
-        own = {k: v for k, v in vars(part).items() if not k.startswith("_") and k != "training"}
+        own = {k: _told(v) for k, v in vars(part).items() if k not in _TORCHS_OWN}
         tensors = (*part.parameters(recurse=False), *part.buffers(recurse=False))
         return (
             type(part),
-            str({k: v if isinstance(v, plain) else id(v) for k, v in own.items()}),
+            _code_of(type(part)),
+            str(own),
             (*part._forward_hooks, *part._forward_pre_hooks),
             tuple((tuple(t.shape), t.dtype, t.device) for t in tensors),
         )
 
     return tuple((name, *describe(part)) for name, part in module.named_modules())
+
+
+_TORCHS_OWN = frozenset(vars(nn.Module()))  # attributes that every module has: the mode, and what is told by itself
+_PLAIN = (str, bytes, int, float, complex, type(None), slice, torch.dtype, torch.device)
+_FEW, _MANY = (
+    64,
+    1000,
+)  # values up to which a tensor is told by these, and entries from which on a list or table is told by its identity
+
+
+def _told(value: Any, deep: int = 4) -> Any:
+    """An attribute in a way that changes as it does: what holds settings by these, any other object by its identity."""
+    if isinstance(value, _PLAIN):
+        return value
+    if isinstance(value, torch.Tensor):  # a few numbers are settings, many are features that it keeps
+        few = value.numel() <= _FEW and value.device.type != "meta"
+        return value.dtype, value.ndim, value.tolist() if few else None
+    if isinstance(value, Mapping) and deep and len(value) < _MANY:
+        return "table", [(str(key), _told(one, deep - 1)) for key, one in value.items()]
+    if isinstance(value, list | tuple | set) and deep and len(value) < _MANY:
+        tensors = value and all(isinstance(one, torch.Tensor) for one in value)
+        return type(value).__name__, None if tensors else [_told(one, deep - 1) for one in value]
+    settings = None if callable(value) else getattr(value, "__dict__", None)
+    return (id(value), _told(settings, deep - 1)) if settings and deep else id(value)
+
+
+def _code_of(kind: type) -> tuple[Any, ...]:
+    """The code of a class that is not torch's own: a notebook may replace it under a module that is in use."""
+    kinds = [one for one in kind.__mro__ if not one.__module__.startswith(("torch.", "builtins"))]
+    return tuple(code for one in kinds for f in vars(one).values() if (code := getattr(f, "__code__", None)))
+
+
+def copy_of(module: nn.Module) -> nn.Module:
+    """A deep copy, in which what cannot be copied (kept features with their graph, a lock) is the module's own."""
+    shared: dict[int, Any] = {}
+    for part in module.modules():
+        for value in (v for k, v in vars(part).items() if k not in _TORCHS_OWN):
+            try:
+                copy.deepcopy(value, dict(shared))
+            except (RuntimeError, TypeError, AttributeError):
+                shared[id(value)] = copy.copy(value) if isinstance(value, list | dict) else value
+    return copy.deepcopy(module, shared)
 
 
 class Memory:

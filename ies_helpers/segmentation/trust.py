@@ -12,6 +12,7 @@ from dataclasses import replace
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 from ies_helpers.arrays import Box, Volume, Voxels
 from ies_helpers.segmentation.field import ReceptiveField, receptive_field
@@ -22,7 +23,7 @@ CLOSE = 1e-4
 """Largest difference of a logit, over the spread of logits, and of a gradient, over its largest value, that rounding
 makes in float32."""
 
-_remembered = Memory(weights=False)  # crops and answers are right or wrong by structure
+_remembered, _crops = Memory(weights=False), Memory()  # a path of weight 0 may open later, and then a crop differs
 
 
 def check_answers(network: Network, image: Volume) -> None:
@@ -39,27 +40,67 @@ def check_answers(network: Network, image: Volume) -> None:
 def _what_is_wrong(network: Network, image: Volume) -> str:
     """A sentence, or nothing."""
     x, name = piece_of(network, image), network.name
+    none = (
+        f"A network's logits must depend on its input; those of {name} have no gradient. Take no_grad, detach and "
+        "numpy out of its forward."
+    )
     with at_rest(network), torch.enable_grad():
-        y = network.logits(x.requires_grad_())
-        if not y.requires_grad:
-            return (
-                f"A network's logits must depend on its input; those of {name} have no gradient. Take no_grad, "
-                "detach and numpy out of its forward."
-            )
+        try:
+            y = network.logits(x.requires_grad_())
+        except RuntimeError as error:
+            if "Inference tensors" in str(error):
+                return f"{none} Its weights may be of torch.inference_mode, too: load or make them outside."
+            if "numpy()" in str(error):
+                return none
+            raise
+        weights = _waves(y, 0).abs()
+        g = torch.autograd.grad(y, x, weights, allow_unused=True)[0] if y.requires_grad else None
+        if g is None:
+            return none
         with torch.no_grad():
             again = network.logits(x)
-    y = y.detach()
     if not bool(torch.isfinite(y).all()):
         return (
             f"Logits and their gradients must be finite; {name} gave NaN or infinity. Check its weights and the image."
         )
-    apart = float((y - again).abs().max())
-    if apart > CLOSE * max(1.0, float(y.abs().max())):
+    apart = float((y.detach() - again).abs().max())
+    if apart > CLOSE * max(1.0, float(y.detach().abs().max())):
         return (
             f"A network must give one answer for one image; {name} gave logits {apart:.3g} apart. It draws random "
             "numbers in evaluation mode: switch off dropout that is called as a function."
         )
+    _warn_of_a_cut(network, x.detach(), g, weights)
     return ""
+
+
+STEP, OFF = 1e-3, 0.1
+"""A small step, as a share of the image's spread, and the share by which a gradient may be off what it changes."""
+
+
+def _warn_of_a_cut(network: Network, x: torch.Tensor, g: torch.Tensor, weights: torch.Tensor) -> None:
+    """Say where `g` is not the gradient of the logits at `x`, times `weights`: a part of the forward has none."""
+    told, found = [], []
+    for seed in range(1, 5):
+        step = STEP * float(x.std()) * _waves(x, seed)
+        with torch.no_grad(), at_rest(network):
+            change = network.logits(x + step) - network.logits(x - step)
+        found.append(float((change * weights).sum(dtype=torch.float64)) / 2)
+        told.append(float((g * step).sum(dtype=torch.float64)))
+        off = float(np.linalg.norm(np.subtract(told, found)) / (np.linalg.norm(found) or 1.0))
+        if not OFF < off < np.inf:
+            return
+    warnings.warn(
+        f"A gradient must tell how logits change; that of {network.name} is {off:.0%} off for a small step. A part of "
+        "its forward has no gradient (no_grad, detach, numpy, rounding), and maps show the rest alone.",
+        stacklevel=2,
+    )
+
+
+def _waves(like: torch.Tensor, seed: int) -> torch.Tensor:
+    """Normal random numbers, fine and coarse, so that no level of a network cancels them: `(B, C, I, J, K)`."""
+    random = torch.Generator().manual_seed(seed)
+    fine, coarse = torch.randn(like.shape, generator=random), torch.randn(*like.shape[:2], 3, 3, 3, generator=random)
+    return (fine + 2 * F.interpolate(coarse, like.shape[2:])).to(like)
 
 
 def image_field(network: Network, image: Volume, voxels: Voxels) -> ReceptiveField:
@@ -79,7 +120,7 @@ def image_field(network: Network, image: Volume, voxels: Voxels) -> ReceptiveFie
     if any(n % s for n, s in zip(field.padded(shape), field.stride, strict=True)):  # it pads by itself, nobody sees how
         return _whole(network, field, f"its sides {shape} are no multiples of the network's stride, and it pads itself")
     key = ("crop", tuple(image.shape), network.function)
-    why = _remembered(network.module, *key, make=lambda: _crop_differs(network, image, voxels, field))
+    why = _crops(network.module, *key, make=lambda: _crop_differs(network, image, voxels, field))
     return _whole(network, field, why) if why else field
 
 
@@ -97,9 +138,9 @@ def _crop_differs(network: Network, image: Volume, voxels: Voxels, field: Recept
     index = tuple(torch.as_tensor(places, device=whole.device).T)
     with at_rest(network), torch.enable_grad():
         x = whole.clone().requires_grad_()
-        y = network.lesion_logit(x)[0]
-        spread = float(y.detach().std()) or 1.0
         try:
+            y = network.lesion_logit(x)[0]
+            spread = float(y.detach().std()) or 1.0
             pieces = [_by_crop(network, whole, field.crop(Box.around(place[None]), shape), place) for place in places]
         except (RuntimeError, ValueError) as error:
             return f"it does not take a crop ({' '.join(str(error).split())[:80]})"

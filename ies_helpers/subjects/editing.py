@@ -12,7 +12,7 @@ import torch
 from scipy import ndimage
 from scipy.special import expit
 
-from ies_helpers.arrays import CONNECTIVITY, Box, LabelMap, LesionLike, Volume, Voxels, as_mask, check_seed
+from ies_helpers.arrays import CONNECTIVITY, Box, LabelMap, LesionLike, Volume, Voxels, as_mask, check_seed, door
 from ies_helpers.subjects.subject import Subject, channel
 from ies_helpers.subjects.tissue import brain_mask, robust_deviation, white_matter
 
@@ -80,6 +80,7 @@ def _width(alike: float) -> float:
     return float(np.interp(alike, found, widths))
 
 
+@door
 def add_lesion(subject: Subject, place: Any, size: float, contrast: float) -> Subject:
     """A subject with one more lesion: a ball with a soft edge, brighter in FLAIR and darker in T1 than what is there.
 
@@ -104,6 +105,7 @@ def add_lesion(subject: Subject, place: Any, size: float, contrast: float) -> Su
     return replace(subject, name=f"{subject.name}plus", image=image, **drawn, source={}, raw=None)
 
 
+@door
 def lesion_pattern(subject: Subject, place: Any, size: float) -> tuple[Volume, LabelMap]:
     """What `add_lesion` adds for contrast 1, `(C, I, J, K)`, and the voxels that are at least half lesion, `(I, J, K)`.
 
@@ -159,6 +161,7 @@ def healthy_places(subject: Subject, size: float, count: int, *, seed: int = 0) 
     return np.random.default_rng(seed).permutation(places)[:count]
 
 
+@door
 def remove_lesion(subject: Subject, lesion: LesionLike, *, seed: int = 0) -> Subject:
     """A subject without one of its lesions, white matter in its place: the level of that around, and its texture.
 
@@ -193,6 +196,7 @@ def remove_lesion(subject: Subject, lesion: LesionLike, *, seed: int = 0) -> Sub
     return replace(subject, name=f"{subject.name}minus", image=image, **drawn, source={}, raw=None)
 
 
+@door
 def lesion_contrast(subject: Subject, lesion: LesionLike) -> dict[str, float]:
     """How far each channel's mean in a lesion lies from the median of the white matter around it, z-scored units.
 

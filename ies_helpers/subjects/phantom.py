@@ -15,7 +15,7 @@ import torch
 from scipy import ndimage
 from torch.nn import functional
 
-from ies_helpers.arrays import CONNECTIVITY, Affine, Box
+from ies_helpers.arrays import CONNECTIVITY, Affine, Box, door
 from ies_helpers.subjects.subject import SHIPPED, Subject, normalise
 
 # A healthy brain: tissue maps warped out of nilearn's packaged MNI152 templates, and beside them what only looks like a
@@ -198,6 +198,7 @@ class Maps:
     target: np.ndarray  # (I, J, K) bool, the lesions
 
 
+@door
 def phantom(seed: int, *, lesions: int | None = None) -> Subject:
     """Draw the synthetic patient of a seed, on the 182 x 218 x 182 MNI152 grid at 1 mm.
 

@@ -15,7 +15,7 @@ import nibabel
 import numpy as np
 import torch
 
-from ies_helpers.arrays import check_same_grid
+from ies_helpers.arrays import check_same_grid, door
 from ies_helpers.subjects.downloads import fetch
 from ies_helpers.subjects.files import data_folder
 from ies_helpers.subjects.layouts import Found, find_case, find_files, name_of_file
@@ -43,6 +43,7 @@ class Source:
 File = str | Path | None
 
 
+@door
 def load_subject(
     subject: str | Path | None = None,
     *,

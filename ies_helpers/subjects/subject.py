@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from scipy import ndimage
 
-from ies_helpers.arrays import Affine, LabelMap, Volume, spacing_of
+from ies_helpers.arrays import Affine, LabelMap, Volume, plain, spacing_of
 
 
 @contextmanager
@@ -225,6 +225,8 @@ class Subject:
     instances: LabelMap | None = None
 
     def __post_init__(self) -> None:
+        for name in ("image", "target", "raw", "instances"):
+            object.__setattr__(self, name, plain(getattr(self, name)))
         if self.instances is not None and (self.target is None or not torch.equal(self.instances > 0, self.target)):
             raise ValueError("Instances must have a number on each voxel of the target and 0 elsewhere; change both.")
         names = ", ".join(self.channels)

@@ -343,3 +343,11 @@ def test_an_nnunets_checkpoint_by_itself_leads_to_its_folder(tmp_path: Path) -> 
 def test_a_file_that_does_not_say_its_architecture_is_told_what_its_tensors_look_like(tmp_path: Path, state) -> None:
     torch.save(state, tmp_path / "n.pth")
     refused(tmp_path / "n.pth", "named like those of unet")
+
+
+def test_what_cannot_be_known_of_weights_is_kept_for_the_sidecar(tmp_path: Path) -> None:
+    """Tensors that fit may be of another variant, and then the logits are other ones."""
+    state = load_network("unet").module.state_dict()
+    torch.save(state, tmp_path / "mine.pth")
+    network = load_network(tmp_path / "mine.pth", architecture="unet")
+    assert "mine.pth was read as unet, as asked for: that its tensors fit does not show" in network.origin

@@ -7,6 +7,8 @@ import weakref
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import pairwise
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -295,6 +297,11 @@ CHANGES = {
     "a norm": lambda m: m.__setitem__(1, nn.InstanceNorm3d(3)),
     "an equal class": lambda m: m.__setitem__(2, type("ReLU", (nn.ReLU,), {})()),
     "a slope": lambda m: setattr(m[3], "negative_slope", 0.5),
+    "a table of settings": lambda m: m.settings["nested"]["scale"].append(3),
+    "a hidden attribute": lambda m: setattr(m, "_scale", 2.0),
+    "an object of settings": lambda m: setattr(m.options, "scale", 2.0),
+    "a small tensor": lambda m: m.shift.add_(1),
+    "its code": lambda m: setattr(type(m), "method", lambda self: 2),
     "a hook": lambda m: m[2].register_forward_hook(lambda *_: None),
     "precision": lambda m: m.double(),
     "device": lambda m: m.to("meta"),
@@ -304,7 +311,13 @@ CHANGES = {
 @pytest.mark.parametrize("change", CHANGES)
 @pytest.mark.parametrize("weights", [True, False])
 def test_what_was_remembered_is_found_out_again_when_the_module_changes(change: str, weights: bool) -> None:
-    module = nn.Sequential(nn.Conv3d(2, 3, 1), nn.BatchNorm3d(3), nn.ReLU(), nn.LeakyReLU()).requires_grad_(False)
+    class Module(nn.Sequential):
+        def method(self) -> int:
+            return 1
+
+    module = Module(nn.Conv3d(2, 3, 1), nn.BatchNorm3d(3), nn.ReLU(), nn.LeakyReLU()).requires_grad_(False)
+    settings: dict[str, Any] = {"settings": {"nested": {"scale": [2]}}, "options": SimpleNamespace(scale=1.0)}
+    vars(module).update(settings | {"shift": torch.zeros(3)})
     memory, made = Memory(weights=weights), []
 
     def ask(*depends: object) -> int:
@@ -312,11 +325,14 @@ def test_what_was_remembered_is_found_out_again_when_the_module_changes(change: 
 
     assert [ask(8), ask(8), ask(4), ask(8)] == [1, 1, 2, 1]
     module.train()
-    assert ask(8) == 1
+    module.features = torch.zeros(2, 3, 4, 5, 6)  # pyright: ignore
+    assert ask(8) == 3
+    module.features = torch.ones(2, 3, 4, 5, 6)  # kept of another image, which changes nothing
+    assert ask(8) == 3
     if change == "device" and weights:
         return  # values that are nowhere have no hash
     CHANGES[change](module)
-    assert ask(8) == (3 if weights or change not in ("weights", "a buffer") else 1)
+    assert ask(8) == (4 if weights or change not in ("weights", "a buffer") else 3)
 
 
 def test_a_module_that_is_gone_is_forgotten() -> None:

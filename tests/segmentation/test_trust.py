@@ -1,5 +1,6 @@
 """What is believed of a network: that it answers, and that a crop decides what the whole image would."""
 
+import threading
 import warnings
 
 import numpy as np
@@ -171,3 +172,132 @@ def test_a_network_without_a_gradient_is_refused() -> None:
     module = Detached(2, 2, 3, padding=1).double().requires_grad_(False)
     with pytest.raises(ValueError, match="no gradient"):
         gradient(Network(module), IMAGE, PLACES["inner"])
+
+
+def wanted_map(module: nn.Module) -> torch.Tensor:
+    """The largest gradients by autograd on the whole image."""
+    each = oracles.voxel_gradients(oracles.whole(Network(module), 2), IMAGE, PLACES["inner"])
+    return oracles.aggregate(each, "max")
+
+
+class Gated(Base):
+    """Attends to the largest value of all, as much as a weight says that may be zero before a training."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = nn.Parameter(torch.zeros(1))
+
+    def between(self, low: torch.Tensor) -> torch.Tensor:
+        return low * (1 + self.gate * low.amax(dim=(2, 3, 4), keepdim=True))
+
+
+@pytest.mark.filterwarnings("ignore:.*taken on the whole image")
+def test_a_weight_that_opens_a_path_is_asked_again() -> None:
+    """Trust remembered by structure alone: maps were off by half of their largest value."""
+    torch.manual_seed(0)
+    module = Gated().double().requires_grad_(False)
+    gradient(module, IMAGE, PLACES["inner"])
+    module.gate.fill_(0.5)
+    assert oracles.relative(gradient(module, IMAGE, PLACES["inner"]), wanted_map(module)) < EXACT
+
+
+@pytest.mark.filterwarnings("ignore:.*taken on the whole image")
+def test_code_replaced_under_a_network_in_use_is_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a notebook does that loads a changed file again."""
+    torch.manual_seed(0)
+    module = Base().double().requires_grad_(False)
+    gradient(module, IMAGE, PLACES["inner"])
+    monkeypatch.setattr(Base, "between", lambda self, low: low * low.mean(dim=(2, 3, 4), keepdim=True))
+    assert oracles.relative(gradient(module, IMAGE, PLACES["inner"]), wanted_map(module)) < EXACT
+
+
+class WithoutGradient(Base):
+    """Lets its gradient end in one of many ways."""
+
+    def __init__(self, how: str) -> None:
+        super().__init__()
+        self.how = how
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.how == "no_grad":
+            with torch.no_grad():
+                return super().forward(x)
+        if self.how == "inference":
+            with torch.inference_mode():
+                return super().forward(x)
+        if self.how == "constant":
+            return torch.zeros(1, 2, *x.shape[2:], dtype=x.dtype, requires_grad=True) * 2
+        y = super().forward(x.detach() if self.how == "detached input" else x)
+        if self.how == "numpy":
+            return torch.from_numpy(y.numpy())
+        return y.detach() if self.how == "detached output" else y
+
+
+@pytest.mark.filterwarnings("ignore:.*taken on the whole image")
+@pytest.mark.parametrize(
+    "how", ["no_grad", "inference", "constant", "detached input", "detached output", "numpy", "weights"]
+)
+def test_a_network_without_a_gradient_predicts_and_is_refused_a_map_in_one_sentence(how: str) -> None:
+    torch.manual_seed(0)
+    with torch.inference_mode(how == "weights"):
+        module = WithoutGradient(how).double().eval()
+    network = Network(module, layer="bottom.0")
+    with torch.inference_mode():
+        probability = module(IMAGE[None])[0].softmax(dim=0)[1] if how != "numpy" else None
+    got = predict(network, IMAGE)
+    if probability is not None:
+        torch.testing.assert_close(got, probability.float(), atol=1e-6, rtol=0)
+    for explain in (gradient, gradcam_pp):
+        with pytest.raises(ValueError, match="logits must depend on its input"):
+            explain(network, IMAGE, PLACES["inner"])
+
+
+class HalfCut(Base):
+    """Half of it has no gradient."""
+
+    def between(self, low: torch.Tensor) -> torch.Tensor:
+        return torch.from_numpy(low.detach().numpy() * 1)
+
+
+def test_a_part_without_a_gradient_is_said() -> None:
+    """The map of the other part was given out without a word, 80 % off."""
+    torch.manual_seed(0)
+    with pytest.warns(UserWarning, match=r"off for a small step. A part of its forward has no gradient"):
+        gradient(HalfCut().double().requires_grad_(False), IMAGE, PLACES["inner"])
+
+
+class KeepsFeatures(Base):
+    """Keeps what it saw, for a figure: tensors with a graph, which cannot be copied."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[torch.Tensor] = []
+        self.lock = threading.Lock()
+
+    def between(self, low: torch.Tensor) -> torch.Tensor:
+        self.seen.append(low)
+        self.features = low
+        return low
+
+
+class Normed(Base):
+    """Weights made anew before each pass, the older way."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.utils.weight_norm(nn.Conv3d(4, 4, 3, padding=1))
+
+    def between(self, low: torch.Tensor) -> torch.Tensor:
+        return self.conv(low)
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm")
+@pytest.mark.parametrize("kind", [KeepsFeatures, Normed])
+def test_what_cannot_be_copied_is_explained_all_the_same(kind: type[Base]) -> None:
+    torch.manual_seed(0)
+    module = kind().double().requires_grad_(False)
+    wanted = wanted_map(module)
+    for _ in range(2):
+        engine = LesionGradient(module, IMAGE, PLACES["inner"], "max")
+        assert engine.way == "crop"
+        assert oracles.relative(engine.place(engine(IMAGE)), wanted) < EXACT
