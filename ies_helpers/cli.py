@@ -43,7 +43,23 @@ LesionsOption = Annotated[
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print machine-readable JSON.")]
-Out = Annotated[Path, typer.Option(help="Folder for what is made.")]
+
+
+def _folder(given: Any) -> Path:
+    """A folder as it was given; `''`, as of a variable that is not set, is none."""
+    if not str(given):
+        raise typer.BadParameter("a folder must have a name, got an empty one; this folder is `.`.")
+    return Path(given)
+
+
+Out = Annotated[Path, typer.Option(help="Folder for what is made.", parser=_folder, metavar="PATH")]
+Folders = Annotated[
+    list[Path], typer.Argument(help="Folders that `ies explain` wrote.", parser=_folder, metavar="FOLDERS")
+]
+Moved = Annotated[
+    list[str] | None,
+    typer.Option("--subject", help="Where a scan that was moved lies now, as of explain; once a subject."),
+]
 
 
 @dataclass(frozen=True)
@@ -387,7 +403,7 @@ their lesions; `first` is the share of draws in which a method is the best, or s
 
 @with_options
 def evaluate(
-    folders: Annotated[list[Path], typer.Argument(help="Folders that `ies explain` wrote.")],
+    folders: Folders,
     faithfulness: Annotated[
         bool, typer.Option("--faithfulness", help="Also ROAD and deletion, which ask the network: seconds a map.")
     ] = False,
@@ -396,6 +412,7 @@ def evaluate(
     ] = None,
     loading: LoadingOptions = LoadingOptions(),
     seed: Annotated[int, typer.Option(help="Of the intervals' draws, and of the shuffle and noise of ROAD.")] = 0,
+    moved: Moved = None,
     out: Out = Path("ies-evaluation"),
     as_json: JsonOption = False,
 ) -> None:
@@ -410,7 +427,7 @@ def evaluate(
     if idle and not faithfulness:
         raise ValueError(f"Only --faithfulness asks a network, got {idle} without it; add it, or leave them out.")
     asked = named if faithfulness else None
-    maps, measures, summary, ranking = evaluate_folders(folders, out, asked, seed, not as_json)
+    maps, measures, summary, ranking = evaluate_folders(folders, out, asked, seed, not as_json, moved or ())
     lost = measures.loc[measures["value"].isna(), "reason"].value_counts()
     lacking = [f"{count} values do not exist: {why}." for why, count in lost.items()]
     made = f"{len(maps)} maps measured; {out} holds measures.csv, summary.csv, .md and .tex, ranking.csv and figures/."
@@ -418,7 +435,14 @@ def evaluate(
     print_result([headline(summary).to_string(index=False), *lacking, made], data, as_json)
 
 
-def evaluate_folders(folders: list[Path], out: Path, networks: dict[str, Any] | None, seed: int, progress: bool) -> Any:
+def evaluate_folders(
+    folders: list[Path],
+    out: Path,
+    networks: dict[str, Any] | None,
+    seed: int,
+    progress: bool,
+    moved: Sequence[str] = (),
+) -> Any:
     """Measure all maps of folders and write tables and figures; `networks`, for faithfulness, as of `networks_of`."""
     from ies_helpers.figures import charts as draw
     from ies_helpers.figures.pages import save_figure
@@ -427,7 +451,7 @@ def evaluate_folders(folders: list[Path], out: Path, networks: dict[str, Any] | 
 
     maps = read_maps(folders)
     asked = None if networks is None else judge.networks_of(maps, **networks)
-    measures, curves = judge.evaluate_maps(maps, networks=asked, seed=seed, progress=progress)
+    measures, curves = judge.evaluate_maps(maps, networks=asked, seed=seed, progress=progress, subjects=moved)
     summary, ranking = judge.summarise_measures(measures), judge.rank_methods(measures, seed=seed)
     for name, table in {"measures": measures, "summary": summary, "ranking": ranking, "curves": curves}.items():
         if len(table):
@@ -481,10 +505,11 @@ def cohort(
 
 
 def view(
-    folders: Annotated[list[Path], typer.Argument(help="Folders that `ies explain` wrote.")],
+    folders: Folders,
     threshold: Annotated[
         float, typer.Option(help="Sheet and index hide values below this share of a map's peak.")
     ] = 0.2,
+    moved: Moved = None,
 ) -> None:
     """Draw every map, three planes and a page for the browser, and all on one sheet and in one index.html."""
     from ies_helpers.figures.pages import check_threshold, draw_folder, draw_overview
@@ -494,7 +519,7 @@ def view(
     check_threshold(threshold)
     names_of(read_maps(folders))  # what cannot be shown together is refused before an hour of drawing
     for folder in folders:
-        for path in draw_folder(folder):
+        for path in draw_folder(folder, subjects=moved or ()):
             print(path)
-    for path in draw_overview(folders, threshold=threshold):
+    for path in draw_overview(folders, threshold=threshold, subjects=moved or ()):
         print(path)

@@ -64,7 +64,7 @@ from ies_helpers.saliency.methods import Recipe
 from ies_helpers.segmentation.formats import absolute_word, load_network
 from ies_helpers.segmentation.lesions import GROUPS, Lesion, Lesions, check_wanted, find_lesions, segment_into_folder
 from ies_helpers.segmentation.network import Network, prepare
-from ies_helpers.subjects.files import write_text
+from ies_helpers.subjects.files import read_text, write_text
 from ies_helpers.subjects.folder import MAPS, open_derivative, versions, write_index, write_table
 from ies_helpers.subjects.layouts import BIDS, Found, find_case, find_patients
 from ies_helpers.subjects.sources import find_subject, is_word, load_subject
@@ -154,11 +154,12 @@ def read_config(path: Path) -> Config:
     """Read and check a cohort's TOML file; what cannot work, names nothing or says two things of one is refused."""
     if not path.is_file():
         raise FileNotFoundError(f"A cohort is a TOML file, there is none at {path}; chapter 12 shows one to copy.")
+    text = read_text(path)
     try:
-        text = path.read_text(encoding="utf-8")
         given = tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path.name} must be a TOML file, it is not readable as one ({error}).") from error
+    except tomllib.TOMLDecodeError as error:
+        slashes = " Paths with backslashes stand between single quotes, or take /." if "\\" in text else ""
+        raise ValueError(f"{path.name} must be a TOML file, it is not readable as one ({error}).{slashes}") from error
     home, where = path.absolute().parent, f"of {path.name}"
     top = _checked(given, TOP, path.name)
     if top["threads"] < 1:
@@ -337,8 +338,10 @@ class Task:
     def kept(self) -> dict[str, Any] | None:
         """The row of an earlier run of the same key, if everything that it made is still there."""
         try:
-            record = json.loads((self.folder / "cohort.json").read_text())
-            if record["key"] == self.key and all((self.folder / name).is_file() for name in record["files"]):
+            record = json.loads(read_text(self.folder / "cohort.json"))
+            there = all((self.folder / name).is_file() for name in record["files"])
+            cut = [n for n, size in record.get("tables", {}).items() if (self.folder / n).stat().st_size < size]
+            if record["key"] == self.key and there and not cut:
                 return record["row"] | {"status": "kept"}
         except (OSError, ValueError, KeyError, TypeError):
             pass
@@ -366,7 +369,9 @@ def work_on(task: Task, devices: Any = None) -> dict[str, Any]:
     row["notes"] = " ".join(" ".join(dict.fromkeys([*(str(w.message) for w in caught), *notes])).split()) or None
     if row["status"] == "done":
         files = sorted(str(p.relative_to(task.folder)) for p in task.folder.rglob("*.*") if p.is_file())
-        record = {"key": task.key, "row": row, "files": [name for name in files if name != "cohort.json"]}
+        tables = {name: (task.folder / name).stat().st_size for name in files if name.endswith((".csv", ".tsv"))}
+        files = [name for name in files if name != "cohort.json"]
+        record = {"key": task.key, "row": row, "files": files, "tables": tables}  # whole tables only grow
         write_text(task.folder / "cohort.json", json.dumps(record, indent=2) + "\n")
     return row
 
@@ -462,6 +467,11 @@ def find_workers(workers: int | None = None, *, threads: int = 1, device: str = 
         return Workforce(workers, threads, dask=dask)
     devices = torch.cuda.device_count() if device != "cpu" and torch.cuda.is_available() else 0
     wanted, cores = workers or devices or 1, joblib.cpu_count()
+    if wanted > 1 and not _has_processes():
+        raise ValueError(
+            f"Several workers are processes, which are switched off here (JOBLIB_MULTIPROCESSING); got {wanted} "
+            "workers. Take one, or switch them on."
+        )
     if devices and wanted > devices:
         raise ValueError(f"There must be a GPU for each worker, {devices} here; got {wanted} workers.")
     if wanted * threads > cores:
@@ -469,6 +479,11 @@ def find_workers(workers: int | None = None, *, threads: int = 1, device: str = 
             f"There must be a core for each thread, {cores} here; got {wanted} workers of {threads}. Take fewer."
         )
     return Workforce(wanted, threads, devices)
+
+
+def _has_processes() -> bool:
+    """Whether joblib may start processes: a variable, or a system without semaphores, takes them away."""
+    return getattr(joblib.parallel, "mp", None) is not None
 
 
 def list_tasks(config: Config, network: Network) -> tuple[list[Task], dict[str, dict[str, Any]]]:
@@ -512,7 +527,7 @@ def run_cohort(config: Config, network: Network, crew: Workforce, *, progress: b
         table = _write(out, rows)
     write_index(out, anew=True)
     if curves := [out / f"sub-{row['subject']}" / CURVES for row in rows.values() if row["curves"]]:
-        texts = [path.read_text().splitlines(keepends=True) for path in curves]
+        texts = [read_text(path).splitlines(keepends=True) for path in curves]
         write_text(out / CURVES, "".join([texts[0][0], *(line for lines in texts for line in lines[1:])]))
         save_perilesional(out, ContextTable(out / CURVES).curves)  # as `ies perilesional` leaves it
     return table
@@ -566,6 +581,10 @@ def _devices(crew: Workforce) -> Iterator[Any]:
 @contextmanager
 def _backend(crew: Workforce) -> Iterator[type[Exception]]:
     """Joblib's processes on this machine, or those of the cluster; yields what is raised when one of them dies."""
+    if not crew.dask and not _has_processes():
+        with joblib.parallel_config(backend="sequential"):
+            yield TerminatedWorkerError
+        return
     if not crew.dask:
         with joblib.parallel_config(backend="loky", inner_max_num_threads=crew.threads):
             yield TerminatedWorkerError

@@ -1,14 +1,17 @@
 """A folder of maps: one small patient with a true, a false and a missed lesion, a tiny network of random weights."""
 
+import json
 from pathlib import Path
 
+import nibabel
+import numpy as np
 import torch
 from safetensors.torch import save_file
 
 from ies_helpers import Lesions, Network, Subject, explain, find_lesions, load_network, load_subject
 from ies_helpers.segmentation.architectures import build
-from ies_helpers.subjects.folder import save_lesions
-from tests.patients import ball, write_patient
+from ies_helpers.subjects.folder import save_lesions, values_of
+from tests.patients import ball, write_image, write_patient
 
 SIDE = 24
 SPOTS = {"TP": (8, 8, 8), "FP": (16, 9, 8), "FN": (12, 16, 15)}
@@ -28,6 +31,13 @@ def found_in(subject: Subject) -> tuple[torch.Tensor, Lesions]:
     for group in ("TP", "FP"):
         probability[torch.from_numpy(ball(subject.shape, SPOTS[group], 3))] = 0.8
     return probability, find_lesions(probability, subject.target, threshold=0.5, affine=subject.affine)
+
+
+def change_image(path: Path, values: np.ndarray) -> None:
+    """Another map in the place of one, its sidecar too."""
+    write_image(path, values.astype(np.float32), nibabel.load(path).affine)
+    sidecar = path.with_name(path.name.replace(".nii.gz", ".json"))
+    sidecar.write_text(json.dumps(json.loads(sidecar.read_text()) | {"values": values_of(values)}))
 
 
 def explain_toy(folder: Path, name: str = "p1", methods: tuple[str, ...] = ("gradient", "gradcam++")) -> Path:

@@ -3,6 +3,7 @@
 import errno
 import gzip
 import hashlib
+import io
 import json
 import os
 import re
@@ -659,3 +660,72 @@ def test_a_second_folder_without_maps_is_refused_before_the_first_is_drawn(folde
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err.startswith("ies: A folder must hold maps made by `ies explain`")
+
+
+# Where a command runs: streams of any encoding, a reader that leaves, settings of others, no folder.
+
+
+class Narrow(io.TextIOWrapper):
+    """A stream that knows ASCII alone."""
+
+    def __init__(self) -> None:
+        super().__init__(io.BytesIO(), encoding="ascii", write_through=True)
+
+    def written(self) -> str:
+        return self.buffer.getvalue().decode("ascii")  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def test_names_that_a_terminal_cannot_write_are_written_otherwise(folders, tmp_path, monkeypatch) -> None:
+    """Müller, and the arrows of a table, ended the command when all was computed."""
+    out, stdout, stderr = tmp_path / "Müller", Narrow(), Narrow()
+    monkeypatch.setattr(sys, "stdout", stdout)
+    monkeypatch.setattr(sys, "stderr", stderr)
+    assert run("evaluate", folders[0], "--out", out) == 0
+    assert "M\\xfcller" in stdout.written()
+    assert "\\u2191" in stdout.written()
+    assert run("view", tmp_path / "Jürgen") == 2
+    assert "J\\xfcrgen" in stderr.written()
+    assert "↑" in (out / "summary.md").read_text(encoding="utf-8")
+
+
+ELSEWHERE: dict[str, tuple[str, int, str]] = {
+    "a reader that leaves": ("{ies} fetch --list | head -1", 0, ""),
+    "settings of others": (
+        "MPLBACKEND=nonsense PYTHONWARNINGS=error {ies} view none",
+        2,
+        "ies: A folder must hold maps",
+    ),
+    "settings that cannot be read": ("MATPLOTLIBRC=$PWD/rc {ies} view none", 2, "ies: matplotlib's settings cannot be"),
+    "a folder that is gone": ("mkdir gone; cd gone; rmdir ../gone; {ies} fetch --list", 2, "ies: the working folder"),
+}
+
+
+@pytest.mark.parametrize("where", ELSEWHERE)
+def test_a_command_ends_well_wherever_it_runs(where: str, tmp_path: Path) -> None:
+    (tmp_path / "rc").write_bytes(b"\xff\xfe\x00")
+    line, code, told = ELSEWHERE[where]
+    command = line.format(ies=f"PYTHONPATH={Path(cli.__file__).parents[1]} {sys.executable} -m ies_helpers")
+    done = subprocess.run(command, shell=True, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == code, done.stderr
+    assert told in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "Broken" not in done.stderr
+
+
+@pytest.mark.parametrize("command", [("explain", "demo", "--out", ""), ("view", ""), ("evaluate", "", "--out", "x")])
+def test_an_empty_name_is_no_folder(command: tuple[str, ...], tmp_path, monkeypatch, capsys) -> None:
+    """As of a variable that is not set: the maps went beside whatever was there."""
+    monkeypatch.chdir(tmp_path)
+    with refused(capsys, tmp_path / "x", "must have a name") as codes:
+        codes.append(run(*command))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_view_and_evaluate_are_told_where_a_moved_scan_lies(tmp_path, capsys) -> None:
+    out = explain_toy(tmp_path / "toy", methods=("gradient",))
+    shutil.move(tmp_path / "toy" / "in", tmp_path / "elsewhere")
+    with refused(capsys, tmp_path / "none", "there is no", "by --subject where it lies now") as codes:
+        codes.append(run("view", out))
+    assert run("view", out, "--subject", tmp_path / "elsewhere") == 0
+    assert len(list((out / "figures").glob("sub-p1*.png"))) == 3
+    assert run("evaluate", out, "--out", tmp_path / "ev") == 0  # which asks nothing of the scan

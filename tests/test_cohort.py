@@ -636,3 +636,55 @@ def test_a_plan_is_two_sentences_with_the_time_of_all_processes_together() -> No
     )
     assert str(Plan(1, 0, 0, Workforce(1))) == "1 subject to do, 0 done before, 0 not to be found."
     assert "all workers of the Dask cluster." in str(Plan(1, 0, 0, Workforce(None, dask="tcp://x:1"), "p1"))
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_a_file_that_an_editor_saved_with_a_mark_is_read(tmp_path: Path, encoding: str) -> None:
+    (tmp_path / "cohort.toml").write_text('subjects = ["demo"]\nout = "Müller"\n', encoding=encoding)
+    config = read_config(tmp_path / "cohort.toml")
+    assert config.out == (tmp_path / "Müller").resolve()
+    assert config.text == 'subjects = ["demo"]\nout = "Müller"\n'
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        (rb'subjects = ["C:\Users\p1"]', "backslashes stand between single quotes"),
+        (rb'out = "C:\data"', "backslashes stand between single quotes"),
+        ('out = "M\u00fcller"'.encode("latin-1"), "must be UTF-8, .*cohort.toml is not"),
+        (b"subjects = [", "must be a TOML file"),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_one_sentence_with_the_remedy(tmp_path: Path, content: bytes, told: str) -> None:
+    (tmp_path / "cohort.toml").write_bytes(content)
+    with pytest.raises(ValueError, match=told):
+        read_config(tmp_path / "cohort.toml")
+
+
+def test_a_subject_whose_table_was_cut_is_not_done(tmp_path: Path) -> None:
+    (tmp_path / "cohort.toml").write_text('subjects = ["demo"]\nout = "out"\n')
+    config = read_config(tmp_path / "cohort.toml")
+    task = module.Task(config, {"subject": "demo"}, find_subject("demo"), "abc")
+    task.folder.mkdir(parents=True)
+    table = task.folder / "perilesional.csv"
+    table.write_text("a,b\n1,2\n3,4\n")
+    record = {"key": task.key, "row": {"status": "done"}, "files": [table.name], "tables": {table.name: 12}}
+    (task.folder / "cohort.json").write_text(json.dumps(record))
+    assert task.kept() == {"status": "kept"}
+    table.write_text("a,b\n1,2\n3,4\n5,6\n")
+    assert task.kept() == {"status": "kept"}
+    table.write_text("a,b\n1,2\n")
+    assert task.kept() is None
+
+
+def test_without_processes_one_worker_works_here_and_several_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """JOBLIB_MULTIPROCESSING=0 ended in an assertion of joblib's."""
+    monkeypatch.setattr(module.joblib.parallel, "mp", None)
+    with pytest.raises(ValueError, match="JOBLIB_MULTIPROCESSING"):
+        find_workers(2)
+    with module._backend(Workforce(1)):
+        rows = list(module._parallel([], 1, None))
+        assert (
+            module.joblib.Parallel(n_jobs=1)(module.joblib.delayed(os.getpid)() for _ in range(2)) == [os.getpid()] * 2
+        )
+    assert rows == []

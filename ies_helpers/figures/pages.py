@@ -130,9 +130,12 @@ def view_3d(subject: Subject, saliency: Saliency, *, modality: str | None = None
 # Every map of a folder, as a picture and as a page.
 
 
-def draw_folder(folder: Path) -> Iterator[Path]:
-    """Draw every map that `explain` left in `folder`: yields each PNG and HTML below `figures/` as it is written."""
-    scans = Scans()
+def draw_folder(folder: Path, *, subjects: Sequence[str] = ()) -> Iterator[Path]:
+    """Draw every map that `explain` left in `folder`: yields each PNG and HTML below `figures/` as it is written.
+
+    `subjects` say where scans lie now that were moved, see `Scans`.
+    """
+    scans = Scans(subjects)
     for saved in read_maps(folder):
         subject = scans(saved)
         saliency, mask, _ = saved.load()
@@ -200,9 +203,9 @@ class Tile:
         return {"subject": about["subject"], "network": self.network, "method": self.method, "group": about["group"]}
 
 
-def make_tiles(maps: Sequence[SavedMap]) -> Iterator[Tile]:
+def make_tiles(maps: Sequence[SavedMap], *, subjects: Sequence[str] = ()) -> Iterator[Tile]:
     """One tile a map: the axial slice that holds most of the lesion."""
-    scans, turn = Scans(), lru_cache(1)(Canonical)
+    scans, turn = Scans(subjects), lru_cache(1)(Canonical)
     for saved, (network, method) in zip(maps, names_of(maps), strict=True):
         space = turn(scans(saved))
         saliency, lesion, _ = saved.load()
@@ -298,13 +301,13 @@ def _add_bar_of_shares(figure: Figure, axes: list[Axes], tiles: Sequence[Tile], 
 # All maps together as a table on one page that can be narrowed, on a phone too.
 
 
-def draw_overview(folders: Sequence[Path], *, threshold: float = FAINT) -> Iterator[Path]:
+def draw_overview(folders: Sequence[Path], *, threshold: float = FAINT, subjects: Sequence[str] = ()) -> Iterator[Path]:
     """Draw all maps of folders together: yields contact sheets and `index.html`, in `figures/` of the first folder.
 
     The index links what `draw_folder` draws of each. Values below the share `threshold` of a map's peak are not shown.
     """
     check_threshold(threshold)
-    tiles = list(make_tiles(read_maps(folders)))
+    tiles = list(make_tiles(read_maps(folders), subjects=subjects))
     out = Path(folders[0]) / "figures"
     for stale in out.glob("sheet*.png"):
         stale.unlink()

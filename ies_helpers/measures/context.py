@@ -5,6 +5,8 @@ drawn subject its lesions (`resample.draw_rows`). The table grows lesion by lesi
 half-written.
 """
 
+import io
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,10 +16,10 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from ies_helpers.measures.resample import PERCENTILES, draw_rows, note_on_subjects
-from ies_helpers.saliency.context import By, Fill, perilesional_curve
+from ies_helpers.saliency.context import STEPS, By, Fill, perilesional_curve
 from ies_helpers.segmentation.lesions import Lesion
 from ies_helpers.segmentation.network import Network, prepare
-from ies_helpers.subjects.files import replacing
+from ies_helpers.subjects.files import read_text, replacing
 from ies_helpers.subjects.folder import fingerprint, pixels_of
 from ies_helpers.subjects.subject import Subject
 
@@ -163,10 +165,32 @@ class ContextTable:
         if path.is_file():
             text: Any = dict.fromkeys(TEXT_COLUMNS, str)
             empty = {name: [""] for name in TABLE_COLUMNS if name not in text}
-            self.curves = pd.read_csv(path, dtype=text, keep_default_na=False, na_values=empty)
+            table, how = read_text(path), {"sep": ",", "decimal": "."}
+            if table.partition("\n")[0].count(";") > 1:  # as a spreadsheet saves it where the comma is decimal
+                how = {"sep": ";", "decimal": ","}
+            whole = table if table.endswith("\n") else table.rpartition("\n")[0]  # a line cut in two
+            found: Any = {"dtype": text, "keep_default_na": False, "na_values": empty}
+            self.curves = pd.read_csv(io.StringIO(whole), **how, **found)
             if list(self.curves.columns) != TABLE_COLUMNS:
                 wanted = ", ".join(TABLE_COLUMNS)
                 raise ValueError(f"{path} must have the columns {wanted}; move it away, or take another --out.")
+            self._drop_cut()
+
+    def _drop_cut(self) -> None:
+        """Leave out the curves that lack a distance, as in a table that was cut: asked for, they are made anew."""
+        if self.curves.empty:
+            return
+        counts: Any = self.curves.groupby(CURVE_KEY, sort=False).size()
+        for key, rows in counts[counts < len(STEPS)].items():
+            subject, network, lesion, fill = key
+            warnings.warn(
+                f"{self.path} holds {rows} of {len(STEPS)} distances of lesion {lesion} of {subject} ({network}, fill "
+                f"{fill}): it was cut, and is left out until it is computed again.",
+                stacklevel=3,
+            )
+        sizes: Any = self.curves.groupby(CURVE_KEY, sort=False)["lesion"].transform("size")
+        kept: Any = self.curves[sizes >= len(STEPS)]
+        self.curves = kept.reset_index(drop=True)
 
     def add(
         self, subject: Subject, network: Network, lesions: Sequence[Lesion], fill: Fill, by: By, progress: bool = False
@@ -185,7 +209,7 @@ class ContextTable:
             rows = curve.assign(**key, **made, **of, volume_mm3=lesion.volume_mm3)[TABLE_COLUMNS]
             self.curves = pd.concat([self.curves, rows], ignore_index=True) if len(self.curves) else rows  # pyright: ignore[reportAttributeAccessIssue]
             with replacing(self.path) as part:
-                self.curves.to_csv(part, index=False)
+                self.curves.to_csv(part, index=False, encoding="utf-8")
 
     def _holds(self, key: dict[str, Any], settings: dict[str, Any]) -> bool:
         """Whether there are rows of `key`; refused if one of them has other settings."""

@@ -41,25 +41,33 @@ RANKING_COLUMNS = [
 
 
 def evaluate_maps(
-    maps: Sequence[SavedMap], *, networks: Mapping[str, Network] | None = None, seed: int = 0, progress: bool = False
+    maps: Sequence[SavedMap],
+    *,
+    networks: Mapping[str, Network] | None = None,
+    seed: int = 0,
+    progress: bool = False,
+    subjects: Sequence[str] = (),
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Measure every map, of any number of subjects, networks and methods, on its own lesion.
 
     With `networks`, those that made the maps (`networks_of`), voxels are removed and the network is asked again by
-    `road` and `deletion`; subjects are loaded as the sidecars say. `seed` is of the shuffles and of the noise.
+    `road` and `deletion`; subjects are loaded as the sidecars say, or from where `subjects` say that they lie now.
+    `seed` is of the shuffles and of the noise.
 
     Returns:
         Measures, a row a map and column of `MEASURES`; where a value is NaN its `reason` says why. Then the curves: the
         score with so many voxels removed.
     """
     rows, points = list[dict[str, Any]](), list[dict[str, Any]]()
-    scans, named = Scans(), list(zip(maps, names_of(maps), strict=True))
+    scans, named = Scans(subjects), list(zip(maps, names_of(maps), strict=True))
     for saved, (network, method) in tqdm(named, desc="Measuring", unit="map", disable=not progress):
         saliency, lesion, affine = saved.load()
         whose = {key: saved.record[key] for key in ("subject", "lesion", "group", "voxels")}
         whose |= {"network": network, "method": method, "lesion_id": _identity(saved), "path": str(saved.images[0])}
         mapped = MappedLesion(saliency, lesion, affine, saved.modalities)
-        if networks is not None:
+        if networks is None:
+            scans.notice(saved)
+        else:
             found = _ask_without(saved, saliency, lesion, networks[saved.record["digest"]], scans, seed)
             points += [whose | point for point in _points(*found)]
             mapped = replace(mapped, road=found[0], deletion=found[1])
@@ -313,7 +321,7 @@ def add_measures(folder: Path, subject: str, maps: Iterable[Path | str] | None =
     """
     folder = Path(folder)
     path = folder / f"sub-{subject}" / "lesions.tsv"
-    table = pd.read_csv(path, sep="\t").dropna(subset=["lesion"]).astype({"lesion": int})
+    table = pd.read_csv(path, sep="\t", encoding="utf-8-sig").dropna(subset=["lesion"]).astype({"lesion": int})
     table, written = table.set_index("lesion", drop=False), path.stat().st_mtime_ns
     just_made = {(folder / image).resolve() for image in maps or ()}
     before = table[[column for column in table if _is_kept(column.partition("_")[2])]].copy()

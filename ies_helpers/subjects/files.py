@@ -1,6 +1,7 @@
 """Files written beside their place and renamed, so that a half-written one never exists; and where ours lie."""
 
 import atexit
+import codecs
 import os
 import platform
 import secrets
@@ -69,9 +70,19 @@ def one_line(text: object, most: int = 120) -> str:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file beside and rename it."""
+    """Write a text file, in UTF-8 wherever it is, beside and rename it."""
     with replacing(path) as part:
-        part.write_text(text)
+        part.write_text(text, encoding="utf-8")
+
+
+def read_text(path: Path) -> str:
+    """A text file in UTF-8, or in UTF-16 as some editors save it; a mark at its beginning is no part of it."""
+    content = path.read_bytes()
+    kind = "utf-16" if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
+    try:
+        return content.decode(kind).replace("\r\n", "\n")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"A text file must be UTF-8, {path} is not ({error}); save it so.") from error
 
 
 def remove_leftovers(folder: Path, deep: bool = True) -> None:

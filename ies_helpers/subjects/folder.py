@@ -19,6 +19,7 @@ import json
 import os
 import re
 import tempfile
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -30,10 +31,10 @@ import numpy as np
 import pandas as pd
 import torch
 
-from ies_helpers.arrays import Affine, LabelMap, Saliency, Volume, Voxels, check_same_grid
-from ies_helpers.subjects.files import locked, remove_leftovers, replacing, write_text
+from ies_helpers.arrays import Affine, LabelMap, Saliency, Volume, Voxels, check_same_grid, door
+from ies_helpers.subjects.files import locked, read_text, remove_leftovers, replacing, write_text
 from ies_helpers.subjects.nifti import read_image, read_values, save_image
-from ies_helpers.subjects.sources import load_subject
+from ies_helpers.subjects.sources import find_subject, load_subject
 from ies_helpers.subjects.subject import SHIPPED, Subject, channel
 
 # The folder itself, and where its files lie.
@@ -47,6 +48,8 @@ MAPS = "*_desc-*L[0-9]*_*.json"  # the sidecars of maps, in a subject's folder
 def open_derivative(folder: Path) -> Path:
     """Make `folder` a BIDS derivative that can be written to, before long work; what a killed run left is removed."""
     folder = Path(folder)
+    if folder.is_symlink() and not folder.exists():
+        raise FileNotFoundError(f"{folder} is a link to {os.readlink(folder)}, which is not there; take another --out.")
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=folder) as probe:
         probe.write(bytes(2**16))
@@ -56,7 +59,7 @@ def open_derivative(folder: Path) -> Path:
     description = {"Name": "Instance-level saliency maps", "BIDSVersion": "1.10.0", "DatasetType": "derivative"}
     text = json.dumps(description | {"GeneratedBy": made_by}, indent=2) + "\n"
     path = folder / "dataset_description.json"
-    if not path.is_file() or path.read_text() != text:
+    if not path.is_file() or path.read_text(encoding="utf-8", errors="replace") != text:
         write_text(path, text)
     _ignore(folder, IGNORED)
     return folder
@@ -65,7 +68,7 @@ def open_derivative(folder: Path) -> Path:
 def _ignore(folder: Path, patterns: Iterable[str]) -> None:
     """Let a BIDS validator ignore these patterns, beside those that it ignores already."""
     path = folder / ".bidsignore"
-    known = path.read_text().splitlines() if path.is_file() else []
+    known = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
     lines = list(dict.fromkeys([*known, *patterns]))
     if lines != known:
         write_text(path, "\n".join(lines) + "\n")
@@ -145,6 +148,19 @@ def pixels_of(image: Volume) -> str:
     return hashlib.sha256(image.numpy().tobytes()).hexdigest()
 
 
+def scan_of(subject: Subject) -> str | None:
+    """16 hexadecimal digits that tell a scan from any other: of its files' values and place; None if made in memory."""
+    if subject.raw is None:
+        return None
+    place = np.round(subject.affine, 3) + 0.0  # minus zero is zero
+    return hashlib.sha256(subject.raw.numpy().tobytes() + place.tobytes()).hexdigest()[:16]
+
+
+def values_of(values: np.ndarray) -> str:
+    """The same of the values of one image of a map."""
+    return hashlib.sha256(np.ascontiguousarray(values, dtype="<f4").tobytes()).hexdigest()[:16]
+
+
 def fingerprint(pixels: str, voxels: Voxels) -> str:
     """What tells a lesion from any other, whatever its number: of the image (`pixels_of`) and of its voxels."""
     return hashlib.sha256(pixels.encode() + voxels.astype(np.int64).tobytes()).hexdigest()[:16]
@@ -153,6 +169,7 @@ def fingerprint(pixels: str, voxels: Voxels) -> str:
 # Maps written, and whether they are there.
 
 
+@door
 def save_map(
     folder: Path, subject: Subject, saliency: Saliency, record: MapRecord, notes: Mapping[str, Any] | None = None
 ) -> list[Path]:
@@ -177,7 +194,7 @@ def save_map(
             f"{len(saliency)}; give the subject with the network's channels."
         )
     _ignore(Path(folder), [f"**/*_{channel(name).suffix}.*" for name in subject.channels if not channel(name).bids])
-    paths = _paths(folder, subject, record, modalities)
+    paths, scan = _paths(folder, subject, record, modalities), scan_of(subject)
     for path, modality, values in zip(paths, modalities, saliency, strict=True):
         save_image(path, values.numpy().astype(np.float32), subject)
         details = asdict(record) | {
@@ -189,7 +206,10 @@ def save_map(
             "minimum": float(values.min()),
             "maximum": float(values.max()),
             "path": str(path.relative_to(folder)),
-            "source": subject.source,
+            "values": values_of(values.numpy()),  # of this image
+            "source": {key: portable(word) for key, word in subject.source.items()},
+            "source_from_here": _from_here(Path(folder), subject.source),  # the same paths, seen from the folder
+            "scan": scan,
             "background": {name: subject.background.get(name, "unknown") for name in subject.channels},
             "versions": versions(),
             **(notes or {}),
@@ -209,7 +229,7 @@ def finished(folder: Path, subject: Subject, record: MapRecord) -> bool:
     for modalities in (subject.channels, (ALL,)):
         paths = _paths(folder, subject, record, modalities)
         if all(path.is_file() and sidecar(path).is_file() for path in paths):
-            saved = [json.loads(sidecar(path).read_text()) for path in paths]
+            saved = [read_record(sidecar(path)) for path in paths]
             if [s["modality"] for s in saved] == list(modalities):
                 return all(_same(path, s, record, subject) for path, s in zip(paths, saved, strict=True))
     return False
@@ -313,7 +333,7 @@ def write_index(folder: Path, *, anew: bool = False) -> None:
     with locked(path):
         with tempfile.TemporaryFile(dir=folder) as probe:  # the file system's clock, before anything is looked at
             begun = os.fstat(probe.fileno()).st_mtime_ns // _MARK * _MARK
-        text, written = path.read_text(errors="replace"), path.stat().st_mtime_ns
+        text, written = path.read_text(encoding="utf-8", errors="replace"), path.stat().st_mtime_ns
         if anew or written % _MARK or not text.startswith(_HEADER):
             text, written = _HEADER, 0
         listed, stamps = set(re.findall(r"\n([^\t]+)", text)), {}
@@ -330,7 +350,8 @@ def write_index(folder: Path, *, anew: bool = False) -> None:
         if not written or lost or not _append(path, "".join(new), begun):
             old = [line for line in text.splitlines(keepends=True)[1:] if line.partition("\t")[0] not in lost]
             with replacing(path) as part:
-                part.write_text(_HEADER + "".join(sorted([*old, *new], key=lambda line: line.rpartition("\t")[2])))
+                rows = sorted([*old, *new], key=lambda line: line.rpartition("\t")[2])
+                part.write_text(_HEADER + "".join(rows), encoding="utf-8")
                 os.utime(part, ns=(begun, begun))
 
 
@@ -338,7 +359,7 @@ def _append(path: Path, lines: str, begun: int) -> bool:
     """Add lines to the index, all of them or none; False where that is another user's."""
     size = path.stat().st_size
     try:
-        with path.open("a") as index:
+        with path.open("a", encoding="utf-8") as index:
             index.write(lines)
         os.utime(path, ns=(begun, begun))
     except PermissionError:
@@ -351,7 +372,7 @@ def _append(path: Path, lines: str, begun: int) -> bool:
 
 def _index_rows(anat: str) -> list[str]:
     """Lines of the index for the sidecars in a folder."""
-    found = [json.loads(Path(anat, name).read_text()) for name in sorted(fnmatch.filter(os.listdir(anat), MAPS))]
+    found = [read_record(Path(anat, name)) for name in sorted(fnmatch.filter(os.listdir(anat), MAPS))]
     lines = io.StringIO()
     rows = (["n/a" if row.get(column) is None else row[column] for column in INDEX] for row in found)
     csv.writer(lines, delimiter="\t", lineterminator="\n").writerows(rows)
@@ -423,6 +444,7 @@ class SavedMap:
         for path, one in zip(self.images, values, strict=True):
             if not np.isfinite(one).all():
                 raise ValueError(f"A map must be finite, {path.name} is not; delete it and explain the lesion again.")
+            _check_told(path, one)
         mask = read_values(labels, "lesions'") == self.record["lesion"]
         if (held := int(mask.sum())) != self.record["voxels"]:
             met = f"{self.title} has {held} voxels in {Path(labels.get_filename() or '').name}"
@@ -446,10 +468,7 @@ def read_maps(folders: Path | Iterable[Path], subject: str = "*") -> list[SavedM
 
 def _read(folder: Path, path: Path) -> SavedMap | None:
     """The map whose first sidecar `path` is; None for the sidecars of its other channels, and while some lack."""
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"A sidecar must be JSON, {path} is damaged ({error}); explain the lesion again.") from error
+    record = read_record(path)
     lacking = [key for key in NEEDED if not isinstance(record, dict) or record.get(key) is None]
     if lacking:
         raise ValueError(f"A sidecar must say how its map was made, {path} has no {', '.join(lacking)}.")
@@ -462,6 +481,14 @@ def _read(folder: Path, path: Path) -> SavedMap | None:
     return SavedMap(folder, record, images, modalities) if all(sidecar(i).is_file() for i in images) else None
 
 
+def read_record(path: Path) -> Any:
+    """What a sidecar says."""
+    try:
+        return json.loads(read_text(path))
+    except ValueError as error:
+        raise ValueError(f"A sidecar must be JSON, {path} is damaged ({error}); explain the lesion again.") from error
+
+
 def channels_of(record: Mapping[str, Any]) -> tuple[str, ...]:
     """The channels of the image that a map explains, in their order; sidecars of old, which do not say, had two."""
     return tuple(record.get("channels", SHIPPED))
@@ -472,21 +499,103 @@ def _description(name: str) -> str:
     return name.partition("_desc-")[2].rpartition("_")[0]
 
 
-class Scans:
-    """The subjects that maps are of, loaded again; the last one is kept."""
+def _check_told(path: Path, values: np.ndarray) -> None:
+    """Refuse an image of a map that is not the one its sidecar tells of; those of old tell its ends alone."""
+    record = read_record(sidecar(path))
+    ends = [record.get(key, end) for key, end in (("minimum", float(values.min())), ("maximum", float(values.max())))]
+    same = values_of(values) == record["values"] if "values" in record else ends == [values.min(), values.max()]
+    if not same:
+        rule = "A map must be the one that its sidecar tells of"
+        raise ValueError(f"{rule}, {path.name} was changed afterwards; delete both and explain the lesion again.")
 
-    _source: dict[str, str] | None = None
-    _subject: Subject | None = None
+
+# Who was looked at, found again: where the scan lay, at the same place seen from the folder, or where one says.
+
+
+def portable(word: Any) -> Any:
+    """A word for a sidecar: a file's name in UTF-8, whatever encoding the system has."""
+    return os.fsencode(word).decode("utf-8", "surrogateescape") if isinstance(word, str) else word
+
+
+def _local(word: Any) -> Any:
+    """And back."""
+    return os.fsdecode(word.encode("utf-8", "surrogateescape")) if isinstance(word, str) else word
+
+
+def _from_here(folder: Path, source: Mapping[str, Any]) -> dict[str, str]:
+    """The paths among the words of a source, relative to the folder, which may be moved with them."""
+    found = {}
+    for key, word in source.items():
+        if isinstance(word, str) and os.path.isabs(word):
+            with suppress(ValueError):  # on another drive
+                found[key] = portable(Path(os.path.relpath(os.path.realpath(word), folder.resolve())).as_posix())
+    return found
+
+
+class Scans:
+    """The subjects that maps are of, loaded again; the last one is kept.
+
+    `subjects` say where scans lie that are no longer where they were: words as `load_subject` takes them.
+    """
+
+    def __init__(self, subjects: Sequence[str] = ()) -> None:
+        self._words = {word: find_subject(word).name for word in subjects}
+        self._source: dict[str, Any] | None = None
+        self._subject: Subject | None = None
+        self._told: set[str] = set()
 
     def __call__(self, saved: SavedMap) -> Subject:
-        """The subject of a map."""
-        name, source = saved.record["subject"], saved.record.get("source")
-        if not source:
-            raise ValueError(f"{name} was made in memory and cannot be loaded again; draw its maps with plot_saliency.")
+        """The subject of a map, which must be the one that was explained."""
+        name, source = saved.record["subject"], self._source_of(saved)
         if self._subject is None or source != self._source:
             self._subject, self._source = load_subject(**source), source
         shape, now = tuple(read_image(saved.images[0], "map's").shape), self._subject.shape
         if shape != now:
             met = f"The maps of {name} have the grid {shape}, its scan is now {now}"
             raise ValueError(f"{met}; explain it anew in another folder.")
-        return self._subject.with_channels(saved.channels)
+        subject = self._subject.with_channels(saved.channels)
+        if (scan := saved.record.get("scan")) and scan != scan_of(subject):
+            raise ValueError(
+                f"The maps of {name} are of another scan than {', '.join(map(str, source.values()))} is now; explain "
+                "it anew in another folder, or say by --subject where the one that was explained lies."
+            )
+        return subject
+
+    def notice(self, saved: SavedMap) -> None:
+        """Warn, once a subject, where the scan of a map is there and is another one now."""
+        name, record = saved.record["subject"], saved.record
+        if name in self._told or not (record.get("scan") and record.get("source_from_here")):
+            return
+        try:
+            self(saved)
+        except FileNotFoundError:  # nothing is asked of it
+            return
+        except ValueError as error:
+            self._told.add(name)
+            warnings.warn(f"{error} What its maps measure is of the scan before.", stacklevel=3)
+
+    def _source_of(self, saved: SavedMap) -> dict[str, Any]:
+        """The arguments of `load_subject`, as far as one can say."""
+        name = saved.record["subject"]
+        source = {key: _local(word) for key, word in (saved.record.get("source") or {}).items()}
+        if named := [word for word, found in self._words.items() if found == name]:
+            return {"subject": named[0]}
+        if not source and not self._words:
+            raise ValueError(f"{name} was made in memory and cannot be loaded again; draw its maps with plot_saliency.")
+        here = {key: _local(word) for key, word in (saved.record.get("source_from_here") or {}).items()}
+        moved = source | {key: os.path.realpath(saved.folder / word) for key, word in here.items()}
+        for tried in (source, moved) if source else ():
+            if not _lost(tried):
+                return tried
+        if len(self._words) == 1:
+            return {"subject": next(iter(self._words))}
+        raise FileNotFoundError(
+            f"The scan of {name} must lie where it was explained, there is no {', '.join(_lost(source))}; say by "
+            "--subject where it lies now."
+        )
+
+
+def _lost(source: Mapping[str, Any]) -> list[str]:
+    """The paths of a source that are not there."""
+    words = [word for word in source.values() if isinstance(word, str) and os.path.isabs(word)]
+    return [word for word in words if not os.path.exists(word)]

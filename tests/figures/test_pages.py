@@ -37,8 +37,8 @@ from ies_helpers.figures.pages import (
 from ies_helpers.segmentation.architectures import build
 from ies_helpers.subjects import folder as reading
 from ies_helpers.subjects.folder import SavedMap, read_maps, save_lesions
-from tests.folders import explain_toy, found_in
-from tests.patients import AFFINE, ball, files_below, lesion_of, strays, subject_in_memory, write_image, write_patient
+from tests.folders import change_image, explain_toy, found_in
+from tests.patients import AFFINE, ball, files_below, lesion_of, strays, subject_in_memory, write_patient
 from tests.pictures import expected_pixels
 
 # One map in a browser.
@@ -220,7 +220,7 @@ def test_a_half_written_map_is_left_out(explained: Path) -> None:
 
 def test_a_patient_that_moved_is_named(explained: Path) -> None:
     (explained.parent / "in").rename(explained.parent / "elsewhere")
-    with pytest.raises(FileNotFoundError, match=r"there is no folder .*in"):
+    with pytest.raises(FileNotFoundError, match=r"there is no .*in; say by --subject where it lies now"):
         list(draw_folder(explained))
 
 
@@ -287,8 +287,7 @@ def test_a_tile_is_the_axial_slice_that_holds_most_of_the_lesion(made: Path, til
 def test_the_peak_keeps_its_sign(made: Path, tmp_path: Path, tiles: list[Tile]) -> None:
     folder = Path(shutil.copytree(made, tmp_path / "out"))
     saved = next(m for m in read_maps(folder) if m.stem.endswith("gradientmeanL001"))
-    image = nibabel.load(saved.images[0])
-    write_image(saved.images[0], -np.asarray(image.dataobj), image.affine)
+    change_image(saved.images[0], -np.asarray(nibabel.load(saved.images[0]).dataobj))
     before = next(t.peak for t in tiles if t.saved.stem == saved.stem)
     (tile,) = make_tiles([saved])
     assert tile.peak == -before

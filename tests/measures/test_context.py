@@ -161,6 +161,7 @@ def count_curves(monkeypatch) -> list[int]:
         return pd.DataFrame({"distance_mm": [0.0, 5.0], "score": score, "seen": [False, True], "full_score": score[1]})
 
     monkeypatch.setattr(context, "perilesional_curve", curve_of)
+    monkeypatch.setattr(context, "STEPS", (0, 5))
     return asked
 
 
@@ -265,3 +266,55 @@ def test_a_table_gives_a_network_the_channels_that_it_takes(demo, tmp_path, monk
     tables = [pd.read_csv(tmp_path / f"{name}.csv").drop(columns="network") for name in ("turned", "whole")]
     pd.testing.assert_frame_equal(*tables)
     assert tables[0]["full_score"].iloc[0] == pytest.approx(float(subject.image[1][tuple(lesion.voxels.T)].mean()))
+
+
+def steep(monkeypatch) -> list[int]:
+    """As `count_curves`, of all 35 distances."""
+    asked = []
+
+    def curve_of(_network, _image, lesion, **_settings):
+        asked.append(lesion.number)
+        at = np.arange(35.0)
+        table = pd.DataFrame({"distance_mm": at, "score": np.minimum(1.0, at / 30 + lesion.number / 1e6)})
+        return table.assign(seen=at > 4, full_score=1.0)
+
+    monkeypatch.setattr(context, "perilesional_curve", curve_of)
+    return asked
+
+
+@pytest.mark.parametrize("where", ["after ten rows", "within a row", "at the first row"])
+def test_a_table_that_was_cut_says_so_and_is_whole_after_the_next_run(where, demo, tmp_path, monkeypatch) -> None:
+    """Ten of 35 rows counted as a finished curve, and it kept its score at no distance."""
+    subject, network, lesions = demo
+    asked, path = steep(monkeypatch), tmp_path / "perilesional.csv"
+    ContextTable(path).add(subject, network, lesions[:2], fill="zero", by="steps")
+    whole = path.read_text()
+    lines = whole.splitlines(keepends=True)
+    kept = {"after ten rows": lines[:46], "within a row": [*lines[:46], lines[46][:40]], "at the first row": lines[:1]}
+    path.write_text("".join(kept[where]))
+    if where == "at the first row":
+        table = ContextTable(path)
+    else:
+        with pytest.warns(UserWarning, match=rf"holds 10 of 35 distances of lesion {lesions[1].number} of demo"):
+            table = ContextTable(path)
+    assert len(table.curves) == (0 if where == "at the first row" else 35)
+    table.add(subject, network, lesions[:2], fill="zero", by="steps")
+    assert path.read_text() == whole
+    again = [lesion.number for lesion in lesions[:2]] if where == "at the first row" else [lesions[1].number]
+    assert asked == [lesion.number for lesion in lesions[:2]] + again
+    assert summarise_curves(table.curves)["keeps_mm"].tolist() == [29.0, 29.0]
+
+
+@pytest.mark.parametrize("mark", ["", "\ufeff"])
+def test_a_table_that_a_spreadsheet_saved_is_read(mark: str, demo, tmp_path, monkeypatch) -> None:
+    """Semicolons, decimal commas, capital truth, other line ends and a mark."""
+    subject, network, lesions = demo
+    asked, path = steep(monkeypatch), tmp_path / "perilesional.csv"
+    ContextTable(path).add(subject, network, lesions[:1], fill="zero", by="steps")
+    whole = ContextTable(path).curves
+    text = path.read_text().replace(",", ";").replace(".", ",").replace("True", "TRUE").replace("False", "FALSE")
+    path.write_bytes((mark + text.replace("\n", "\r\n")).encode())
+    table = ContextTable(path)
+    pd.testing.assert_frame_equal(table.curves, whole)
+    table.add(subject, network, lesions[:1], fill="zero", by="steps")
+    assert asked == [lesions[0].number]

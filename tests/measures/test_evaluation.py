@@ -33,8 +33,7 @@ from ies_helpers.segmentation import lesions as finding
 from ies_helpers.segmentation.lesions import segment_into_folder
 from ies_helpers.subjects import folder as reading
 from ies_helpers.subjects.folder import SavedMap, read_maps, write_table
-from tests.folders import explain_toy, found_in, tiny_network
-from tests.patients import write_image
+from tests.folders import change_image, explain_toy, found_in, tiny_network
 from tests.tables import NAN, table
 
 
@@ -86,7 +85,7 @@ def test_a_map_of_zeros_gives_nan_with_its_reason(made: Path, tmp_path: Path) ->
     folder = shutil.copytree(made, tmp_path / "out")
     for suffix in ("FLAIR", "T1w"):
         path = folder / f"sub-p1/anat/sub-p1_desc-gradientmeanL001_{suffix}.nii.gz"
-        write_image(path, np.zeros((24, 24, 24), dtype=np.float32), load_subject(made.parent / "in").affine)
+        change_image(path, np.zeros((24, 24, 24), dtype=np.float32))
     table, _ = evaluate_maps([m for m in read_maps(folder) if m.stem.endswith("gradientmeanL001")])
     rows = table.set_index("measure")
     why = "the map is zero everywhere"

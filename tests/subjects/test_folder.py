@@ -20,7 +20,8 @@ import pandas as pd
 import pytest
 import torch
 
-from ies_helpers import Subject, load_network, load_subject, save_map
+from ies_helpers import Subject, explain, load_network, load_subject, save_map
+from ies_helpers.measures.evaluation import evaluate_maps
 from ies_helpers.subjects import folder as saving
 from ies_helpers.subjects.files import write_text
 from ies_helpers.subjects.folder import (
@@ -168,8 +169,8 @@ def test_the_index_has_one_row_a_map_and_nothing_else(tmp_path: Path) -> None:
 def test_an_index_that_grows_is_that_of_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As a cohort grows; then after a deletion, a map made anew, and an index that is damaged or another's."""
     reads: list[str] = []
-    read, table = Path.read_text, tmp_path / "maps.tsv"
-    monkeypatch.setattr(Path, "read_text", lambda path, **how: reads.append(path.name) or read(path, **how))
+    read, table = Path.read_bytes, tmp_path / "maps.tsv"
+    monkeypatch.setattr(Path, "read_bytes", lambda path: reads.append(path.name) or read(path))
 
     def indexed() -> int:
         time.sleep(0.02)  # a file system's clock ticks
@@ -645,4 +646,95 @@ def test_another_scan_of_the_same_name_is_refused(made: Path, monkeypatch: pytes
 def test_the_sidecar_tells_the_network_that_made_the_map(made: Path) -> None:
     network = load_network(made.parent / "tiny.safetensors", device="cpu")
     path = made / "sub-p1/anat/sub-p1_desc-gradientmeanL001_FLAIR.json"
+    assert json.loads(path.read_text())["network_origin"] == "tiny.safetensors says itself that it is unet"
     assert json.loads(path.read_text())["digest"] == network.digest() == only(made, "gradientmeanL001").record["digest"]
+
+
+# Output that lasts: a folder moved, a scan replaced, an image or a sidecar changed behind it.
+
+
+def test_a_folder_moved_with_its_scan_finds_it(made: Path, tmp_path: Path) -> None:
+    """A drive renamed: `view` asked for the old path."""
+    home = Path(shutil.copytree(made.parent, tmp_path / "old" / "study"))
+    subject = load_subject(home / "in")
+    out, network = home / "again", load_network(home / "tiny.safetensors", device="cpu")
+    explain(subject, network, [ball(subject.shape, (8, 8, 8), 3)], out, method="gradcam++")
+    moved = Path(shutil.move(tmp_path / "old", tmp_path / "Müller's new")) / "study"
+    (saved,) = read_maps(moved / "again")
+    assert not Path(saved.record["source"]["subject"]).exists()
+    found = Scans()(saved)
+    assert torch.equal(found.image, subject.image)
+    assert found.source == {"subject": str(moved / "in")}
+
+
+def test_a_folder_moved_alone_is_told_where_its_scan_lies(made: Path, tmp_path: Path) -> None:
+    out = Path(shutil.copytree(made, tmp_path / "far" / "out"))
+    for path in out.glob("sub-p1/anat/*.json"):
+        record = json.loads(path.read_text()) | {"source": {"subject": str(tmp_path / "gone")}}
+        path.write_text(json.dumps(record))
+    saved = read_maps(out)[0]
+    with pytest.raises(FileNotFoundError, match=rf"there is no {tmp_path}/gone; say by --subject where it lies now"):
+        Scans()(saved)
+    here = Path(shutil.copytree(made.parent / "in", tmp_path / "here"))
+    assert Scans([str(here)])(saved).source == {"subject": str(here)}
+
+
+def replaced(folder: Path, made: Path) -> Path:
+    """A copy of a study, its scan replaced by one of the same grid."""
+    home = Path(shutil.copytree(made.parent, folder / "study"))
+    for path in home.glob("out/sub-p1/anat/*.json"):
+        path.write_text(path.read_text().replace(str(made.parent), str(home)))
+    flair = home / "in" / "sub-p1_FLAIR.nii.gz"
+    image = nibabel.load(flair)
+    write_image(flair, np.roll(np.asanyarray(image.dataobj), 2, axis=0), image.affine)
+    return home / "out"
+
+
+def test_a_scan_replaced_behind_a_finished_folder_is_noticed(made: Path, tmp_path: Path) -> None:
+    """`view` drew old maps over the new scan, and `evaluate` measured them, without a word."""
+    out = replaced(tmp_path, made)
+    maps = read_maps(out)
+    with pytest.raises(ValueError, match=r"maps of p1 are of another scan than .*/study/in is now; .* --subject"):
+        Scans()(maps[0])
+    with pytest.warns(UserWarning, match="of another scan.*What its maps measure is of the scan before") as told:
+        measures, _ = evaluate_maps(maps)
+    assert sum("of another scan" in str(one.message) for one in told) == 1
+    before, _ = evaluate_maps(read_maps(made))
+    assert np.array_equal(measures["value"], before["value"], equal_nan=True)
+    assert torch.equal(Scans([str(made.parent / "in")])(maps[0]).image, load_subject(made.parent / "in").image)
+
+
+@pytest.mark.parametrize("old", [False, True])
+def test_an_image_changed_behind_its_sidecar_is_refused(copied: Path, old: bool) -> None:
+    """Two lesions' images exchanged; sidecars of old tell the ends of their values alone."""
+    one, other = (copied / f"sub-p1/anat/sub-p1_desc-gradientmeanL00{n}_T1w.nii.gz" for n in (1, 2))
+    only(copied, "gradientmeanL001").load()
+    shutil.copy(other, one)
+    if old:
+        path = one.with_name(one.name.replace(".nii.gz", ".json"))
+        path.write_text(json.dumps({k: v for k, v in json.loads(path.read_text()).items() if k != "values"}))
+    with pytest.raises(ValueError, match=r"the one that its sidecar tells of, .*L001_T1w.nii.gz was changed"):
+        only(copied, "gradientmeanL001").load()
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_sidecars_that_an_editor_saved_with_a_mark_are_read(copied: Path, encoding: str) -> None:
+    wanted = [saved.record for saved in read_maps(copied)]
+    for path in copied.glob("sub-p1/anat/*_*L00*.json"):
+        path.write_text(path.read_text(), encoding=encoding)
+    assert [saved.record for saved in read_maps(copied)] == wanted
+    write_index(copied, anew=True)
+    assert len(read_index(copied)) == 9
+
+
+def test_an_index_that_was_cut_is_whole_again(copied: Path) -> None:
+    whole = (copied / "maps.tsv").read_text()
+    (copied / "maps.tsv").write_text(whole[: len(whole) // 2])
+    write_index(copied)
+    assert (copied / "maps.tsv").read_text() == whole
+
+
+def test_a_link_to_nothing_is_no_folder(tmp_path: Path) -> None:
+    (tmp_path / "out").symlink_to(tmp_path / "unmounted")
+    with pytest.raises(FileNotFoundError, match=r"out is a link to .*/unmounted, which is not there"):
+        open_derivative(tmp_path / "out")
