@@ -144,7 +144,7 @@ def _find_by_name(
 
 SPACING_TOLERANCE = 0.15  # mm off 1 mm, from which on a warning says so
 LARGEST_BRAIN = 2.2  # litres with ventricles and sulci; a head has twice as much
-UNEQUAL = 1.5  # times the volume of the smallest channel that the largest may have
+UNEQUAL = 1.2  # times the volume of the smallest channel that the largest may have; a scalp alone adds a third
 FEWEST_LEVELS = 4  # different values of a mask or a map of labels; a scan has more
 SQUARE_TOLERANCE = 0.01  # cosine of the angle between voxel axes that count as square; rounding leaves 0.0001
 ORIENTATIONS = ("LAS", "RAS")  # of the scans that the shipped networks were trained on; left and right were swapped
@@ -279,16 +279,18 @@ def _on_channels(subject: Subject) -> list[str]:
             f"{name} has {litres[most]:.2g} litres of {most} that is not 0 and {litres[least]:.2g} of {least}: either "
             f"{most} is not skull-stripped, or {least} is cut or nearly empty. Compare the two scans."
         )
-    for n, values in zip(labels, subject.image, strict=True):
-        if (levels := grey_levels(values)) <= FEWEST_LEVELS:
-            found.append(
-                f"{labels[n]} of {name} has {levels} different values in 98 % of what is not 0: it seems to be a mask, "
-                "a map of labels or all but constant, and no scan."
-            )
+    levels = {n: grey_levels(values) for n, values in zip(labels, subject.image, strict=True)}
+    flat = [n for n in labels if levels[n] <= FEWEST_LEVELS]
+    for n in flat:
+        found.append(
+            f"{labels[n]} of {name} has {levels[n]} different values in 98 % of what is not 0: it seems to be a mask, "
+            "a map of labels or all but constant, and no scan."
+        )
     pairs = itertools.combinations(zip(labels.values(), subject.image, strict=True), 2)
     same = [f"{other} of {name} holds the same values as {one}" for (one, v), (other, w) in pairs if v.equal(w)]
     found += [f"{sentence}: one file seems to stand for both." for sentence in same]
-    if set(SHIPPED) <= set(labels) and not heads and look_swapped(*subject.image[[*map([*labels].index, SHIPPED)]]):
+    brains = set(SHIPPED) <= set(labels) and not heads and not flat
+    if brains and look_swapped(*subject.image[[*map([*labels].index, SHIPPED)]]):
         found.append(
             f"FLAIR and T1 of {name} look as if they were swapped: fluid stands out from grey and white matter in T1 "
             "more than in FLAIR, and it should be the other way. Look which file is which."

@@ -20,7 +20,7 @@ from ies_helpers import Subject, load_subject
 from ies_helpers.subjects import layouts
 from ies_helpers.subjects import sources as finding
 from ies_helpers.subjects import sources as loading
-from tests.patients import AFFINE, SPOTS, write_image, write_patient
+from tests.patients import AFFINE, SPOTS, ball, write_image, write_patient
 
 SPOT = {"TP": (12, 12, 12)}
 SHAPE = (24, 24, 24)
@@ -635,6 +635,11 @@ def test_every_channel_is_judged_and_not_the_first_alone(patient: Path, tmp_path
     flair, t1 = (np.pad(v, 6) for v in values.values())
     cases = {
         "head": (flair, np.where(t1 > 0, t1, head), "has 3.0 litres of T1 that is not 0, more than a brain"),
+        "scalp": (
+            flair,
+            np.where((t1 == 0) & ball(t1.shape, (18, 18, 18), 12.2), 80, t1),
+            "either T1 is not skull-str",
+        ),
         "cut": (flair, np.where(np.indices(t1.shape)[2] > 17, t1, 0), r"litres of FLAIR .* T1 is cut or nearly empty"),
         "mask": (flair, np.where(t1 > 100, 2, t1 > 0), "T1 of mask has 2 different values in 98 % of what is not 0"),
         "right": (flair, t1, None),
@@ -645,6 +650,7 @@ def test_every_channel_is_judged_and_not_the_first_alone(patient: Path, tmp_path
         said = told_of(tmp_path / name, "not 0")
         assert len(said) == (rule is not None), name
         assert rule is None or re.search(rule, said[0])
+        assert told_of(tmp_path / name, "swapped") == []
 
 
 def test_one_file_for_two_channels_is_told(patient: Path) -> None:
