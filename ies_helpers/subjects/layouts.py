@@ -219,13 +219,13 @@ LAYOUTS = {  # in the order in which they are asked; a new one is a row here and
         told="the preprocessed scans (_pp), where there are some; those of orig are left aside",
     ),
     "Shifts": Layout(
-        (r"(?P<who>\d+)_(?P<kind>FLAIR|T1|T2|PD|T1CE|gt)_isovox",),
-        {"flair": "flair", "t1": "t1", "t2": "t2", "pd": "pd", "t1ce": "t1c", "gt": "target"},
-        beside={"flair": ("gt", "t1", "t2", "pd", "t1ce")},
+        (r"(?P<who>\d+)_(?P<kind>FLAIR|T1|MP2RAGE|T2|PD|T1CE|gt)_isovox",),
+        {"flair": "flair", "t1": "t1", "mp2rage": "t1", "t2": "t2", "pd": "pd", "t1ce": "t1c", "gt": "target"},
+        beside={"flair": ("gt", "t1", "mp2rage", "t2", "pd", "t1ce")},
         told="fg_mask is the brain and no lesion, and left aside",
     ),
     "the Mendeley set of 60 patients": Layout(
-        (r"(?P<who>Patient-\d+)/\d+-(?P<kind>Flair|T1|T2|LesionSeg-Flair)",),
+        (r"(?P<who>[^/]+)/\d+-(?P<kind>Flair|T1|T2|LesionSeg-Flair)",),
         {"flair": "flair", "t1": "t1", "t2": "t2", "lesionseg-flair": "target"},
         told="the lesions drawn on FLAIR are the target, those drawn on T1 and T2 left aside",
     ),
@@ -307,7 +307,8 @@ MASK = r"(?i:mask|(?<![a-z])(?:roi|seg(?:mentation)?|label|annotation|delineatio
 NO_LESION = (  # masks of the brain or of a tissue
     r"(?i:brain.?mask|(?:brain|bet|head|skull|fg|foreground|face|cortex|strip[a-z]*)[-_ ]?mask|mask[-_ ]?(?:brain|head)"
     r"|_pve|pveseg|mixeltype|a(?:parc|seg)|wmparc|tissue|ventric|label-(?:gm|wm|csf)(?![a-z])"
-    r"|(?<![a-z])t1w?[-_]?(?:brain[-_])?seg(?![a-z]))"
+    r"|(?<![a-z])(?:gm|wm|csf|(?:white|gr[ae]y)[-_ ]?matter)[-_ ]?mask"
+    r"|(?<![a-z])t1w?[-_]?(?:(?:brain|bet|biascorr|fast)[-_])*seg(?![a-z]))"
 )
 NO_SCAN = (  # what a program made of a scan, in which no expert drew and no lesion is left
     r"(?i:probseg|synthseg|samseg|seg-lst|lstai|(?<![a-z])(?:ples|lst)_|pred(?:iction)?(?![a-z])|fill(?:ed|ing)|_\d?(?:inverse)?warp(?!ed)"

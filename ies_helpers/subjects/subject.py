@@ -151,8 +151,10 @@ _GIVEN = rf"(?i:w?[-_ ]?(?:ce|c|{_MEDIUM})(?![a-z])|(?:.*[-_ ])?{_WITH})"  # ...
 _BEFORE = "".join(rf"(?<!{word}[-_ ])" for word in ("gd", "gad", "gado", "post", "contrast"))  # ... said before it
 _NAME = r"(?:(?<![A-CE-Z])T1|(?<![A-Za-z])t1|(?i:mp[-_ ]?rage|mp2rage|fspgr|(?<![a-z])bravo(?![a-z])))"
 _T1 = rf"(?i:{_BEFORE}){_NAME}(?!\d|{_GIVEN}|(?i:[-_ ]?(?:map|rho)))|UNIT1"
-_T1C = rf"{_NAME}(?!\d){_GIVEN}|(?i:(?<![a-z])(?:gd|gado?|post|contrast)[-_ ]){_NAME}"
-_FLAIR = r"(?i:flair|dark[-_ ]?fluid|tirm|(?<![a-z])t2f(?![a-z]))"
+_T1C = (
+    rf"{_NAME}(?!\d){_GIVEN}|(?i:(?<![a-z])(?:gd|gado?|post|contrast)[-_ ]){_NAME}|(?<![A-Za-z])(?i:gado)(?![A-Za-z])"
+)
+_FLAIR = r"(?i:flair(?![-_ ]?star)|dark[-_ ]?fluid|tirm|(?<![a-z])t2f(?![a-z]))"
 _T2 = r"(?<![A-Za-z])(?i:t2)(?!\d|(?i:[-_ ]?(?:flair|star|map)|f(?![a-z])))"
 
 CHANNELS = {  # every modality that the house knows; a new one is a row here and one test
