@@ -17,12 +17,13 @@ import nibabel
 import numpy as np
 from nibabel.arrayproxy import ArrayProxy
 from nibabel.filebasedimages import ImageFileError
+from nibabel.freesurfer.mghformat import MGHError
 from nibabel.imageglobals import logger
 from nibabel.openers import ImageOpener
 from nibabel.spatialimages import HeaderDataError
 
 from ies_helpers.arrays import SAME_PLACE, apart_mm, spacing_of
-from ies_helpers.subjects.files import replacing, stand_in
+from ies_helpers.subjects.files import one_line, replacing, stand_in
 from ies_helpers.subjects.subject import Background, Subject, find_background
 
 DEFLATE = 1032  # how many bytes one byte of a `.gz` can become at most
@@ -44,7 +45,10 @@ CONVERTERS = {
 }
 
 # What nibabel raises for a file that is damaged, or is none of its own.
-UNREADABLE = (ImageFileError, HeaderDataError, EOFError, OSError, zlib.error, ValueError, MemoryError, OverflowError)
+UNREADABLE = (
+    *(ImageFileError, HeaderDataError, MGHError, EOFError, OSError, zlib.error),
+    *(KeyError, ValueError, MemoryError, OverflowError),
+)
 
 
 def stem_of(name: str) -> str:
@@ -62,7 +66,8 @@ def read_image(path: Path, what: str) -> nibabel.Nifti1Image:
     try:
         image = _as_nifti(_open(path), path)
     except UNREADABLE as error:
-        raise ValueError(f"The {what} image must be a NIfTI file, {path} is not readable as one ({error}).") from error
+        why = one_line(error) or type(error).__name__
+        raise ValueError(f"The {what} image must be a NIfTI file, {path} is not readable as one ({why}).") from error
     if image is None:
         raise ValueError(f"The {what} image must be a NIfTI file, {path.name} is another format; convert it.")
     volumes = math.prod(image.shape[3:])
@@ -129,16 +134,18 @@ def _open(path: Path) -> Any:
     return image
 
 
-def _without_intercept(path: Path) -> nibabel.Nifti1Image:
+def _without_intercept(path: Path) -> nibabel.Nifti1Pair:
     """A NIfTI image whose values are scaled by the slope alone; nibabel refuses one whose intercept is NaN."""
-    kind = next(k for k in (nibabel.Nifti1Image, nibabel.Nifti2Image) if k.path_maybe_image(path)[0])
-    with ImageOpener(str(path)) as file:
+    kinds = (nibabel.Nifti1Image, nibabel.Nifti2Image, nibabel.Nifti1Pair, nibabel.Nifti2Pair)
+    kind = next(kind for kind in kinds if kind.path_maybe_image(path)[0])
+    files = kind.filespec_to_file_map(str(path))
+    with ImageOpener(str(files.get("header", files["image"]).filename)) as file:
         header = kind.header_class.from_fileobj(file)
     header["scl_inter"] = 0
-    values, affine = ArrayProxy(str(path), header), header.get_best_affine()
+    values, affine = ArrayProxy(str(files["image"].filename), header), header.get_best_affine()
     header.set_slope_inter(None, None)
     image = kind(values, affine, header)
-    image.file_map["image"].filename = str(path)
+    image.file_map["image"].filename = files["image"].filename
     return image
 
 

@@ -164,9 +164,11 @@ def mgh(path: Path, affine: np.ndarray) -> None:
 def without_intercept(path: Path, affine: np.ndarray) -> None:
     """Stored as a third of its values, with a slope of 3 and an intercept that is no number."""
     thirds: Any = (marked() / 3).astype(np.int16)
-    nibabel.save(nibabel.Nifti1Image(thirds, affine), path)
-    overwrite(path, 112, "f", 3.0)
-    overwrite(path, 116, "f", float("nan"))
+    kind = nibabel.Nifti1Pair if path.suffix == ".img" else nibabel.Nifti1Image
+    nibabel.save(kind(thirds, affine), path)
+    header = path.with_suffix(".hdr") if path.suffix == ".img" else path
+    overwrite(header, 112, "f", 3.0)
+    overwrite(header, 116, "f", float("nan"))
 
 
 WRITTEN = {
@@ -183,6 +185,7 @@ WRITTEN = {
     "oblique": ("p.nii", nifti(), turned(45, (0.9, 1, 3))),
     "one frame of four axes": ("p.nii.gz", one_frame, turned(15)),
     "no intercept": ("p.nii", without_intercept, turned(15)),
+    "no intercept in two files": ("p.img", without_intercept, turned(15)),
     "MGH": ("p.mgh", mgh, turned(15, (0.9, 1, 3))),
     "MGZ": ("p.mgz", mgh, turned(45)),
 }
@@ -287,6 +290,18 @@ def test_an_origin_a_little_off_is_taken_and_half_a_voxel_is_refused(tmp_path: P
 
 
 # What is no image, or another program's, is named as what it is.
+
+
+@pytest.mark.parametrize(("at", "number"), [(4, 0), (20, 7), (20, 65536)])
+def test_a_damaged_mgh_file_is_refused_in_one_sentence(tmp_path: Path, at: int, number: int) -> None:
+    """A side of 0, and types that nobody knows."""
+    mgh(tmp_path / "p.mgh", np.eye(4))
+    content = bytearray((tmp_path / "p.mgh").read_bytes())
+    content[at : at + 4] = number.to_bytes(4, "big")
+    (tmp_path / "p.mgh").write_bytes(content)
+    with pytest.raises(ValueError, match=r"FLAIR image must be a NIfTI file, .*p\.mgh is not readable as one \("):
+        load_subject(flair=tmp_path / "p.mgh")
+
 
 FOREIGN = {
     "p.nrrd": r"is NRRD; convert it first \(c3d .*p\.nrrd -o .*p\.nii\.gz\)",
