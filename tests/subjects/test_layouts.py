@@ -308,8 +308,13 @@ def test_the_raters_of_a_data_set_are_found_beside_its_consensus(tmp_path: Path)
     assert drawn(loaded(msseg, rater="manualsegmentation_7")[0]) == [12]
 
 
-def test_one_data_set_is_read_from_any_folder_of_the_patient(tmp_path: Path) -> None:
+def test_one_data_set_is_read_from_any_folder_of_the_patient(tmp_path: Path, monkeypatch) -> None:
     write(tmp_path, DATA["WMH 2017"][0])
+    (tmp_path / "link").symlink_to(tmp_path / "W/training/Utrecht/0")
+    assert numbers(loaded(tmp_path / "link")[0]) == SHIPPED_TWO
+    monkeypatch.chdir(tmp_path / "W/training/Utrecht/0")
+    here, _ = loaded(".")
+    assert (numbers(here), drawn(here), here.name) == (SHIPPED_TWO, [5], "Utrecht0")
     pre, _ = loaded(tmp_path / "W/training/Utrecht/0/pre")
     assert (numbers(pre), drawn(pre), pre.name) == (SHIPPED_TWO, [5], "Utrecht0")
 

@@ -11,7 +11,15 @@ from monai.transforms.intensity.array import NormalizeIntensity
 from scipy import ndimage
 
 from ies_helpers import Subject, load_subject
-from ies_helpers.subjects.subject import CHANNELS, SHIPPED, channel, find_background, noise_reference, normalise
+from ies_helpers.subjects.subject import (
+    CHANNELS,
+    SHIPPED,
+    channel,
+    find_background,
+    known_channel,
+    noise_reference,
+    normalise,
+)
 from tests.patients import ball
 
 
@@ -50,6 +58,39 @@ def test_a_name_without_a_row_gets_one() -> None:
     assert channel("flair") is CHANNELS["flair"]
     with pytest.raises(ValueError, match="'--'"):
         channel("--")
+
+
+def test_names_that_networks_have_for_channels_are_known() -> None:
+    names = {
+        "FLAIR": "flair",
+        "T1": "t1",
+        "T1w": "t1",
+        "t1n": "t1",
+        "MPRAGE": "t1",
+        "UNIT1": "t1",
+        "T2w": "t2",
+        "PD": "pd",
+    }
+    names |= {
+        "T1Gd": "t1c",
+        "t1ce": "t1c",
+        "T1c": "t1c",
+        "T1 contrast": "t1c",
+        "T1_post": "t1c",
+        "CT": "ct",
+        "DIR": "DIR",
+    }
+    assert {name: known_channel(name) for name in names} == names
+
+
+def test_t1_with_and_without_contrast_have_files_of_their_own_and_ct_is_no_word_of_bids() -> None:
+    subject = subject_of("t1", "t1c", "ct")
+    assert [(channel(name).entities, channel(name).suffix) for name in subject.channels] == [
+        ("", "T1w"),
+        ("ce-gadolinium", "T1w"),
+        ("", "CT"),
+    ]
+    assert [channel(name).bids for name in (*subject.channels, "dir")] == [True, True, False, False]
 
 
 @pytest.mark.parametrize(
