@@ -281,8 +281,9 @@ def _by_layout(title: str, layout: Layout, who: str, listed: Sequence[Path]) -> 
             told += [remark] if remark else []
     target, label = taken.pop("target", None), layout.label
     if not (target or raters) and len(_patients(layout, listed)) == 1:  # masks that are not the data set's own
-        raters, drawn = _raters([p for p in listed if kind_of(p.name) == "target" and not layout.meaning(p)])
+        raters, drawn = _raters([p for p in listed if re.search(LESION, p.name) and kind_of(p.name) == "target"])
         target, label = drawn[0] if len(drawn) == 1 else None, None
+        told += [f"{path.name}, no file of {title}, is taken for the lesions." for path in drawn if target]
         told += [f"No lesions are known: {_some(path.name for path in drawn)} could be they."] if drawn[1:] else []
     kinds = layout.kinds(next(iter(taken.values()))) if callable(layout.kinds) else layout.kinds
     order = list(kinds.values())
@@ -306,13 +307,14 @@ LESION = (
 MASK = r"(?i:mask|(?<![a-z])(?:roi|seg(?:mentation)?|label|annotation|delineation)s?(?![a-z])|dseg)"
 NO_LESION = (  # masks of the brain or of a tissue
     r"(?i:brain.?mask|(?:brain|bet|head|skull|fg|foreground|face|cortex|strip[a-z]*)[-_ ]?mask|mask[-_ ]?(?:brain|head)"
-    r"|_pve|pveseg|mixeltype|a(?:parc|seg)|wmparc|tissue|ventric|label-(?:gm|wm|csf)(?![a-z])"
-    r"|(?<![a-z])(?:gm|wm|csf|(?:white|gr[ae]y)[-_ ]?matter)[-_ ]?mask"
+    r"|_pve|pveseg|mixeltype|a(?:parc|seg)|wmparc|tissue|ventric|vent[-_ ]?mask|n(?:ormal)?[-_ ]?wmh"
+    r"|label-(?:gm|wm|csf)(?![a-z])|(?<![a-z])(?:gm|wm|csf|(?:white|gr[ae]y)[-_ ]?matter)[-_ ]?mask"
     r"|(?<![a-z])t1w?[-_]?(?:(?:brain|bet|biascorr|fast)[-_])*seg(?![a-z]))"
 )
 NO_SCAN = (  # what a program made of a scan, in which no expert drew and no lesion is left
-    r"(?i:probseg|synthseg|samseg|seg-lst|lstai|(?<![a-z])(?:ples|lst)_|pred(?:iction)?(?![a-z])|fill(?:ed|ing)|_\d?(?:inverse)?warp(?!ed)"
-    r"|inversewarped|jacobian|inv[-_]?[12](?!\d)|(?<![a-z])i?y_)|(?<![A-Za-z])(?:[mwr]{0,3}c[1-6]|[mwr]{1,3}p[0-3]|p0)(?=T1|sub-|t1)"
+    r"(?i:probseg|synthseg|samseg|seg-lst|lstai|(?<![a-z])(?:ples|lst)_|pred(?:iction)?(?![a-z])|fill(?:ed|ing)"
+    r"|_\d?(?:inverse)?warp(?!ed)|inversewarped|jacobian|inv[-_]?[12](?!\d)|(?<![a-z])i?y_)"
+    r"|(?<![A-Za-z])(?:[mwr]{0,3}c[1-6]|[mwr]{1,3}p[0-3]|p0)(?=T1|sub-|t1)"
 )
 RATER = (
     r"(?i)(?<![a-z])((?:rater|reader|observer|expert|annotat(?:or|ion)|manual[a-z]*|seg(?:mentation)?|mask)"
