@@ -33,7 +33,6 @@ from ies_helpers import explain, find_lesions, load_network, load_subject, predi
 
 SMALL = os.environ.get("IES_SMALL") == "1"
 WORKERS = "1" if SMALL or os.cpu_count() == 1 else "2"
-home = Path(tempfile.mkdtemp())
 
 # %% [markdown]
 # ## Three patients on disk
@@ -47,6 +46,7 @@ from ies_helpers.subjects.phantom import AFFINE
 
 BOX = (slice(43, 139), slice(45, 141 if SMALL else 173), slice(40, 136))
 CUT = AFFINE @ nibabel.affines.from_matvec(np.eye(3), [side.start for side in BOX])
+home = Path(tempfile.mkdtemp())
 
 
 def write(path: Path, values: np.ndarray, affine: np.ndarray) -> str:
