@@ -67,7 +67,7 @@ from ies_helpers.segmentation.network import Network, prepare
 from ies_helpers.subjects.files import read_text, write_text
 from ies_helpers.subjects.folder import MAPS, open_derivative, versions, write_index, write_table
 from ies_helpers.subjects.layouts import BIDS, Found, find_case, find_patients
-from ies_helpers.subjects.sources import find_subject, is_word, load_subject
+from ies_helpers.subjects.sources import CHOICES, find_subject, is_word, load_subject
 from ies_helpers.subjects.subject import Subject, torch_threads
 
 # What a cohort shall do: the file, checked before anything is loaded.
@@ -80,7 +80,6 @@ NETWORK |= {"use_checkpoint": False, "device": "auto", "mirroring": True, "check
 EXPLAIN = {each.name: "" if each.default is None else each.default for each in fields(Recipe)} | {"lesions": "all"}
 PERILESIONAL = {"lesions": "TP:91-119", "fill": "zero", "by": "steps"}
 EVALUATE = {"faithfulness": False, "seed": 0}
-CHOICES = {"rater": str, "target_label": int | str, "target_threshold": int | float}  # beside a subject
 
 # Of what type a setting of a recipe may be; other values must be of their default's.
 KINDS = {name: get_args(kind) or (kind,) for name, kind in get_type_hints(Recipe).items()}

@@ -34,7 +34,7 @@ import torch
 from ies_helpers.arrays import Affine, LabelMap, Saliency, Volume, Voxels, check_same_grid, door
 from ies_helpers.subjects.files import locked, read_text, remove_leftovers, replacing, write_text
 from ies_helpers.subjects.nifti import read_image, read_values, save_image
-from ies_helpers.subjects.sources import find_subject, load_subject
+from ies_helpers.subjects.sources import CHOICES, find_subject, load_subject
 from ies_helpers.subjects.subject import SHIPPED, Subject, channel
 
 # The folder itself, and where its files lie.
@@ -578,8 +578,9 @@ class Scans:
         """The arguments of `load_subject`, as far as one can say."""
         name = saved.record["subject"]
         source = {key: _local(word) for key, word in (saved.record.get("source") or {}).items()}
+        chosen = {key: word for key, word in source.items() if key in CHOICES}
         if named := [word for word, found in self._words.items() if found == name]:
-            return {"subject": named[0]}
+            return {"subject": named[0]} | chosen
         if not source and not self._words:
             raise ValueError(f"{name} was made in memory and cannot be loaded again; draw its maps with plot_saliency.")
         here = {key: _local(word) for key, word in (saved.record.get("source_from_here") or {}).items()}
@@ -588,7 +589,7 @@ class Scans:
             if not _lost(tried):
                 return tried
         if len(self._words) == 1:
-            return {"subject": next(iter(self._words))}
+            return {"subject": next(iter(self._words))} | chosen
         raise FileNotFoundError(
             f"The scan of {name} must lie where it was explained, there is no {', '.join(_lost(source))}; say by "
             "--subject where it lies now."

@@ -42,6 +42,8 @@ class Source:
 
 File = str | Path | None
 
+CHOICES = {"rater": str, "target_label": int | str, "target_threshold": int | float}  # how a target is read
+
 
 @door
 def load_subject(
@@ -92,7 +94,7 @@ def load_subject(
 def find_subject(subject: str | Path | None = None, **named: Any) -> Found:
     """What `load_subject` would load, without reading an image, making or downloading anything."""
     word = str(subject or "demo")
-    files = {name: value for name, value in named.items() if name not in ("target_label", "target_threshold")}
+    files = {name: value for name, value in named.items() if not name.startswith("target_")}
     return _find_by_name(subject, **files) or source_of(word).find(word)
 
 

@@ -670,13 +670,14 @@ def test_a_folder_moved_with_its_scan_finds_it(made: Path, tmp_path: Path) -> No
 def test_a_folder_moved_alone_is_told_where_its_scan_lies(made: Path, tmp_path: Path) -> None:
     out = Path(shutil.copytree(made, tmp_path / "far" / "out"))
     for path in out.glob("sub-p1/anat/*.json"):
-        record = json.loads(path.read_text()) | {"source": {"subject": str(tmp_path / "gone")}}
+        gone = {"subject": str(tmp_path / "gone"), "target_label": 1}
+        record = json.loads(path.read_text()) | {"source": gone}
         path.write_text(json.dumps(record))
     saved = read_maps(out)[0]
     with pytest.raises(FileNotFoundError, match=rf"there is no {tmp_path}/gone; say by --subject where it lies now"):
         Scans()(saved)
     here = Path(shutil.copytree(made.parent / "in", tmp_path / "here"))
-    assert Scans([str(here)])(saved).source == {"subject": str(here)}
+    assert Scans([str(here)])(saved).source == {"subject": str(here), "target_label": 1}  # read as it was
 
 
 def replaced(folder: Path, made: Path) -> Path:
