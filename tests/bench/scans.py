@@ -1,7 +1,8 @@
 """What the shipped U-Net finds in open patient 26 as it is, and saved in other ways: `python -m tests.bench.scans`.
 
 The scans are written, loaded as anybody's files and predicted; an image that is equal to the original's to the last bit
-is not predicted again. `before` is the z-score over what is not exactly 0, whatever the background holds.
+is not predicted again. `before` is the z-score over what is not exactly 0, whatever the background holds. The peak is
+that of the gradient, mean over the voxels, of the largest true lesion.
 """
 
 import tempfile
@@ -16,7 +17,7 @@ import numpy as np
 import torch
 from monai.transforms.intensity.array import NormalizeIntensity
 
-from ies_helpers import Network, Subject, find_lesions, load_network, load_subject, predict
+from ies_helpers import Network, Subject, find_lesions, gradient, load_network, load_subject, predict
 from ies_helpers.subjects.downloads import fetch
 from tests.patients import write_network
 
@@ -39,6 +40,32 @@ WAYS: dict[str, dict[str, Way]] = {
 }
 
 
+def other_file(image: Any, stem: Path, kind: str) -> Path:
+    """The same scan in another format, or with another geometry."""
+    values, affine, header = np.asanyarray(image.dataobj), image.affine, image.header
+    if kind == "MGZ":
+        path = stem.with_suffix(".mgz")
+        nibabel.save(nibabel.MGHImage(values.astype(np.float32), affine), path)
+        return path
+    if kind == "NIfTI-2":
+        made: Any = nibabel.Nifti2Image(values, affine)
+    elif kind == "big-endian":
+        made = nibabel.Nifti1Image(values.astype(values.dtype.newbyteorder(">")), affine, header.as_byteswapped(">"))
+    elif kind == "4D":
+        made = nibabel.Nifti1Image(values[..., None], affine)
+    elif kind == "oblique, 20 degrees":
+        c, s = np.cos(np.pi / 9), np.sin(np.pi / 9)
+        made = nibabel.Nifti1Image(values, np.array([[c, -s, 0, 0], [s, c, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]) @ affine)
+    else:
+        made = image.as_reoriented(np.array([[1, -1], [2, 1], [0, 1]]))
+    path = stem.with_suffix(".nii.gz")
+    nibabel.save(made, path)
+    return path
+
+
+FILES = ("big-endian", "NIfTI-2", "MGZ", "4D", "oblique, 20 degrees", "axes turned")
+
+
 def save(path: Path, scan: Scan, affine: np.ndarray) -> Path:
     """Written as people's programs do."""
     values, kind = scan
@@ -59,14 +86,16 @@ def write(folder: Path, original: Mapping[str, Any], ways: dict[str, Way]) -> di
 
 
 def found(network: Network, subject: Subject) -> str:
-    """TP, FP and FN, and the Dice of the voxels."""
+    """TP, FP and FN, the Dice of the voxels, and the largest value of a map."""
     subject = subject.with_channels(network.channels)
     probability, truth = predict(network, subject.image), subject.target
     assert truth is not None
     lesions = find_lesions(probability, truth, threshold=network.threshold, affine=subject.affine)
     predicted = probability > network.threshold
     dice = 2 * int((predicted & truth).sum()) / int(predicted.sum() + truth.sum())
-    return f"{' '.join(str(len(lesions.of(group))) for group in ('TP', 'FP', 'FN'))}, {dice:.3f}"
+    true = sorted(lesions.of("TP"), key=len)
+    peak = float(gradient(network, subject.image, true[-1], aggregate="mean").abs().max()) if true else 0.0
+    return f"{' '.join(str(len(lesions.of(group))) for group in ('TP', 'FP', 'FN'))}, {dice:.3f}, {peak:.4f}"
 
 
 def as_before(subject: Subject) -> Subject:
@@ -89,7 +118,7 @@ def main() -> None:
     target = files["target"]
     plain = load_subject(flair=files["flair"], t1=files["t1"], target=target)
     as_it_is = found(network, plain)
-    print("| saved as | background of FLAIR, T1 | TP FP FN, Dice | before |\n|---|---|---|---|")
+    print("| saved as | background of FLAIR, T1 | TP FP FN, Dice, peak | before |\n|---|---|---|---|")
     print(row("float32, as it is", plain, as_it_is, as_it_is), flush=True)
     turned = load_subject(images={"t1": files["t1"], "flair": files["flair"]}, target=target)
     print(row("T1 named first", turned, found(network, turned), as_it_is), flush=True)
@@ -106,6 +135,13 @@ def main() -> None:
                 now = found(network, made)
             before = "refused" if "NaN" in made.background.values() else found(network, as_before(made))
             print(row(way, made, now, before), flush=True)
+        for kind in FILES:
+            folder = Path(name) / kind
+            folder.mkdir()
+            images = {**original, "target": nibabel.load(target)}
+            made = load_subject(**{key: other_file(image, folder / key, kind) for key, image in images.items()})
+            same = torch.equal(made.image, plain.image)
+            print(row(kind + ": the same image" * same, made, as_it_is if same else found(network, made), "-"))
 
 
 if __name__ == "__main__":
