@@ -26,9 +26,18 @@ from ies_helpers.subjects.files import write_text
 # What commands share: their options, how each begins, and how it ends.
 
 PATIENTS = "phantom:SEED, openms:patientNN, mslesseg:P1/T1, wmh2017:training/Utrecht/0, ms3seg:001"
+
+
+def _word(given: Any) -> str:
+    """A word as it was given; `''`, as of a variable that is not set, is none."""
+    if not str(given):
+        raise typer.BadParameter("got an empty word; is a variable not set?")
+    return str(given)
+
+
 SubjectArgument = Annotated[
     str | None,
-    typer.Argument(help=f"demo (the default), {PATIENTS} or a folder of scans."),
+    typer.Argument(help=f"demo (the default), {PATIENTS} or a folder of scans.", parser=_word, metavar="SUBJECT"),
 ]
 File = Annotated[Path | None, typer.Option(help="A NIfTI file, instead of SUBJECT.")]
 WORDS = (
@@ -126,7 +135,7 @@ class LoadingOptions:
 class NetworkOptions(LoadingOptions):
     """A network by its name or file, and how it shall be loaded."""
 
-    network: Annotated[str, typer.Option(help=f"{WORDS}.")] = "unet"
+    network: Annotated[str, typer.Option(help=f"{WORDS}.", parser=_word, metavar="TEXT")] = "unet"
     threshold: Annotated[float | None, typer.Option(help="Lesion above this probability; else the network's.")] = None
 
     def load(self, *, use_checkpoint: bool = False) -> Any:
@@ -334,7 +343,9 @@ def describe_work(subject: Any, network: Any, lesions: Sequence[Any], recipe: Re
 def perilesional(
     files: FileOptions,
     network: NetworkOptions,
-    subjects: Annotated[list[str] | None, typer.Argument(help=f"demo, {PATIENTS} or folders.")] = None,
+    subjects: Annotated[
+        list[str] | None, typer.Argument(help=f"demo, {PATIENTS} or folders.", parser=_word, metavar="SUBJECTS")
+    ] = None,
     lesions: Annotated[str, typer.Option(help="As of explain; published: 91 to 119 voxels.")] = "TP:91-119",
     fill: Annotated[str, typer.Option(help="What hides tissue: zero (as published), mean or blurred.")] = "zero",
     by: Annotated[str, typer.Option(help="Dilations as steps (published), or true mm.")] = "steps",

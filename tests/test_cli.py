@@ -712,11 +712,15 @@ def test_a_command_ends_well_wherever_it_runs(where: str, tmp_path: Path) -> Non
     assert "Broken" not in done.stderr
 
 
-@pytest.mark.parametrize("command", [("explain", "demo", "--out", ""), ("view", ""), ("evaluate", "", "--out", "x")])
-def test_an_empty_name_is_no_folder(command: tuple[str, ...], tmp_path, monkeypatch, capsys) -> None:
-    """As of a variable that is not set: the maps went beside whatever was there."""
+EMPTY = [("explain", "demo", "--out", ""), ("view", ""), ("evaluate", "", "--out", "x"), ("explain", "", "--out", "x")]
+EMPTY += [("predict", "demo", "--network", "", "--out", "x"), ("perilesional", "demo", "", "--out", "x")]
+
+
+@pytest.mark.parametrize("command", EMPTY)
+def test_an_empty_name_is_none(command: tuple[str, ...], tmp_path, monkeypatch, capsys) -> None:
+    """As of a variable that is not set: maps of the demo were made, or went beside whatever was there."""
     monkeypatch.chdir(tmp_path)
-    with refused(capsys, tmp_path / "x", "must have a name") as codes:
+    with refused(capsys, tmp_path / "x", "got an empty") as codes:
         codes.append(run(*command))
     assert list(tmp_path.iterdir()) == []
 

@@ -160,3 +160,12 @@ def test_a_network_that_answers_with_metadata_is_explained(network: Network, wan
 def test_a_plain_tensor_is_not_copied() -> None:
     assert plain(IMAGE) is IMAGE
     assert plain([None, "x"]) == [None, "x"]
+
+
+def test_a_channel_of_zeros_and_a_map_of_zeros_are_drawn() -> None:
+    """Percentiles of nothing ended in numpy's words."""
+    image = IMAGE.clone()
+    image[1] = 0
+    subject = Subject("p1", image, np.eye(4))
+    for saliency in (IMAGE, torch.zeros_like(IMAGE)):
+        assert len(plot_saliency(subject, saliency, MASK).axes) == 7  # two channels, three planes and a bar

@@ -70,9 +70,9 @@ def one_line(text: object, most: int = 120) -> str:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file, in UTF-8 wherever it is, beside and rename it."""
+    """Write a text file, in UTF-8 wherever it is, beside and rename it; names keep the bytes that they have on disk."""
     with replacing(path) as part:
-        part.write_text(text, encoding="utf-8")
+        part.write_text(text, encoding="utf-8", errors="surrogateescape")
 
 
 def read_text(path: Path) -> str:
