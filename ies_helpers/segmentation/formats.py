@@ -84,7 +84,7 @@ def load_network(
         found = replace(found, notes=(*found.notes, note))
     found.module.to(place)
     for note in found.notes:
-        warnings.warn(f"{found.name}: {note}.", stacklevel=2)
+        warnings.warn(f"{found.name}: {note}.", stacklevel=3)
     return found
 
 

@@ -169,7 +169,7 @@ def _read(
         subject = _read_target(found, _read_images(found), reading)
     notes = tuple(dict.fromkeys([*(str(warning.message) for warning in caught), *remarks(subject)]))
     for note in notes:
-        warnings.warn(note, stacklevel=4)
+        warnings.warn(note, stacklevel=5)
     return replace(subject, notes=notes)
 
 
