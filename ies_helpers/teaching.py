@@ -6,7 +6,7 @@ one has a fault; and a classifier of images that differ in a known mask, as in C
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,10 @@ import numpy as np
 import torch
 from torch import nn
 
-from ies_helpers.arrays import LabelMap, Saliency, Volume, Voxels
+from ies_helpers.arrays import Affine, LabelMap, Saliency, Volume, Voxels
+from ies_helpers.segmentation.grid import Grid
 from ies_helpers.segmentation.network import Copies, Network, copy_of
-from ies_helpers.segmentation.nnunet import build_network, read_plans
+from ies_helpers.segmentation.nnunet import Plans, build_network, read_plans
 from ies_helpers.subjects.files import replacing, write_text
 
 # Toys. All map `(B, C, I, J, K)` to logits `(B, 2, I, J, K)` with class 0 at zero.
@@ -324,6 +325,16 @@ def _bright_flair(module: Any, seed: int) -> nn.Module:
     return module
 
 
+class Uncropped(Plans):
+    """Plans that do not crop to what is not zero: two corners are next to nothing and not 0, and so they span it all."""
+
+    def place(self, raw: Volume, affine: Affine) -> tuple[Grid, Volume]:
+        """As of `Plans`, on the grid of the whole scan."""
+        raw = raw.clone()
+        raw[:, 0, 0, 0] = raw[:, -1, -1, -1] = 1e-6
+        return super().place(raw, affine)
+
+
 def left_out(network: Network, spacing: Sequence[float]) -> dict[str, Network]:
     """An nnU-Net without one of the steps that its prediction takes: each is another function, and none an error.
 
@@ -334,8 +345,10 @@ def left_out(network: Network, spacing: Sequence[float]) -> dict[str, Network]:
     plans, module = network.plans, network.module
     assert isinstance(module, Copies)
     turned = tuple(plans.transpose[n] for n in (2, 0, 1))
+    uncropped = Uncropped(**{each.name: getattr(plans, each.name) for each in fields(plans)})
     without = {
         "the order of the axes": {"plans": replace(plans, transpose=turned)},
+        "the crop to what is not zero": {"plans": uncropped},
         "the mask of its z-score": {"plans": replace(plans, masked=(False,) * len(plans.masked))},
         "its spacing": {"plans": replace(plans, spacing=tuple(spacing))},
         "mirrored copies": {"module": Copies(list(module.members))},

@@ -273,7 +273,7 @@ def mirrors(axes: Sequence[int]) -> list[tuple[int, ...]]:
 
 def read_json(path: Path) -> Any:
     """A JSON file of the folder."""
-    return json.loads(path.read_text(encoding="utf-8"))
+    return json.loads(path.read_text(encoding="utf-8-sig"))
 
 
 # From a folder to a `Network`.

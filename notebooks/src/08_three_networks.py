@@ -357,7 +357,8 @@ pd.DataFrame(rows).set_index("without").round(2)
 
 # %% [markdown]
 # None of these is an error: sizes fit, a segmentation comes out, and it looks like one. How much each step matters
-# depends on the network; here axes, mask and spacing do most. What each of them is, and what happens without it:
+# depends on the network and the scan: here axes, mask and spacing do most, and the crop nothing, because this scan ends
+# where its brain does. What each of them is, and what happens without it:
 #
 # | nnU-Net | what happens to whoever leaves it out |
 # |---|---|
