@@ -326,7 +326,7 @@ def _bright_flair(module: Any, seed: int) -> nn.Module:
 
 
 class Uncropped(Plans):
-    """Plans that do not crop to what is not zero: two corners are next to nothing and not 0, and so they span it all."""
+    """Plans that do not crop to what is not zero: two corners, next to nothing but not 0, span the whole scan."""
 
     def place(self, raw: Volume, affine: Affine) -> tuple[Grid, Volume]:
         """As of `Plans`, on the grid of the whole scan."""
