@@ -119,11 +119,12 @@ def strays(folder: Path) -> list[str]:
 
 
 DRIVER = """
-import atexit, errno, json, os, resource, signal, sys
+import errno, gc, json, os, resource, signal, sys
 import ies_helpers.figures.pages
 import monai.networks.nets.unet, monai.transforms.intensity.array
 from ies_helpers import __main__, saliency
 from ies_helpers.saliency import explain
+from ies_helpers.subjects import files
 explain.SAVE_EVERY_S = 0.0
 exec(sys.argv[1])
 CHANGES = {"os.rename", "os.rmdir", "os.remove", "os.truncate"}
@@ -138,6 +139,8 @@ def end_at(left, full):
             if left == 0:
                 os.kill(os.getpid(), signal.SIGKILL)
     sys.addaudithook(heard)
+gc.collect()
+gc.freeze()  # else every child looks through, and so copies, what was imported here
 print("ready", flush=True)
 for line in sys.stdin:
     child = os.fork()
@@ -152,7 +155,7 @@ for line in sys.stdin:
         if change:
             end_at(change, full)
         code = __main__.main(arguments)
-        atexit._run_exitfuncs()  # as at the end of a process of its own
+        files._remove_unfinished()  # at the end of a process of its own Python calls it
         os._exit(code)
     print("started", child, flush=True)
     sys.stdin.readline()  # until nobody will stop it any more: its number belongs to no other process so long

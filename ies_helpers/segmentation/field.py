@@ -110,7 +110,9 @@ def _seen_by_probe(
 ) -> ReceptiveField:
     positive = replace(network, module=_positive_copy(network.module), through="whole")
     try:
-        found = [_stride(positive, hollow, channels, axis) for axis in range(3)]
+        # Without values only where that was tried above: torch imports sympy for it, in seconds.
+        empty = hollow if network.stride is None else None
+        found = [_stride(positive, empty, channels, axis) for axis in range(3)]
     except UNKNOWN:
         why = "it takes no thin volume, by which it would show how far it looks"
         return ReceptiveField(multiple or (1, 1, 1), None, None, _values_kept(hollow, channels), gave_up=why)

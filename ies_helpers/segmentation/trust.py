@@ -54,7 +54,7 @@ def _what_is_wrong(network: Network, image: Volume) -> str:
                 return none
             raise
         weights = _waves(y, 0).abs()
-        g = torch.autograd.grad(y, x, weights, allow_unused=True)[0] if y.requires_grad else None
+        g = torch.autograd.grad((y * weights).sum(), x, allow_unused=True)[0] if y.requires_grad else None
         if g is None:
             return none
         with torch.no_grad():
