@@ -148,16 +148,8 @@ def pixels_of(image: Volume) -> str:
     return hashlib.sha256(image.numpy().tobytes()).hexdigest()
 
 
-def scan_of(subject: Subject) -> str | None:
-    """16 hexadecimal digits that tell a scan from any other: of its files' values and place; None if made in memory."""
-    if subject.raw is None:
-        return None
-    place = np.round(subject.affine, 3) + 0.0  # minus zero is zero
-    return hashlib.sha256(subject.raw.numpy().tobytes() + place.tobytes()).hexdigest()[:16]
-
-
 def values_of(values: np.ndarray) -> str:
-    """The same of the values of one image of a map."""
+    """16 hexadecimal digits that tell the values of one image of a map from any others."""
     return hashlib.sha256(np.ascontiguousarray(values, dtype="<f4").tobytes()).hexdigest()[:16]
 
 
@@ -194,7 +186,7 @@ def save_map(
             f"{len(saliency)}; give the subject with the network's channels."
         )
     _ignore(Path(folder), [f"**/*_{channel(name).suffix}.*" for name in subject.channels if not channel(name).bids])
-    paths, scan = _paths(folder, subject, record, modalities), scan_of(subject)
+    paths, scan = _paths(folder, subject, record, modalities), subject.scan
     for path, modality, values in zip(paths, modalities, saliency, strict=True):
         save_image(path, values.numpy().astype(np.float32), subject)
         details = asdict(record) | {
@@ -554,7 +546,7 @@ class Scans:
             met = f"The maps of {name} have the grid {shape}, its scan is now {now}"
             raise ValueError(f"{met}; explain it anew in another folder.")
         subject = self._subject.with_channels(saved.channels)
-        if (scan := saved.record.get("scan")) and scan != scan_of(subject):
+        if (scan := saved.record.get("scan")) and scan != subject.scan:
             raise ValueError(
                 f"The maps of {name} are of another scan than {', '.join(map(str, source.values()))} is now; explain "
                 "it anew in another folder, or say by --subject where the one that was explained lies."

@@ -1,10 +1,12 @@
 """A subject: one image with its geometry and its channels, and what is known to be a lesion."""
 
+import hashlib
 import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import nibabel
@@ -244,6 +246,17 @@ class Subject:
     def modalities(self) -> tuple[str, ...]:
         """The older name of `channels`."""
         return self.channels
+
+    @cached_property
+    def scan(self) -> str | None:
+        """16 hexadecimal digits that tell a scan from others: of its files' values and place; None if made in memory.
+
+        Kept, since each map of a subject asks for it and it is of all voxels.
+        """
+        if self.raw is None:
+            return None
+        place = np.round(self.affine, 3) + 0.0  # minus zero is zero
+        return hashlib.sha256(self.raw.numpy().tobytes() + place.tobytes()).hexdigest()[:16]
 
     @property
     def shape(self) -> tuple[int, int, int]:
