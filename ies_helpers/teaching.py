@@ -6,7 +6,7 @@ one has a fault; and a classifier of images that differ in a known mask, as in C
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -345,7 +345,7 @@ def left_out(network: Network, spacing: Sequence[float]) -> dict[str, Network]:
     plans, module = network.plans, network.module
     assert isinstance(module, Copies)
     turned = tuple(plans.transpose[n] for n in (2, 0, 1))
-    uncropped = Uncropped(**{each.name: getattr(plans, each.name) for each in fields(plans)})
+    uncropped = Uncropped(**vars(plans))
     without = {
         "the order of the axes": {"plans": replace(plans, transpose=turned)},
         "the crop to what is not zero": {"plans": uncropped},
