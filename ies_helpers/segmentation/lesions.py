@@ -19,7 +19,7 @@ from ies_helpers.segmentation.inference import predict
 from ies_helpers.segmentation.network import Network, prepare
 from ies_helpers.subjects.folder import as_tsv, open_derivative, save_lesions, write_table
 from ies_helpers.subjects.subject import Subject
-from ies_helpers.subjects.targets import number_lesions, read_labels, whole_numbers
+from ies_helpers.subjects.targets import number_lesions, read_numbers, whole_numbers
 from ies_helpers.subjects.tissue import inner_white_matter
 
 GROUPS = ("TP", "FP", "FN", "TN", "unknown")
@@ -249,7 +249,7 @@ def _lesions_of_subject(
     if affine is not None:
         raise TypeError("affine is for a probability by itself, a subject has its own; leave it out.")
     network, subject = prepare(network, subject)
-    numbers = torch.from_numpy(read_labels(labels, subject)) if isinstance(labels, str | Path) else labels
+    numbers = torch.from_numpy(read_numbers(labels, subject)) if isinstance(labels, str | Path) else labels
     probability = predict(network, subject.image)
     threshold = network.threshold if threshold is None else threshold
     return find_lesions(probability, drawn(subject), threshold=threshold, affine=subject.affine, labels=numbers)
@@ -357,7 +357,7 @@ def segment_into_folder(
     derivative; if it cannot be written, that shows before the prediction starts.
     """
     network, subject = prepare(network, subject)
-    numbers = None if labels is None else torch.from_numpy(read_labels(labels, subject))
+    numbers = None if labels is None else torch.from_numpy(read_numbers(labels, subject))
     open_derivative(out)
     probability = predict(network, subject.image, progress=progress)
     how: Any = {"threshold": network.threshold, "affine": subject.affine, "labels": numbers}

@@ -226,7 +226,7 @@ def number_lesions(values: np.ndarray, name: str) -> np.ndarray:
     return labels.astype(np.int32)
 
 
-def read_labels(path: str | Path, grid: HasGrid) -> np.ndarray:
+def read_numbers(path: str | Path, grid: HasGrid) -> np.ndarray:
     """The numbers of `number_lesions` in a file that lies on the grid of a subject."""
     path, what = Path(path), "lesions'"
     image = read_image(path, what)

@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from ies_helpers.__main__ import main
-from ies_helpers.subjects.targets import Reading, count_pieces, interpret, number_lesions, read_labels, read_target
+from ies_helpers.subjects.targets import Reading, count_pieces, interpret, number_lesions, read_numbers, read_target
 from tests.patients import AFFINE, write_image, write_network, write_patient
 
 SHAPE = (12, 11, 10)
@@ -243,7 +243,7 @@ def test_a_target_named_as_a_brain_mask_is_told(tmp_path: Path) -> None:
 
 def test_lesions_of_a_file_keep_their_numbers_and_pieces_of_one_number_get_some(tmp_path: Path) -> None:
     path = write_image(tmp_path / "lesions.nii.gz", labels(7, 2, 7))
-    assert np.array_equal(read_labels(path, GRID), labels(7, 2, 7))
+    assert np.array_equal(read_numbers(path, GRID), labels(7, 2, 7))
     assert np.array_equal(number_lesions(labels(5), "it"), labels(5))
     with pytest.warns(UserWarning, match="it holds one number on 2 pieces: each piece is taken for a lesion"):
         assert np.array_equal(number_lesions(labels(5, 5, 5), "it"), labels(1, 1, 2))
@@ -252,7 +252,7 @@ def test_lesions_of_a_file_keep_their_numbers_and_pieces_of_one_number_get_some(
             number_lesions(values, "it")
     moved: Any = SimpleNamespace(shape=SHAPE, affine=AFFINE + np.eye(4, k=3))
     with pytest.raises(ValueError, match=r"Scan and lesions, lesions\.nii\.gz, must lie on one grid, .* 1 mm apart"):
-        read_labels(path, moved)
+        read_numbers(path, moved)
 
 
 # At the command line.
