@@ -450,10 +450,8 @@ def structure_of(module: nn.Module) -> tuple[Any, ...]:
 
 _TORCHS_OWN = frozenset(vars(nn.Module()))  # attributes that every module has: the mode, and what is told by itself
 _PLAIN = (str, bytes, int, float, complex, type(None), slice, torch.dtype, torch.device)
-_FEW, _MANY = (
-    64,
-    1000,
-)  # values up to which a tensor is told by these, and entries from which on a list or table is told by its identity
+_FEW = 64  # values up to which a tensor is told by these
+_MANY = 1000  # entries from which on a list or table is told by its identity
 
 
 def _told(value: Any, deep: int = 4) -> Any:
