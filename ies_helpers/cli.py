@@ -11,6 +11,7 @@ import shlex
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import Field, dataclass, fields, is_dataclass
 from functools import wraps
 from pathlib import Path
@@ -180,13 +181,16 @@ def _recipe_option(each: Field[Any], hint: Any) -> Any:
     heeding = methods_heeding(each.name)
     known = [f"{word} {', '.join(names)}" for word, names in (("one of", choices), ("for", heeding)) if names]
     told = each.metadata["help"] + (f" ({'; '.join(known)})" if known else "")
-    if hint == int | str:
+    if hint in (int | str, float | str):
         return Annotated[Any, typer.Option(help=told, parser=_number_or_word, metavar="NUMBER or WORD")]
     return Annotated[hint, typer.Option(help=told)]
 
 
-def _number_or_word(given: Any) -> int | str:
-    return int(given) if str(given).isdecimal() else given
+def _number_or_word(given: Any) -> int | float | str:
+    for kind in (int, float):
+        with suppress(ValueError):
+            return kind(given)
+    return given
 
 
 def segment_subject(

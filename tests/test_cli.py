@@ -149,7 +149,7 @@ def test_images_are_named_by_channel_as_a_folder_names_them(patient, network, ex
 def test_explain_says_how_much_work_a_comparison_is(patient, network, tmp_path, capsys) -> None:
     options = ["--lesions", "1", "--method", "input-x-gradient", "--out", tmp_path]
     assert run("explain", patient, "--network", network, *options) == 0
-    assert "lesion voxels, 1 gradient by cone: about" in capsys.readouterr().out
+    assert "lesion voxels, 1 gradient by crop: about" in capsys.readouterr().out
     label = np.asanyarray(nibabel.load(tmp_path / "sub-p1/anat/sub-p1_desc-tp_dseg.nii.gz").dataobj)
     expected = input_x_gradient(load_network(network), load_subject(patient).image, label == 1)
     written = nibabel.load(tmp_path / "sub-p1/anat/sub-p1_desc-inputxgradientmeanL001_T1w.nii.gz")
@@ -200,7 +200,7 @@ MISTAKES = {
     "an option that is no number": (["--threshold", "low"], "'--threshold'"),
     "a recipe that cannot work": (["--method", "lime"], "'lime'", *METHODS),
     "settings of a recipe that do not go together": (["--statistics", "frozen", "--aggregate", "mean"], "with mean"),
-    "draws that are neither number nor word": (["--draws", "-3"], "'-3'"),
+    "draws that are neither number nor word": (["--draws", "-3"], "got -3"),
     "a device": (["--device", "tpu"], "'tpu'"),
     "a threshold that is no probability": (["--threshold", "30"], "got 30"),
     "a network that the recipe is not for": (["--statistics", "frozen"], "narrow"),

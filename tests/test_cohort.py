@@ -396,7 +396,7 @@ def test_the_command_prints_the_plan_first_and_stops_there_if_asked(home: Path, 
 
 def test_the_command_refuses_frozen_statistics_of_a_network_without_instance_norms_at_once(home: Path, capsys) -> None:
     config = config_of(home, "frozen", **{'"gradcam++"': '"gradient"\nstatistics = "frozen"'})
-    with pytest.raises(ValueError, match=r"but for instance norms; narrow has none\. Take statistics='exact'"):
+    with pytest.raises(ValueError, match=r"but for norms; narrow has none\. Take statistics='exact'"):
         cohort(config.path, dry_run=True)
     assert capsys.readouterr().out == ""
 

@@ -10,12 +10,12 @@ import numpy as np
 import pandas as pd
 from torch import nn
 
-from ies_helpers.arrays import LesionLike, Volume, as_voxels, door
+from ies_helpers.arrays import LesionLike, as_voxels, door
 from ies_helpers.saliency.context import BLUR_MM
-from ies_helpers.saliency.frozen import deviation
-from ies_helpers.saliency.gradients import LesionGradient
+from ies_helpers.saliency.farfield import Report, check_accuracy
 from ies_helpers.saliency.methods import METHODS, Recipe
 from ies_helpers.saliency.smoothgrad import PEAK_TARGET, RunState, noise_sigma
+from ies_helpers.segmentation.field import receptive_field
 from ies_helpers.segmentation.lesions import Lesion, lesion_of
 from ies_helpers.segmentation.network import Network, prepare
 from ies_helpers.subjects.folder import (
@@ -56,8 +56,8 @@ def explain(
         recipe: how a map is made; None: as `settings` say.
         command: the command line, for the sidecars.
         settings: the fields of `Recipe` by name, such as `method="gradcam++"` or `draws=8`; beside a `recipe` they
-            change it. Of `statistics="frozen"` the error is measured on a few voxels of this image, and told in a
-            warning and in the sidecars.
+            change it. Of maps to an `accuracy` the error is measured on a few voxels, and told in a warning and in the
+            sidecars.
 
     Returns:
         The index of all maps in `out`, as in `maps.tsv`. Of a folder that holds a map of the same name made otherwise,
@@ -93,8 +93,7 @@ def make_maps(
     notes: dict[str, Any] = {"command": command}
     notes |= {f"{who}_notes": list(it.notes) for who, it in (("network", network), ("subject", subject)) if it.notes}
     notes |= {"network_origin": network.origin} if network.origin else {}
-    if todo and recipe.statistics == "frozen":
-        notes |= _frozen_deviation(network, subject.image, numbered)
+    report: Report | None = None
     try:
         running = subject_folder(folder, subject.name).parent / ".running"
         key = f"{digest}{pixels}{sorted(recipe.heeded.items())}{network.through}{_windows_in_words(network)}"
@@ -102,8 +101,13 @@ def make_maps(
         maps = recipe.maps(subject, network, [lesion for lesion, _ in todo], state, progress)
         for n, saliency, more in maps:
             made += save_map(folder, subject, saliency, todo[n][1], notes | more)
+            if "fields" in more:
+                found = Report(**more["fields"])
+                report = found if report is None else report.worst(found)
     finally:
         write_index(folder)
+    if report is not None and report.voxels:
+        warnings.warn(report.in_words(), stacklevel=3)
     return made
 
 
@@ -128,6 +132,10 @@ def _record(subject: Subject, network: Network, digest: str, pixels: str, lesion
         used["aggregate"] = method.aggregate
     if method.reads_layer:
         used["layer"] = network.layer
+    if "accuracy" in used and not _approximates(network, len(subject.channels), recipe):
+        used["accuracy"] = None
+    elif "accuracy" in used:
+        used["accuracy"] = check_accuracy(recipe.accuracy)
     if "noise" in used:
         used["sigma"] = noise_sigma(subject.image, recipe.noise, network.channels or subject.channels)
     if used.get("draws") == "auto":
@@ -151,24 +159,15 @@ def _record(subject: Subject, network: Network, digest: str, pixels: str, lesion
     )
 
 
+def _approximates(network: Network, channels: int, recipe: Recipe) -> bool:
+    """Whether a map may be made to an accuracy: a maximum, of a network that may look at all that it is given."""
+    if recipe.aggregate != "max" or recipe.statistics == "frozen" or check_accuracy(recipe.accuracy) == 0:
+        return False
+    return network.through == "windows" or not receptive_field(network.on_its_grid(), channels).bounded
+
+
 def _windows_in_words(network: Network) -> str:
     """`96 x 96 x 96 voxels, overlap 0.25, gaussian`."""
     return f"{' x '.join(map(str, network.sides or ()))} voxels, overlap {network.overlap:g}, {network.weighting}" + (
         ", placed as nnU-Net does" if network.placing == "nnunet" else ""
     )
-
-
-def _frozen_deviation(network: Network, image: Volume, lesions: Sequence[Lesion]) -> dict[str, Any]:
-    """How far frozen statistics are from exact on up to nine voxels of three lesions; the largest of each measure."""
-    found: list[dict[str, float]] = []
-    for lesion in list(lesions)[:: max(1, len(lesions) // 3)][:3]:
-        for n in np.unique(np.linspace(0, len(lesion) - 1, 3).round().astype(int)):
-            one = lesion.voxels[n : n + 1]
-            both = [LesionGradient(network, image, one, "max", statistics=s) for s in ("frozen", "exact")]
-            found.append(deviation(*(engine.place(engine(image)) for engine in both)))
-    largest = {name: max(f[name] for f in found) for name in found[0]}
-    shares = ", ".join(f"{name} {share:.1%}" for name, share in largest.items())
-    warnings.warn(
-        f"frozen statistics are an approximation: on {len(found)} voxels it is off by {shares}.", stacklevel=4
-    )
-    return {"frozen_deviation": largest | {"voxels": len(found)}}

@@ -8,13 +8,22 @@ import torch
 from torch import nn
 
 from ies_helpers.arrays import Box, LesionLike, Saliency, Volume, as_voxels, check_choice, door
-from ies_helpers.saliency.cone import Cone, cone_of, trusted
-from ies_helpers.saliency.frozen import Frozen, frozen
+from ies_helpers.saliency.farfield import (
+    CHECKED,
+    FROZEN_REMEDY,
+    FROZEN_RULE,
+    Fields,
+    Report,
+    Split,
+    check_accuracy,
+    split_of,
+)
+from ies_helpers.saliency.nearfield import AT_ONCE, Rows, near_extremes
 from ies_helpers.saliency.views import (
     BUDGET,
     Boxed,
-    Each,
     Largest,
+    Pairs,
     Part,
     View,
     add_up,
@@ -39,12 +48,13 @@ from ies_helpers.segmentation.trust import check_answers, image_field
 
 Aggregate = Literal["mean", "sum", "max"]
 
-# How a gradient is computed, all exact: `cone` by a backward pass on the positions that the lesion can reach (`cone`;
-# that of `frozen` where statistics are), the others by autograd on the crop that decides it, on the windows that hold
-# it, or on everything.
-Way = Literal["cone", "crop", "windows", "whole"]
-# `frozen` holds instance norms still, an approximation: see the module of this name.
+# How a gradient is computed. Exact: `cone` by a backward pass on the positions that a voxel reaches (`nearfield`), the
+# others by autograd on the crop that decides a lesion, on the windows that hold it, or on everything. To an accuracy
+# that is asked for and measured: `fields`, near fields with a few far fields for all voxels (`farfield`).
+Way = Literal["cone", "crop", "fields", "windows", "whole"]
+# `frozen` holds norms still and leaves far fields out, whatever that does.
 Statistics = Literal["exact", "frozen"]
+FEW_VOXELS = 3  # up to which a dense pass for each is no dearer than fields
 VALUES_KEPT = 2  # values that a backward pass keeps per activation: itself and its gradient
 SMALLEST_BUDGET = 2**20  # bytes to which it may be halved: less than one voxel's gradient in any real network
 
@@ -57,6 +67,7 @@ def gradient(
     *,
     aggregate: Aggregate = "max",
     way: Way | None = None,
+    accuracy: float | str = "auto",
 ) -> Saliency:
     """Gradient of a lesion's logits with respect to the image, aggregated over its voxels.
 
@@ -69,12 +80,14 @@ def gradient(
         image: `(C, I, J, K)`, z-scored.
         lesion: whose logits.
         aggregate: `mean`, `sum` or `max`.
-        way: how to compute it; None takes the fastest. All are exact.
+        way: how to compute it; None takes the fastest.
+        accuracy: relative L2 error allowed to the voxels' gradients of a `max`, where exact ones are dear: in networks
+            that look at all of their window. `auto` allows 1e-3, `exact` nothing; see `farfield`.
 
     Returns:
         `(C, I, J, K)` float32, in logits per unit of z-scored intensity.
     """
-    engine = LesionGradient(network, image, lesion, aggregate, way=way)
+    engine = LesionGradient(network, image, lesion, aggregate, way=way, accuracy=accuracy)
     return engine.place(engine(image))
 
 
@@ -99,15 +112,17 @@ class LesionGradient:
         aggregate: Aggregate,
         *,
         way: Way | None = None,
+        accuracy: float | str = "auto",
         statistics: Statistics = "exact",
         budget: int | None = None,
     ) -> None:
-        """Choose the fastest exact way by looking at the network, or take `way` where it applies.
+        """Choose the fastest way by looking at the network, or take `way` where it applies.
 
         Args:
             network, image, lesion, aggregate: see `gradient`; any image of this shape can be given later.
             way: how to compute; None takes the fastest.
-            statistics: `frozen` holds instance norms still, an approximation (see `frozen`).
+            accuracy: see `gradient`.
+            statistics: `frozen` leaves far fields out: the accuracy is what it is, see `report`.
             budget: bytes of working memory, beside network and volume; None works in about 1 GiB, or in what
                 one forward pass needs if that is more.
         """
@@ -123,16 +138,17 @@ class LesionGradient:
             )
         if statistics == "frozen" and aggregate != "max":
             raise ValueError(f"statistics='frozen' is for max; {aggregate} takes one exact pass, leave it out.")
+        self.accuracy = np.inf if statistics == "frozen" else check_accuracy(accuracy, self.network.dtype)
         self.shape = tuple(image.shape)
         self.voxels = as_voxels(lesion, self.shape[1:])
-        self.frozen: Frozen | None = frozen(self.network, self.shape[0]) if statistics == "frozen" else None
-        self.cone: Cone | None = None
-        self._trusted: bool | None = None
         check_answers(self.network, image)
         self._found: ReceptiveField | None = None
-        if self.frozen is None and self.network.through == "whole":
+        if self.network.through == "whole":
             self._found = image_field(self.network, image, self.voxels)
-        self.way: Way = self._choose(way)
+        self.split: Split | None = None
+        self._at_once: int | None = None
+        self.report: Report | None = None
+        self.way: Way = self._choose(image, way)
         self.parts = self._split()
         self.box = union(part.box for part in self.parts)
         if budget is not None and budget < self.need:
@@ -143,9 +159,9 @@ class LesionGradient:
 
     @property
     def field(self) -> ReceptiveField:
-        """How far the network looks, with its statistics held where they are frozen."""
+        """How far the network looks."""
         if self._found is None:
-            self._found = self.frozen.field if self.frozen else receptive_field(self.network, self.shape[0])
+            self._found = receptive_field(self.network, self.shape[0])
         return self._found
 
     @property
@@ -176,25 +192,48 @@ class LesionGradient:
         check_finite(whole, self.network)
         return whole
 
-    def _choose(self, wanted: Way | None) -> Way:
-        if self.frozen is not None:
-            possible: list[Way] = ["cone", "crop"] if self.frozen.cone else ["crop"]
-        elif self.network.through == "windows":
-            possible = ["windows"]
-        elif not self.field.bounded:
-            possible = ["whole"]
-        else:
-            self.cone = cone_of(self.network.module, self.network.lesion_class)
-            possible = ["cone", "crop"] if self.cone else ["crop"]
+    def _choose(self, image: Volume, wanted: Way | None) -> Way:
+        """The fastest way, or the one `wanted`."""
+        seen = self.network.through
+        plain: Way = "windows" if seen == "windows" else "crop" if self.field.bounded else "whole"
+        possible: list[Way] = [plain]
+        if self.aggregate == "max" and (wanted != plain or self.accuracy == np.inf):
+            self.split = self._look(image)
+            fast: Way = "cone" if plain == "crop" else "fields"
+            if self.accuracy == np.inf:
+                possible = [fast]
+            elif self.split.local if plain == "crop" or not self.accuracy else self.split.pays:
+                few = len(self.voxels) <= FEW_VOXELS and not self.split.local
+                possible = [plain, fast] if few else [fast, plain]
         if wanted not in (None, *possible):
-            name, seen = self.network.name, self.network.through
+            name = self.network.name
             raise ValueError(f"{name} seen {seen} can be explained by {' or '.join(possible)}, got {wanted!r}.")
         return wanted or possible[0]
 
+    def _look(self, image: Volume) -> Split:
+        """How the gradient of a voxel comes apart; refused where it was asked to and does not."""
+        shape, bounded = self.shape[1:], self.network.through == "whole" and self.field.bounded
+        view = (cell_parts(self.field, shape, self.voxels)[0] if bounded else self._all_views()).views[0]
+        voxel = self.voxels[view.holds(self.voxels)][0]
+        with at_rest(self.network):
+            split = split_of(self.network, image, view, voxel, whole=self.accuracy == np.inf, everywhere=bounded)
+        if self.accuracy == np.inf and not split.norms:
+            raise ValueError(f"{FROZEN_RULE}; {self.network.name} {split.otherwise}. {FROZEN_REMEDY}")
+        return split
+
+    def _all_views(self) -> Part:
+        """All voxels through all that they are seen through, for fields."""
+        if self.network.through == "windows":
+            return window_part(self.network, self.shape[1:], self.voxels)
+        whole, passes = Box.whole(self.field.padded(self.shape[1:])), self.network.passes
+        share = None if passes == 1 else torch.full(whole.shape, 1 / passes, dtype=torch.float64)
+        views = [View(whole, share, number=n if passes > 1 else None) for n in range(passes)]
+        return Part.through(views, self.voxels, self.shape[1:])
+
     def _split(self) -> list[Part]:
         shape = self.shape[1:]
-        if self.frozen is not None:
-            return self.frozen.parts(shape, self.voxels)
+        if self.way == "fields":
+            return [self._all_views()]
         if self.way == "windows":
             split = window_parts if self.aggregate == "max" else lambda *given: [window_part(*given)]
             return split(self.network, shape, self.voxels)
@@ -205,9 +244,12 @@ class LesionGradient:
         return split(self.field, shape, self.voxels, self.budget / bytes_a_voxel)
 
     def _halve(self) -> bool:
-        """Halve the budget, which sizes crops and the cone's batches; False where nothing smaller is left."""
+        """Halve the near fields taken at once, or the budget that sizes crops; False where nothing smaller is left."""
+        if self.way in ("cone", "fields") and self._at_once != 1:
+            self._at_once = (self._at_once or AT_ONCE[self.network.device.type == "cuda"]) // 2
+            return True
         sized = self.way == "cone" or (self.way == "crop" and self.aggregate != "max")
-        if not sized or self.frozen is not None or self.budget <= SMALLEST_BUDGET:
+        if not sized or self.budget <= SMALLEST_BUDGET:
             return False
         self.budget //= 2
         self.parts = self._split()
@@ -217,47 +259,33 @@ class LesionGradient:
         """The sum over voxels, or their mean."""
         total = Boxed(self._zeros(self.box.shape), self.box)
         for part in self.parts:
-            if cone := self._cone(image, part):
-                box, g = cone.summed(self.network, image, part)
-                total.add(g, box)
-            else:
-                add_up(total, lambda view: forward(self.network, image, view), part)
+            add_up(total, lambda view: forward(self.network, image, view), part)
         return total.values / len(self.voxels) if self.aggregate == "mean" else total.values
 
     def _largest(self, image: Volume) -> torch.Tensor:
         """The maximum over voxels."""
-        each, largest = self._each(image), Largest(self._zeros, self.box)
+        largest = Largest(self._zeros, self.box)
         for part in self.parts:
-            if cone := self._cone(image, part):
-                pairs = cone.extremes(self.network, image, part, self.budget)
-            else:
-                pairs = extremes(each, part, self._zeros, max(1, self.budget // self._gradient_bytes(part)))
-            for box, high, low in pairs:
+            for box, high, low in self._pairs(image, part):
                 largest.take(box, high, low)
         return largest.map()
 
-    def _each(self, image: Volume) -> Each:
-        """Each voxel's gradient through a view of this image."""
-        if self.frozen is None:
-            return by_autograd(lambda view: forward(self.network, image, view))
-        held, recorded = self.frozen, self.frozen.record(image, self.parts)
-        held.check_crop(image, self.parts[0], recorded)
-        autograd = by_autograd(lambda view: held.forward(image, view, recorded))
-        if self.way != "cone":
-            return autograd
-        if self._trusted is None:
-            one = held.by_cone(image, recorded, 0)
-            self._trusted = trusted(self.network, "nnU-Net", self.parts[0], one, autograd)
-        return held.by_cone(image, recorded, self.budget) if self._trusted else autograd
+    def _pairs(self, image: Volume, part: Part) -> Pairs:
+        """The largest and smallest gradients of a part's voxels."""
+        if self.way == "cone":
+            return near_extremes(self.network, image, part, self._at_once)
+        if self.way == "fields":
+            return self.fields(image, part, Rows.of(part.voxels)).pairs(self.budget // self.network.dtype.itemsize)
+        each = by_autograd(lambda view: forward(self.network, image, view))
+        return extremes(each, part, self._zeros, max(1, self.budget // self._gradient_bytes(part)))
 
-    def _cone(self, image: Volume, part: Part) -> Cone | None:
-        """The cone of the exact network, where it is the way and can be trusted."""
-        if self.way != "cone" or self.cone is None:
-            return None
-        if self._trusted is None:
-            autograd = by_autograd(lambda view: forward(self.network, image, view))
-            self._trusted = trusted(self.network, "U-Net", part, self.cone.each(self.network, image), autograd)
-        return self.cone if self._trusted else None
+    def fields(self, image: Volume, part: Part, rows: Rows) -> Fields:
+        """Near and far fields of `rows`; the first time they are compared with exact ones, see `report`."""
+        assert self.split is not None
+        check = CHECKED if self.report is None and not self.split.local else 0
+        made = Fields(self.network, image, part, rows, self.accuracy, self.split.coarse, check, self._at_once)
+        self.report = made.report if self.report is None else self.report.worst(made.report)
+        return made
 
     def _gradient_bytes(self, part: Part) -> int:
         return self.shape[0] * part.box.size * self.network.dtype.itemsize
@@ -282,22 +310,14 @@ class PlacedGradient(LesionGradient):
         self.grid, self.network, self.aggregate = network.grid, network, aggregate
         self.shape, self.box = tuple(image.shape), network.grid.box
         self.voxels = as_voxels(lesion, self.shape[1:])
-        if options.get("statistics") == "frozen" and self.grid.resamples:
-            raise ValueError(
-                f"statistics='frozen' is for a scan of the spacing at which {network.name} works, this one is "
-                "resampled. Take statistics='exact'."
-            )
         # Each scan voxel's places and weights on the network's grid.
         rows, places, weights = self.grid.spread(self.voxels)
         self._rows = [(places[rows == n], weights[rows == n]) for n in range(len(self.voxels))]
         self._alone = aggregate == "max" and not self.grid.resamples
         inner, (placed, _) = network.on_its_grid(), self.grid.push(image)
         support = np.unique(places, axis=0)
-        self.inner = LesionGradient(inner, placed, support, "max" if self._alone else "sum", **options)
-        if not self._alone:
-            if self.inner.way == "cone":  # which knows no weights
-                options["way"] = "crop"
-                self.inner = LesionGradient(inner, placed, support, "sum", **options)
+        self.inner = LesionGradient(inner, placed, support, aggregate if aggregate == "max" else "sum", **options)
+        if aggregate != "max":
             self.inner.parts = [part.weighted(places, weights, self.grid.shape) for part in self.inner.parts]
 
     @property
@@ -309,6 +329,11 @@ class PlacedGradient(LesionGradient):
     def way(self) -> Way:
         """Always through windows."""
         return self.inner.way
+
+    @property
+    def report(self) -> Report | None:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """As `LesionGradient.report`."""
+        return self.inner.report
 
     @property
     def need(self) -> int:
@@ -329,11 +354,25 @@ class PlacedGradient(LesionGradient):
         """One gradient a scan voxel, its places' logits weighted, taken to the scan before the maximum."""
         largest = Largest(self._zeros, self.box)
         with at_rest(self.network), torch.enable_grad():
-            for part, rows in self._parts_of_rows():
-                for g in self._each_row(placed, part, rows):
-                    one = self._pull(g, part.box, passes)
-                    largest.take(self.box, one, one)
+            for box, g in self._fields_of_rows(placed) if self.way in ("cone", "fields") else self._dense_rows(placed):
+                one = self._pull(g, box, passes)
+                largest.take(self.box, one, one)
         return largest.map()
+
+    def _fields_of_rows(self, placed: torch.Tensor) -> Iterator[tuple[Box, torch.Tensor]]:
+        """`(C, i, j, k)` on a box for each scan voxel, by near and far fields."""
+        part = self.inner._all_views()
+        row = np.repeat(np.arange(len(self._rows)), [len(places) for places, _ in self._rows])
+        places, weights = (np.concatenate(some) for some in zip(*self._rows, strict=True))
+        fields = self.inner.fields(placed, part, Rows(places, row, weights))
+        for n in range(len(self._rows)):
+            yield part.box, fields.row(n)
+
+    def _dense_rows(self, placed: torch.Tensor) -> Iterator[tuple[Box, torch.Tensor]]:
+        """The same, by a dense pass for each."""
+        for part, rows in self._parts_of_rows():
+            for g in self._each_row(placed, part, rows):
+                yield part.box, g
 
     def _parts_of_rows(self) -> Iterator[tuple[Part, list[int]]]:
         """Scan voxels by the windows that hold any of their places."""

@@ -10,12 +10,13 @@ The command line reads this module for its help, so nothing heavy is imported un
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from math import isfinite
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from ies_helpers.arrays import Saliency
+    from ies_helpers.saliency.farfield import Report
     from ies_helpers.saliency.smoothgrad import RunState
     from ies_helpers.segmentation.lesions import Lesion
     from ies_helpers.segmentation.network import Network
@@ -74,7 +75,8 @@ class Recipe:
     noise: float = setting(0.05, "Noise as a share of the range of FLAIR, or without one of the first channel.")
     seed: int = setting(0, "Of what is drawn at random.")
     through: str | None = setting(None, "Explain the network seen whole or through its windows.", "whole", "windows")
-    statistics: str = setting("exact", "frozen: approximate, for instance-norm networks and max.", "exact", "frozen")
+    statistics: str = setting("exact", "frozen: leave far fields out, however much that is.", "exact", "frozen")
+    accuracy: float | str = setting("auto", "Error allowed where max is dear: as 0.001 (auto), or exact.")
     baseline: str = setting("zero", "What the image is compared with.", "zero", "mean", "blurred")
 
     def __post_init__(self) -> None:
@@ -90,10 +92,20 @@ class Recipe:
         if self.statistics == "frozen" and ("statistics" not in METHODS[self.method].heeds or self.aggregate != "max"):
             allowed, met = " and ".join(methods_heeding("statistics")), f"{self.method} with {self.aggregate}"
             raise ValueError(f"statistics='frozen' is for {allowed} with max, got {met}; leave it out, which is exact.")
+        if self.accuracy != "auto":  # which needs no torch to be checked
+            self._check_accuracy()
         for name, fixed in METHODS[self.method].settings.items():
             if (given := getattr(self, name, fixed)) != fixed:
                 raise ValueError(f"{self.method} takes the {name} {fixed}, got {given!r}; leave it out.")
         METHODS[self.method].check(self)
+
+    def _check_accuracy(self) -> None:
+        from ies_helpers.saliency.farfield import check_accuracy
+
+        check_accuracy(self.accuracy)
+        if self.aggregate != "max" or "accuracy" not in METHODS[self.method].heeds:
+            allowed, met = " and ".join(methods_heeding("accuracy")), f"{self.method} with {self.aggregate}"
+            raise ValueError(f"accuracy is for {allowed} with max, got {met}, which is exact; leave it out.")
 
     @property
     def heeded(self) -> dict[str, Any]:
@@ -114,9 +126,9 @@ class Recipe:
 
             find_layer(network, network.layer)
         if self.statistics == "frozen":
-            from ies_helpers.saliency.frozen import frozen
+            from ies_helpers.saliency.farfield import check_norms
 
-            frozen(network, channels)  # kept, and used when maps are made
+            check_norms(network)
         return network
 
     def maps(
@@ -173,7 +185,7 @@ def _smoothgrad(
         error = peak.standard_error if isfinite(peak.standard_error) else None
         where = {"modality": subject.channels[peak.channel], "voxel": list(peak.voxel)}
         notes = {"draws": average.draws, "peak": {"value": peak.value, "standard_error": error} | where}
-        yield n, average.full(subject.shape), notes
+        yield n, average.full(subject.shape), notes | _told(average.report)
     if state:
         state.clear()
 
@@ -183,19 +195,29 @@ def _gradient(subject: Subject, network: Network, recipe: Recipe) -> Callable[[L
 
     def attribute(lesion: Lesion) -> tuple[Saliency, dict[str, Any]]:
         engine = LesionGradient(network, subject.image, lesion, **recipe.heeded)
-        return engine.place(engine(subject.image)), {}
+        return engine.place(engine(subject.image)), _told(engine.report)
 
     return attribute
 
 
+def _told(report: Report | None) -> dict[str, Any]:
+    """What a sidecar says of near and far fields, where a map was made by them."""
+    return {} if report is None else {"fields": asdict(report)}
+
+
 def _cost_of_gradients(subject: Subject, network: Network, lesions: Sequence[Lesion], recipe: Recipe) -> Cost:
     from ies_helpers.saliency.estimate import estimate_seconds
+    from ies_helpers.saliency.farfield import check_accuracy
     from ies_helpers.saliency.smoothgrad import most_draws
 
     method = METHODS[recipe.method]
     draws = recipe.heeded.get("draws", method.settings.get("steps", 1))
     how: Any = {"aggregate": method.aggregate or recipe.aggregate, "statistics": recipe.statistics}
+    how["accuracy"] = recipe.accuracy
     seconds, way = estimate_seconds(network, subject.image, lesions, **how, draws=most_draws(draws))
+    if way == "fields":
+        far = "left out" if recipe.statistics == "frozen" else f"to an error of {check_accuracy(recipe.accuracy):g}"
+        way = f"near and far fields ({far}; accuracy exact takes every pass)"
     if "draws" in recipe.heeded:
         return Cost(seconds, f"{draws} draws by {way}", at_most=draws == "auto")
     count = draws * len(lesions)
@@ -281,11 +303,16 @@ def _cost_of_images(subject: Subject, network: Network, lesions: Sequence[Lesion
 
 METHODS: dict[str, Method] = {
     "smoothgrad": Method(
-        _smoothgrad, GRADIENT_UNIT, ("aggregate", "draws", "noise", "seed", "statistics"), cost=_cost_of_gradients
+        _smoothgrad,
+        GRADIENT_UNIT,
+        ("aggregate", "draws", "noise", "seed", "statistics", "accuracy"),
+        cost=_cost_of_gradients,
     ),
     "gradcam++": Method(one_by_one(_cam), CAM_UNIT, reads_layer=True),
     "gradcam": Method(one_by_one(_cam), CAM_UNIT, reads_layer=True),
-    "gradient": Method(one_by_one(_gradient), GRADIENT_UNIT, ("aggregate", "statistics"), cost=_cost_of_gradients),
+    "gradient": Method(
+        one_by_one(_gradient), GRADIENT_UNIT, ("aggregate", "statistics", "accuracy"), cost=_cost_of_gradients
+    ),
     "input-x-gradient": Method(
         one_by_one(_input_x_gradient),
         LOGIT,

@@ -23,6 +23,7 @@ from torch import nn
 from tqdm.auto import tqdm
 
 from ies_helpers.arrays import Box, LesionLike, Saliency, Volume, Voxels, check_seed, door
+from ies_helpers.saliency.farfield import Report
 from ies_helpers.saliency.gradients import Aggregate, LesionGradient, Statistics, Way
 from ies_helpers.saliency.views import Boxed, upload
 from ies_helpers.segmentation.inference import check_finite
@@ -133,16 +134,22 @@ class Average:
 
     def __init__(self, channels: int, box: Box, device: torch.device | None = None) -> None:
         self.box, self.draws = box, 0
+        self.report: Report | None = None  # of near and far fields, where the draws were made by them
         self.sums = torch.zeros(2, channels, *box.shape, dtype=torch.float64, device=device)
 
-    def add(self, values: torch.Tensor) -> None:
-        """Add the map of one more draw, `(C, i, j, k)` on `box`."""
-        total, deviations = self.sums
+    def add(self, values: torch.Tensor, report: Report | None = None) -> None:
+        """Add the map of one more draw, `(C, i, j, k)` on `box`, and what is known of its error so far."""
+        (total, deviations), self.report = self.sums, report
         self.draws += 1
         total += values
         if self.draws > 1:
             off = (values.double() * self.draws).sub_(total)
             deviations.addcmul_(off, off, value=1 / (self.draws * (self.draws - 1)))
+
+    def resume(self, state: "RunState | None", voxels: Voxels, at_most: int) -> int:
+        """Go on from the draws that are saved of a lesion; how many these are."""
+        self.draws = state.load(voxels, self.sums, at_most) if state else 0
+        return self.draws
 
     @property
     def values(self) -> torch.Tensor:
@@ -270,6 +277,7 @@ def smoothgrad(
     noise: float = NOISE_SHARE,
     seed: int = 0,
     way: Way | None = None,
+    accuracy: float | str = "auto",
     statistics: Statistics = "exact",
     progress: bool = False,
 ) -> Saliency:
@@ -290,14 +298,17 @@ def smoothgrad(
             `has_enough_draws` says what that tells and what it does not.
         noise: sigma as a share of the FLAIR range.
         seed: of the noise.
-        way: how to compute gradients; None takes the fastest. All are exact.
-        statistics: `frozen` holds instance norms still: an approximation for `max`, see `saliency.frozen`.
+        way: how to compute gradients; None takes the fastest.
+        accuracy: relative L2 error allowed to the voxels' gradients of a `max`, where exact ones are dear; `auto`
+            allows 1e-3, `exact` nothing, see `saliency.farfield`.
+        statistics: `frozen` leaves far fields out, see there.
         progress: show a bar.
 
     Returns:
         `(C, I, J, K)` float32, signed, in logits per unit of z-scored intensity.
     """
-    given = {"aggregate": aggregate, "draws": draws, "noise": noise, "seed": seed, "way": way, "statistics": statistics}
+    given = {"aggregate": aggregate, "draws": draws, "noise": noise, "seed": seed}
+    given |= {"way": way, "accuracy": accuracy, "statistics": statistics}
     average = smoothgrad_average(network, image, lesion, channels=channels, **given, progress=progress)
     return average.full(tuple(image.shape[1:]))
 
@@ -325,6 +336,7 @@ def smoothgrad_each(
     noise: float = NOISE_SHARE,
     seed: int = 0,
     way: Way | None = None,
+    accuracy: float | str = "auto",
     statistics: Statistics = "exact",
     progress: bool = False,
 ) -> Iterator[tuple[int, Average]]:
@@ -337,8 +349,8 @@ def smoothgrad_each(
     the network names none.
     """
     check_noise(draws, noise, seed)
-    network = as_network(network)
-    engines = [LesionGradient(network, image, lesion, aggregate, way=way, statistics=statistics) for lesion in lesions]
+    network, how = as_network(network), {"way": way, "accuracy": accuracy, "statistics": statistics}
+    engines = [LesionGradient(network, image, lesion, aggregate, **how) for lesion in lesions]
     names = [str(getattr(lesion, "number", n)) for n, lesion in enumerate(lesions, 1)]
     noisy = NoisyImages(image, noise_sigma(image, noise, network.channels or channels), seed, network)
     most = most_draws(draws)
@@ -347,15 +359,14 @@ def smoothgrad_each(
         for group in _groups_in_memory(engines):
             averages = {n: Average(len(image), engines[n].box, network.device) for n in group}
             for n, average in averages.items():
-                average.draws = state.load(engines[n].voxels, average.sums, most) if state else 0
-                bar.update(average.draws)
+                bar.update(average.resume(state, engines[n].voxels, most))
             # Lesions may stand at different draws, after an interruption: those that are furthest behind go first.
             while todo := [n for n in group if not has_enough_draws(averages[n], draws)]:
                 draw = min(averages[n].draws for n in todo)
                 image_of_draw = noisy(draw)
                 for n in [n for n in todo if averages[n].draws == draw]:
                     bar.set_postfix_str(f"draw {draw + 1}/{most}, lesion {names[n]}")
-                    averages[n].add(engines[n](image_of_draw))
+                    averages[n].add(engines[n](image_of_draw), engines[n].report)
                     if averages[n].draws == 1:  # a broken network is found here; each look keeps a GPU waiting
                         check_finite(averages[n].sums, network)
                     bar.update()

@@ -26,7 +26,6 @@ class View:
 
     box: Box  # where it looks; the image is zero beyond its end
     weight: torch.Tensor | None = None  # (i, j, k) on the box, importance over total importance; None is 1 everywhere
-    within: Box | None = None  # the window it is a part of, where that window's statistics are held (`frozen`)
     number: int | None = None  # of the pass, where a network averages several (`Network.passes`)
 
     def holds(self, voxels: Voxels) -> np.ndarray:

@@ -130,7 +130,8 @@ class MapRecord:
     sigma: float | None = None  # standard deviation of the noise, in z-scored intensity
     windows: str | None = None  # their size, overlap and weighting
     layer: str | None = None  # that Grad-CAM read
-    statistics: str = "exact"  # `frozen` if instance norms were held still, an approximation
+    statistics: str = "exact"  # `frozen` if far fields were left out, an approximation
+    accuracy: float | None = None  # relative error allowed to the voxels' gradients; None: exact, or as it came
     image: str | None = None  # see `fingerprint`
     tolerance: float | None = None  # relative standard error of the peak at which draws ended; None: a number of draws
     settings: dict[str, Any] | None = None  # what else it was given, as the baseline of integrated gradients

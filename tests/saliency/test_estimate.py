@@ -35,7 +35,7 @@ def test_the_mean_is_scaled_by_what_is_looked_at() -> None:
     network = unet((3, 4, 5))
     small = np.array([[7, 7, 20]])
     once, way = estimate_seconds(network, IMAGE, [small], aggregate="mean")
-    assert way == "cone"
+    assert way == "crop"
     assert once == pytest.approx(2.5)
     engines = [LesionGradient(network, IMAGE, v, "mean") for v in (small, np.array([[7, 7, 20], [7, 7, 24]]))]
     sides = [e.box[2].stop - e.box[2].start for e in engines]

@@ -19,7 +19,7 @@ from ies_helpers.saliency import explain as module
 from ies_helpers.saliency import smoothgrad as engine
 from ies_helpers.saliency import smoothgrad as noise_module
 from ies_helpers.saliency.comparison import input_x_gradient, integrated_gradients, kernel_shap, occlusion
-from ies_helpers.saliency.frozen import deviation
+from ies_helpers.saliency.farfield import deviation
 from ies_helpers.saliency.methods import METHODS
 from ies_helpers.saliency.smoothgrad import smoothgrad_average
 from ies_helpers.segmentation.architectures import build
@@ -380,32 +380,34 @@ def test_the_network_comes_back_as_it_was(network: Network, tmp_path: Path) -> N
     assert not any(isinstance(m, nn.Module) and m._forward_hooks for m in network.module.modules())
 
 
-def test_frozen_statistics_are_named_measured_once_and_kept_apart_from_exact_maps(tmp_path, monkeypatch) -> None:
+def test_what_fields_leave_out_is_named_measured_and_kept_apart(tmp_path) -> None:
+    """Frozen leaves all far fields out; an accuracy is estimated, and measured on two voxels; exact tells nothing."""
     subject = subject_in_memory((20, 20, 20))
     lesion = lesion_of(ball(subject.shape, (10, 10, 10), 1.2), 1)
     network = replace(nnunet((2, 3, 4)), window=20)
     network.module.float()
     settings = {"method": "smoothgrad", "draws": 1}
-    explain(subject, network, [lesion], tmp_path, **settings)
-    with pytest.warns(UserWarning, match=r"approximation: on 3 voxels it is off by largest .*%, l2 .*%, l1 .*%"):
-        index = explain(subject, network, [lesion], tmp_path, **settings, statistics="frozen")
-    names = sorted(Path(path).name for path in index.path if path.endswith("FLAIR.nii.gz"))
-    assert names == ["sub-toy_desc-smoothgradmaxL001_FLAIR.nii.gz", "sub-toy_desc-smoothgradmaxfrozenL001_FLAIR.nii.gz"]
-    exact, frozen = (
-        json.loads((tmp_path / "sub-toy" / "anat" / n.replace(".nii.gz", ".json")).read_text()) for n in names
-    )
-    assert (exact["statistics"], frozen["statistics"]) == ("exact", "frozen")
-    assert "frozen_deviation" not in exact
-    told = frozen["frozen_deviation"]
-    assert set(told) == {"largest", "l2", "l1", "voxels"}
-    single = lesion.voxels[:1]
-    both = [engine.LesionGradient(network, subject.image, single, "max", statistics=s) for s in ("frozen", "exact")]
-    apart = deviation(*(e.place(e(subject.image)) for e in both))
-    assert all(told[name] >= apart[name] > 0 for name in apart)
-    engines = []
-    monkeypatch.setattr(module, "LesionGradient", lambda *_, **__: engines.append(1))
-    explain(subject, network, [lesion], tmp_path, **settings, statistics="frozen")  # finished: measured no more
-    assert engines == []
+    with pytest.warns(
+        UserWarning, match=r"asked for 0\.001\); on 2 voxels taken exactly it is largest .*, l2 .*, l1 .*"
+    ):
+        explain(subject, network, [lesion], tmp_path / "auto", **settings)
+    with pytest.warns(
+        UserWarning, match=r"left out, which is an approximation: on 2 voxels taken exactly it is largest"
+    ):
+        explain(subject, network, [lesion], tmp_path / "frozen", **settings, statistics="frozen")
+    explain(subject, network, [lesion], tmp_path / "exact", **settings, accuracy="exact")
+    told, maps = {}, {}
+    for name in ("auto", "frozen", "exact"):
+        (path,) = (tmp_path / name).rglob("*FLAIR.nii.gz")
+        told[name] = json.loads(path.with_name(path.name.replace(".nii.gz", ".json")).read_text())
+        maps[name] = torch.from_numpy(np.asarray(nibabel.load(path).dataobj))  # pyright: ignore
+        assert ("frozen" in path.name) == (name == "frozen")
+    assert [told[name]["accuracy"] for name in told] == [1e-3, None, None]
+    assert "fields" not in told["exact"]
+    assert told["auto"]["fields"]["estimate"] <= 1e-3
+    assert told["auto"]["fields"]["deviation"]["l2"] < 5e-3 < told["frozen"]["fields"]["deviation"]["l2"]
+    apart = {name: deviation(maps[name], maps["exact"])["l2"] for name in ("auto", "frozen")}
+    assert apart["auto"] < 5e-3 < apart["frozen"]
 
 
 # Lesions and networks of one's own

@@ -55,7 +55,7 @@ def test_a_network_that_is_the_same_everywhere_keeps_its_crop_and_nothing_is_sai
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         engine = LesionGradient(network, IMAGE, PLACES["inner"], "max")
-    assert engine.way == "crop"
+    assert engine.way == "cone"
     assert engine.box.size < IMAGE[0].numel() / 2
 
 
@@ -108,10 +108,10 @@ def test_a_structure_changed_in_place_is_asked_again() -> None:
     torch.manual_seed(0)
     module = Base().double().requires_grad_(False)
     network = Network(module, "changed")
-    assert LesionGradient(network, IMAGE, PLACES["inner"], "max").way == "crop"
+    assert LesionGradient(network, IMAGE, PLACES["inner"], "max").way == "cone"
     module.upsample = nn.Upsample(scale_factor=2, mode="trilinear", align_corners=True)
     with pytest.warns(UserWarning, match="whole image"):
-        assert LesionGradient(network, IMAGE, PLACES["inner"], "max").way == "whole"
+        assert LesionGradient(network, IMAGE, PLACES["inner"], "max").way == "fields"
 
 
 class Activated(nn.Module):
@@ -299,5 +299,5 @@ def test_what_cannot_be_copied_is_explained_all_the_same(kind: type[Base]) -> No
     wanted = wanted_map(module)
     for _ in range(2):
         engine = LesionGradient(module, IMAGE, PLACES["inner"], "max")
-        assert engine.way == "crop"
+        assert engine.way == "cone"
         assert oracles.relative(engine.place(engine(IMAGE)), wanted) < EXACT

@@ -1,0 +1,350 @@
+"""Far fields: exact without truncation, an error as asked for with, and an estimate of it without bias."""
+
+import copy
+import functools
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from monai.networks.nets.unet import UNet
+from torch import nn
+
+from ies_helpers import Network
+from ies_helpers.arrays import Box
+from ies_helpers.saliency import farfield, nearfield
+from ies_helpers.saliency.farfield import Fields, Held, Report, check_accuracy, compress, deviation, split_of
+from ies_helpers.saliency.gradients import LesionGradient, gradient
+from ies_helpers.saliency.nearfield import Graph, Rows, seen
+from ies_helpers.saliency.views import Part, View, window_part
+from ies_helpers.segmentation.network import at_rest
+from tests import oracles
+from tests.networks import lively, nnunet, unet
+
+EXACT = 1e-10
+"""Float64, relative to the largest value: as many directions as voxels."""
+
+IMAGE = torch.randn(2, 16, 16, 24, dtype=torch.float64, generator=torch.Generator().manual_seed(5))
+LESION = np.argwhere(np.ones((3, 2, 2))) + np.array([5, 7, 9])
+LARGE = np.argwhere(np.ones((5, 4, 3))) + np.array([4, 6, 8])
+WINDOWS = replace(nnunet((3, 4, 5)), window=16, overlap=0.5)
+
+
+@functools.cache
+def wanted_of(which: str) -> torch.Tensor:
+    """`(V, C, I, J, K)`: autograd's gradients through the windows."""
+    return oracles.voxel_gradients(oracles.blended(WINDOWS), IMAGE, {"lesion": LESION, "large": LARGE}[which])
+
+
+def full(engine: LesionGradient) -> torch.Tensor:
+    """Its map of the image, in float64."""
+    whole = torch.zeros_like(IMAGE)
+    whole[:, *engine.box] = engine(IMAGE)
+    return whole
+
+
+def windowed(network: Network, voxels: np.ndarray, accuracy: float, check: int = 0) -> Fields:
+    """Fields through the windows of a network."""
+    part = window_part(network, IMAGE.shape[1:], voxels)
+    with at_rest(network), torch.enable_grad():
+        return Fields(network, IMAGE, part, Rows.of(voxels), accuracy, np.inf, check)
+
+
+def rows_of(fields: Fields, shape=IMAGE.shape) -> torch.Tensor:
+    """`(V, C, I, J, K)`."""
+    whole = torch.zeros(len(fields.rows), *shape, dtype=torch.float64)
+    for n, one in enumerate(whole):
+        one[:, *fields.part.box] = fields.row(n)
+    return whole
+
+
+def off(got: torch.Tensor, wanted: torch.Tensor) -> float:
+    """Relative L2."""
+    return float((got - wanted).norm() / wanted.norm())
+
+
+# Without truncation.
+
+
+@pytest.mark.parametrize("where", ["middle", "window's edge", "image's corner", "two lesions"])
+def test_as_many_directions_as_voxels_are_autograds_gradients(where: str) -> None:
+    at = {
+        "middle": LESION,
+        "window's edge": LESION + np.array([0, 0, 5]),
+        "image's corner": LESION - LESION.min(axis=0),
+    }
+    voxels = at.get(where, np.concatenate([LESION, LESION - LESION.min(axis=0)]))
+    wanted = oracles.voxel_gradients(oracles.blended(WINDOWS), IMAGE, voxels)
+    fields = windowed(WINDOWS, voxels, 1e-12)
+    assert float((rows_of(fields) - wanted).abs().max()) < EXACT * float(wanted.abs().max())
+    pairs = list(fields.pairs(2**10))
+    assert len(pairs) > 1
+    assert sum(box.size for box, _, _ in pairs) == fields.part.box.size
+    for box, high, low in pairs:
+        inside = (slice(None), slice(None), *box)
+        torch.testing.assert_close(high, wanted[inside].amax(dim=0), rtol=0, atol=EXACT * float(wanted.abs().max()))
+        torch.testing.assert_close(low, wanted[inside].amin(dim=0), rtol=0, atol=EXACT * float(wanted.abs().max()))
+
+
+class NormAtTheEnd(nn.Module):
+    """No norm but the decoder's last."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.norm, self.last = nn.Conv3d(2, 4, 3, padding=1), nn.InstanceNorm3d(4), nn.Conv3d(4, 2, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.last(self.norm(F.elu(self.first(x))))
+
+
+class HiddenNorms(nn.Module):
+    """Norms as functions: torch's own, and one by hand, which has no row of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Conv3d(2, 4, 3, padding=1), nn.Conv3d(4, 2, 3, padding=1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = F.instance_norm(F.relu(self.first(x)))
+        x = (x - x.mean(dim=(2, 3, 4), keepdim=True)) / (1 + x.var(dim=(2, 3, 4), keepdim=True)).sqrt()
+        return self.last(x)
+
+
+OTHERS = {
+    "norm in the decoder only": NormAtTheEnd,
+    "norms hidden in functions": HiddenNorms,
+    "near field as large as the window": lambda: UNet(3, 2, 2, (3, 4, 5, 6), (2, 2, 2), num_res_units=2),
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_networks_of_other_kinds_are_explained_right_to_the_accuracy_or_densely(name: str) -> None:
+    torch.manual_seed(0)
+    network = lively(Network(OTHERS[name](), "other", window=16, through="windows", stride=(8, 8, 8)))
+    wanted = oracles.aggregate(oracles.voxel_gradients(oracles.blended(network), IMAGE, LESION), "max")
+    for accuracy, allowed in ((1e-12, EXACT), ("exact", EXACT), (1e-3, 1e-2)):
+        engine = LesionGradient(network, IMAGE, LESION, "max", accuracy=accuracy)
+        assert oracles.relative(full(engine), wanted) < allowed
+
+
+def test_a_network_without_norms_has_no_far_field_and_takes_no_dense_pass() -> None:
+    network = replace(unet((3, 4, 5)), window=16, through="windows")
+    engine = LesionGradient(network, IMAGE, LESION, "max")
+    wanted = oracles.aggregate(oracles.voxel_gradients(oracles.blended(network), IMAGE, LESION), "max")
+    assert oracles.relative(full(engine), wanted) < EXACT
+    assert engine.way == "fields"
+    assert engine.report is not None
+    assert (engine.report.passes, engine.report.estimate) == (0, 0.0)
+
+
+def test_a_linear_norm_has_a_far_field_of_two_directions() -> None:
+    """y_v = (x_v - m) / s: c_v = (1, y_v), two numbers for every voxel, so two directions and one look are all."""
+
+    class Norm(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.bias = nn.Parameter(torch.zeros((), dtype=torch.float64))  # says its precision
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y = F.instance_norm(x, eps=0.0)
+            return torch.cat([torch.zeros_like(y), y + self.bias], dim=1)
+
+    network, x = Network(Norm(), "norm", window=8, through="windows"), IMAGE[:1, :8, :8, :8]
+    voxels = np.argwhere(np.ones((3, 2, 2)))
+    part = Part.through([View(Box.whole((8, 8, 8)))], voxels, (8, 8, 8))
+    with at_rest(network), torch.enable_grad():
+        fields = Fields(network, x, part, Rows.of(voxels), 1e-9, np.inf)
+    s, n, y = x.std(correction=0), x.numel(), ((x - x.mean()) / x.std(correction=0))[0]
+    got = rows_of(fields, x.shape)
+    for row, voxel in zip(got, voxels, strict=True):
+        wanted = -(1 + y[tuple(voxel)] * y) / n / s
+        wanted[tuple(voxel)] += 1 / s
+        torch.testing.assert_close(row[0], wanted, rtol=0, atol=1e-9)
+    assert fields.report.passes <= 3
+
+
+# The error, and its estimate.
+
+
+@pytest.mark.parametrize("accuracy", [1e-1, 1e-2, 1e-3, 1e-4])
+def test_the_error_is_as_asked_for_and_the_passes_are_fewer_than_voxels(accuracy: float) -> None:
+    voxels, wanted = LARGE, wanted_of("large")
+    fields = windowed(WINDOWS, voxels, accuracy, check=2)
+    met = off(rows_of(fields), wanted)
+    assert fields.report.estimate <= accuracy
+    assert met < 1.5 * accuracy
+    assert fields.report.passes < len(voxels) * len(fields.part.views)
+    assert fields.report.voxels == 2
+    each = [deviation(fields.row(n), wanted[n][:, *fields.part.box]) for n in (0, len(voxels) - 1)]
+    told = {name: max(one[name] for one in each) for name in each[0]}
+    assert fields.report.deviation == pytest.approx(told, rel=1e-6)
+
+
+def test_a_finer_accuracy_takes_more_passes_and_is_nearer() -> None:
+    voxels, wanted = LARGE, wanted_of("large")
+    found = [windowed(WINDOWS, voxels, accuracy) for accuracy in (1e-1, 1e-2, 1e-3)]
+    assert [f.report.passes for f in found] == sorted({f.report.passes for f in found})
+    errors = [off(rows_of(f), wanted) for f in found]
+    assert errors == sorted(errors, reverse=True)
+
+
+def test_the_estimate_of_what_is_left_has_no_bias() -> None:
+    """After one direction, over 200 choices of random signs: the mean estimate is the energy that is left."""
+    network, voxels = nnunet((3, 4, 5)), LESION[:8]
+    with at_rest(network), torch.enable_grad():
+        x, logits = seen(network, IMAGE[:, :16, :16, :16], View(Box.whole((16, 16, 16))))
+        graph, rows = Graph(x, logits), Rows.of(voxels - voxels.min(axis=0) + 5)
+        seed, _ = rows.seed(View(Box.whole((16, 16, 16))), logits.detach(), np.arange(8)) or pytest.fail("none")
+        near, coefficients = graph.back(seed)
+        held = Held([(np.arange(8), coefficients)], 8)
+        far = torch.stack([graph.far(held.combined(one)) for one in torch.eye(8)]).flatten(1)
+        first = held.directions[:, 0]
+        left = float((far - first[:, None] * (first @ far)).detach().square().sum())
+        random = torch.Generator().manual_seed(0)
+        told = []
+        for _ in range(200):
+            told.append(compress(graph, held, Box.whole((16, 16, 16)), np.inf, random).left)
+    mean, error = np.mean(told), np.std(told) / len(told) ** 0.5
+    assert near is not None
+    assert abs(mean - left) < 3.5 * error
+    assert error < 0.15 * left
+
+
+def test_a_gradient_by_fields_is_the_maximum_within_its_accuracy_and_exact_is_exact() -> None:
+    voxels, wanted = LARGE, oracles.aggregate(wanted_of("large"), "max")
+    assert off(gradient(WINDOWS, IMAGE, voxels, accuracy="exact"), wanted.float()) < 1e-6
+    assert 1e-8 < off(gradient(WINDOWS, IMAGE, voxels).abs(), wanted.float().abs()) < 5e-3
+    assert off(gradient(WINDOWS, IMAGE, voxels, way="windows"), wanted.float()) < 1e-6
+
+
+def test_the_same_image_gives_the_same_map_each_time() -> None:
+    engine = LesionGradient(WINDOWS, IMAGE, LESION, "max")
+    assert torch.equal(engine(IMAGE), engine(IMAGE))
+
+
+# What is decided by looking.
+
+
+def test_maps_are_held_where_near_fields_would_fill_the_window() -> None:
+    torch.manual_seed(0)
+    deep = lively(Network(UNet(3, 2, 2, (3, 4, 5, 6), (2, 2, 2), num_res_units=2), "deep", window=16))
+    image, view = IMAGE[:, :16, :16, :16], View(Box.whole((16, 16, 16)))
+    with at_rest(deep):
+        free = split_of(deep, image, view, np.array([7, 7, 7]), whole=True)
+        held = split_of(deep, image, view, np.array([7, 7, 7]))
+    assert free.coarse == np.inf
+    assert held.coarse < 32
+    assert held.share < free.share
+    assert held.right
+    assert free.right
+
+
+def test_a_rule_that_is_wrong_is_noticed_and_autograd_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where a new torch gave an operation another meaning."""
+    rules = nearfield.RULES | {
+        "LeakyReluBackward0": lambda node, g, shapes: [g],
+        "LeakyReluBackward1": lambda node, g, shapes: [g],
+    }
+    monkeypatch.setattr(nearfield, "RULES", rules)
+    network = replace(nnunet((3, 4, 6)), window=16)
+    with pytest.warns(UserWarning, match="near and far fields is .* off; it is taken by autograd, which is slow"):
+        engine = LesionGradient(network, IMAGE, LESION, "max")
+    assert engine.way == "windows"
+
+
+def test_a_graph_that_cannot_be_read_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def silent(*_: object) -> None:
+        raise AttributeError("_saved_input")
+
+    monkeypatch.setattr(Graph, "back", silent)
+    engine = LesionGradient(replace(nnunet((3, 5, 6)), window=16), IMAGE, LESION, "max")
+    assert engine.way == "windows"
+    assert engine.split is not None
+    assert "_saved_input" in engine.split.why
+
+
+def test_few_voxels_are_taken_exactly() -> None:
+    assert LesionGradient(WINDOWS, IMAGE, LESION[:3], "max").way == "windows"
+    assert LesionGradient(WINDOWS, IMAGE, LESION[:4], "max").way == "fields"
+
+
+@pytest.mark.parametrize("wrong", [1e-6, -1.0, 1.0, "near", float("nan")])
+def test_an_accuracy_that_cannot_be_had_is_refused(wrong) -> None:
+    with pytest.raises(ValueError, match=r"accuracy must be auto \(0.001\), exact, or a relative error from 1e-05"):
+        check_accuracy(wrong, torch.float32)
+
+
+def test_words_of_accuracy() -> None:
+    assert [check_accuracy(a, torch.float64) for a in ("auto", "exact", 0, 1e-9)] == [1e-3, 0.0, 0.0, 1e-9]
+
+
+def test_out_of_memory_takes_fewer_near_fields_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = LesionGradient(WINDOWS, IMAGE, LESION, "max")
+    wanted, back = engine(IMAGE), Graph.back
+
+    def scarce(graph: Graph, seed: nearfield.Cotangent):
+        if len(seed.values) > 2:
+            raise torch.cuda.OutOfMemoryError("no memory left")
+        return back(graph, seed)
+
+    monkeypatch.setattr(Graph, "back", scarce)
+    torch.testing.assert_close(engine(IMAGE), wanted, rtol=0, atol=1e-2 * float(wanted.abs().max()))
+
+
+# Frozen statistics: no far field.
+
+
+def held_still(network: Network, x: torch.Tensor) -> nn.Module:
+    """The oracle's way: a copy whose instance norms give what they gave on `x`, as constants of the input."""
+    module = copy.deepcopy(network.module)
+    for norm in [m for m in module.modules() if isinstance(m, nn.InstanceNorm3d)]:
+
+        def frozen(this: nn.Module, given: tuple[torch.Tensor], _made: torch.Tensor) -> torch.Tensor:
+            t = given[0]
+            m, v = t.detach().mean((2, 3, 4), keepdim=True), t.detach().var((2, 3, 4), correction=0, keepdim=True)
+            y = (t - m) / (v + this.eps).sqrt()
+            return y if this.weight is None else y * this.weight.view(1, -1, 1, 1, 1) + this.bias.view(1, -1, 1, 1, 1)
+
+        norm.register_forward_hook(frozen)
+    return module
+
+
+def test_frozen_statistics_are_autograds_with_norms_held_still() -> None:
+    network = replace(WINDOWS, module=held_still(WINDOWS, IMAGE))
+    wanted = oracles.aggregate(oracles.voxel_gradients(oracles.blended(network), IMAGE, LESION), "max")
+    engine = LesionGradient(WINDOWS, IMAGE, LESION, "max", statistics="frozen")
+    assert oracles.relative(full(engine), wanted) < EXACT
+    assert engine.report is not None
+    assert engine.report.passes == 0
+    assert 1e-3 < engine.report.deviation["l2"] < 0.5
+    assert "left out" in engine.report.in_words()
+
+
+def test_frozen_statistics_are_refused_where_there_are_none_or_more_than_norms() -> None:
+    with pytest.raises(ValueError, match="but for norms; unet has none"):
+        LesionGradient(unet(), IMAGE, LESION, "max", statistics="frozen")
+    torch.manual_seed(0)
+    hidden = lively(Network(HiddenNorms(), "hidden", window=16, through="windows"))
+    with pytest.raises(ValueError, match=r"hidden has .* besides"):
+        LesionGradient(hidden, IMAGE, LESION, "max", statistics="frozen")
+
+
+def test_a_report_keeps_the_worst_and_says_it_in_a_sentence() -> None:
+    one = Report(1e-3, 5, 2e-4, 1e-5, 2, {"l2": 3e-4})
+    worst = one.worst(Report(1e-3, 7, 1e-4, 2e-5))
+    assert worst == Report(1e-3, 7, 2e-4, 2e-5, 2, {"l2": 3e-4})
+    assert "7 dense passes" in worst.in_words()
+    assert "on 2 voxels taken exactly it is l2 0.0003" in worst.in_words()
+
+
+def test_blocks_fill_the_box_and_no_block_crosses_a_window() -> None:
+    boxes = [Box.of((0, 0, 0), (4, 6, 5)), Box.of((2, 0, 0), (6, 6, 5))]
+    part = Part.through([View(box) for box in boxes], np.array([[3, 3, 3]]), (6, 6, 5))
+    found = list(farfield.blocks(part, 70))
+    count = np.zeros((6, 6, 5), dtype=int)
+    for box in found:
+        count[box] += 1
+        assert box.size <= 70 or box.shape[0] == 1
+        assert all((box & other).size in (0, box.size) for other in boxes)
+    assert (count == 1).all()
