@@ -154,7 +154,7 @@ def test_a_linear_norm_has_a_far_field_of_two_directions() -> None:
     voxels = np.argwhere(np.ones((3, 2, 2)))
     part = Part.through([View(Box.whole((8, 8, 8)))], voxels, (8, 8, 8))
     with at_rest(network), torch.enable_grad():
-        fields = Fields(network, x, part, Rows.of(voxels), 1e-9, np.inf)
+        fields = Fields(network, x, part, Rows.of(voxels), 1e-6, np.inf)
     s, n, y = x.std(correction=0), x.numel(), ((x - x.mean()) / x.std(correction=0))[0]
     got = rows_of(fields, x.shape)
     for row, voxel in zip(got, voxels, strict=True):
