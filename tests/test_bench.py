@@ -3,12 +3,11 @@
 from dataclasses import replace
 
 import pytest
-import torch
 
 from ies_helpers import Network, view
 from tests import networks
 from tests.bench import __main__ as bench
-from tests.bench import perilesional
+from tests.bench import fields, perilesional
 from tests.bench.measure import table
 from tests.bench.viewer import cases
 from tests.patients import ball, lesion_of, subject_in_memory
@@ -44,7 +43,13 @@ def test_a_case_of_a_patient_agrees_with_the_plain_loop(case) -> None:
 def test_a_case_through_windows_agrees_with_the_plain_loop() -> None:
     seen = single(networks.nnunet((2, 3, 4))).explained_through("windows")
     assert bench.windowed(seen, IMAGE, LESION, 2).error < ROUNDING
-    assert torch.isfinite(torch.tensor(bench.held(seen, IMAGE, LESION).error))
+
+
+def test_a_case_of_fields_agrees_with_the_exact_windows() -> None:
+    seen = single(networks.nnunet((2, 3, 4))).explained_through("windows")
+    row = fields.one_lesion(seen, IMAGE, LESION.voxels, 1e-5)  # so fine that all directions are needed
+    assert row.error < ROUNDING
+    assert f"{len(LESION)} voxels" in table([row])
 
 
 def test_the_cases_of_the_viewer_need_its_controls() -> None:

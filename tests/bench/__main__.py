@@ -23,7 +23,8 @@ from ies_helpers.saliency.gradients import LesionGradient
 from ies_helpers.segmentation.architectures import build
 from ies_helpers.segmentation.inference import window_boxes
 from tests import oracles
-from tests.bench import perilesional
+from tests.bench import fields, perilesional
+from tests.bench.machine import bound
 from tests.bench.measure import Row, pair, table, timed
 
 SAMPLE = 3
@@ -32,12 +33,12 @@ SAMPLE = 3
 Case = tuple[str, Callable[[], Row]]
 
 
-def patient() -> Subject:
-    """Open patient 07, or a phantom where it is not."""
+def patient(number: str = "07") -> Subject:
+    """An open patient, or a phantom where it is not."""
     shared = Path(__file__).resolve().parents[3] / "shared"
     os.environ.setdefault("IES_CACHE", str(shared if shared.is_dir() else Path.home() / ".cache" / "ies-helpers"))
     try:
-        return load_subject("openms:patient07")
+        return load_subject(f"openms:patient{number}")
     except (FileNotFoundError, OSError):
         return load_subject("phantom:7")
 
@@ -77,10 +78,11 @@ def largest(network: Network, image: torch.Tensor, lesion: Lesion) -> Row:
     def plain() -> torch.Tensor:
         return oracles.aggregate(oracles.voxel_gradients(loop, image, some), "max")
 
-    same = pair("", lambda: ours(network, image, some, "max"), plain)
-    whole = pair("", lambda: engine(image).amax(), lambda: torch.ones(1), repeats=5)
+    same = pair("", lambda: ours(network, image, some, "max"), plain, device=network.device)
+    whole = pair("", lambda: engine(image).amax(), lambda: torch.ones(1), repeats=5, device=network.device)
     per_voxel = 1000 * whole.ours / n
-    case = f"U-Net {width(network)}, max, {n} voxels ({per_voxel:.1f} ms a voxel; plain: {SAMPLE} voxels, scaled)"
+    told = f"{per_voxel:.1f} ms a voxel; {bound(network, image, lesion.voxels, whole.ours)}"
+    case = f"U-Net {width(network)}, max, {n} voxels ({told}; plain: {SAMPLE} voxels, scaled)"
     seconds = scaled(loop, image, same.plain, n)
     return Row(case, whole.ours, seconds, whole.memory, same.plain_memory, same.error, same.share)
 
@@ -93,13 +95,19 @@ def patient_largest(network: Network, image: torch.Tensor, lesions: list[Lesion]
     def plain() -> torch.Tensor:
         return oracles.aggregate(oracles.voxel_gradients(loop, image, some), "max")
 
-    same = pair("", lambda: ours(network, image, some, "max"), plain)
+    same = pair("", lambda: ours(network, image, some, "max"), plain, device=network.device)
     every = pair(
-        "", lambda: torch.stack([engine(image).amax() for engine in engines]), lambda: torch.ones(1), repeats=1
+        "",
+        lambda: torch.stack([engine(image).amax() for engine in engines]),
+        lambda: torch.ones(1),
+        repeats=1,
+        device=network.device,
     )
     seconds = scaled(loop, image, same.plain, voxels)
     minutes = 50 * every.ours / 60
-    case = f"U-Net {width(network)}, max, all {len(lesions)} lesions, {voxels} voxels ({minutes:.0f} min for 50 draws)"
+    reached = bound(network, image, np.concatenate([lesion.voxels for lesion in lesions]), every.ours)
+    what = f"all {len(lesions)} lesions, {voxels} voxels"
+    case = f"U-Net {width(network)}, max, {what} ({minutes:.0f} min for 50 draws; {reached})"
     return Row(case, every.ours, seconds, every.memory, same.plain_memory, same.error, same.share)
 
 
@@ -148,8 +156,9 @@ def windowed(network: Network, image: torch.Tensor, lesion: Lesion, count: int) 
     gradients), and scaled to all windows and voxels; the maps are compared on the first voxel.
     """
     boxes = window_boxes(network, tuple(image.shape[1:]))
-    part = min(LesionGradient(network, image, lesion, "max").parts, key=lambda part: len(part.views))
-    engine = LesionGradient(network, image, part.voxels[:count], "max")
+    parts = LesionGradient(network, image, lesion, "max", accuracy="exact").parts
+    part = min(parts, key=lambda part: len(part.views))
+    engine = LesionGradient(network, image, part.voxels[:count], "max", accuracy="exact")
     x = image[(slice(None), *boxes[len(boxes) // 2])][None]
 
     def plain() -> torch.Tensor:
@@ -164,29 +173,9 @@ def windowed(network: Network, image: torch.Tensor, lesion: Lesion, count: int) 
     seconds = len(boxes) * (forward + count * (row.plain - forward))
     views, voxel = engine.parts[0].views, part.voxels[:1]
     loop = oracles.voxel_gradients(oracles.blended_on(network, [view.box for view in views]), image, voxel)[0]
-    one = LesionGradient(network, image, voxel, "max")
+    one = LesionGradient(network, image, voxel, "max", accuracy="exact")
     error = oracles.relative(one.place(one(image)), loop)
     case = f"{network.name}, max, {count} voxels in {len(views)} of {len(boxes)} windows (plain: 1 window, scaled)"
-    return Row(case, row.ours, seconds, row.memory, row.plain_memory, error, float("nan"))
-
-
-def held(network: Network, image: torch.Tensor, lesion: Lesion) -> Row:
-    """Frozen statistics against the exact windows, which are ours too and measured on `SAMPLE` voxels.
-
-    The difference is that of the two methods, on one voxel: frozen is an approximation.
-    """
-    part = min(LesionGradient(network, image, lesion, "max").parts, key=lambda part: len(part.views))
-    n, views = len(part.voxels), len(part.views)
-    frozen = LesionGradient(network, image, part.voxels, "max", statistics="frozen")
-    exact = LesionGradient(network, image, part.voxels[:SAMPLE], "max")
-    row = pair("", lambda: frozen(image).amax(), lambda: exact(image).amax())
-    x = image[(slice(None), *part.views[0].box)][None]
-    forward = views * statistics.median(timed(lambda: network.module(x)) for _ in range(3))
-    seconds = forward + (row.plain - forward) * n / SAMPLE
-    one = [LesionGradient(network, image, part.voxels[:1], "max", statistics=s) for s in ("frozen", "exact")]
-    error = oracles.relative(*(engine.place(engine(image)) for engine in one))
-    per_voxel = f"{row.ours / n:.3f} s a voxel against {seconds / n:.2f}"
-    case = f"{network.name}, max, frozen by {frozen.way}, {n} voxels in {views} windows ({per_voxel}; plain: exact)"
     return Row(case, row.ours, seconds, row.memory, row.plain_memory, error, float("nan"))
 
 
@@ -227,12 +216,33 @@ def cases() -> Iterator[Case]:
         yield f"cam {width(network)}", lambda n=network: cams(n, image, chosen[1])
     yield "captum", lambda: against_captum(lively("unet", (16, 32, 64, 128, 256)), image, chosen[1])
     yield "nnunet", lambda: windowed(lively("nnunet"), image, chosen[1], 10)
-    yield "nnunet frozen", lambda: held(lively("nnunet"), image, chosen[1])
     yield "swin", lambda: windowed(lively("swin_unetr"), image, chosen[1], 5)
     for name in ("unet", "nnunet", "swin_unetr"):
         yield f"perilesional {name}", lambda n=name: perilesional.curve(load_network(n), image, chosen[2])
     for channels in ((32, 64, 128, 256, 512), (16, 32, 64, 128, 256)):
         yield f"patient {channels[0]}", lambda c=channels: patient_largest(lively("unet", c), image, lesions)
+    yield from cases_of_fields()
+
+
+def cases_of_fields() -> Iterator[Case]:
+    """Near and far fields, on open patient 26, where they are to pay."""
+    subject = patient("26")
+    assert subject.target is not None
+    image, lesions = subject.image, list(find_lesions(subject.target.float(), threshold=0.5))
+
+    def one(name: str, count: int, accuracy: float) -> Row:
+        return fields.one_lesion(load_network(name, device="cpu"), image, fields.voxels_of(lesions, count), accuracy)
+
+    def everything() -> Row:
+        network = load_network("nnunet", device="cpu")
+        return fields.patient(network, image, list(find_lesions(network, subject)))
+
+    for count in (60, 250, 830):
+        yield f"fields nnunet {count}", lambda n=count: one("nnunet", n, 1e-3)
+    yield "fields swin_unetr 55", lambda: one("swin_unetr", 55, 3e-3)
+    for kind, count in (("PlainConvUNet", 60), ("PlainConvUNet", 250), ("ResidualEncoderUNet", 60)):
+        yield f"fields {kind} {count}", lambda k=kind, n=count: fields.six_stage_lesion(image, lesions, n, k)
+    yield "fields patient", everything
 
 
 def main() -> None:

@@ -35,10 +35,16 @@ class Row:
 
 
 class Peak:
-    """Largest resident memory of the process inside the block, above what it had before, in GB."""
+    """Largest memory inside the block above what it was before, in GB: the process's, or on a GPU that of tensors."""
+
+    def __init__(self, device: torch.device | None = None) -> None:
+        self._cuda = device is not None and device.type == "cuda"
 
     def __enter__(self) -> "Peak":
         gc.collect()
+        if self._cuda:
+            torch.cuda.reset_peak_memory_stats()
+            self._held = torch.cuda.memory_allocated()
         ctypes.CDLL(None).malloc_trim(0)  # what was freed before must not hide what is taken now
         self._before = self._top = resident()
         self._stop = threading.Event()
@@ -58,6 +64,8 @@ class Peak:
     @property
     def gigabytes(self) -> float:
         """The rise."""
+        if self._cuda:
+            return (torch.cuda.max_memory_allocated() - self._held) / 1e9
         return (self._top - self._before) / 1e9
 
 
@@ -76,7 +84,12 @@ def timed(run: Callable[[], torch.Tensor]) -> float:
 
 
 def pair(
-    case: str, ours: Callable[[], torch.Tensor], plain: Callable[[], torch.Tensor], scale: float = 1.0, repeats: int = 3
+    case: str,
+    ours: Callable[[], torch.Tensor],
+    plain: Callable[[], torch.Tensor],
+    scale: float = 1.0,
+    repeats: int = 3,
+    device: torch.device | None = None,
 ) -> Row:
     """Time both in turn.
 
@@ -85,11 +98,12 @@ def pair(
         ours, plain: give the same map, or `plain` a part of it whose time `scale` multiplies.
         scale: from the plain method's measured part to the whole.
         repeats: of each, after one uncounted run that measures memory and gives the results compared.
+        device: whose memory is measured; None: the process's.
     """
     runs, peaks, results = {"ours": ours, "plain": plain}, {}, {}
     for name, run in runs.items():
-        with Peak() as peaks[name]:
-            results[name] = run()
+        with Peak(device) as peaks[name]:
+            results[name] = run().cpu()
     times: dict[str, list[float]] = {"ours": [], "plain": []}
     for _ in range(repeats):
         for name, run in runs.items():
