@@ -13,7 +13,7 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS = PROJECT["optional-dependencies"]
-TARGETS = ("demo", "test", "lint", "lab", "notebooks", "book", "browser", "workshop", "bench")
+TARGETS = ("demo", "test", "lint", "lab", "notebooks", "book", "browser", "workshop", "bench", "bench-gpu")
 
 # The hosts are put together here, so that this file does not hold what it looks for.
 HOSTS = [name + ".org" for name in ("pypi", "python" + "hosted", "anaconda")]
@@ -68,7 +68,7 @@ def test_core_dependencies_have_lower_bounds_only() -> None:
 
 def test_make_help_tells_every_target_in_one_line() -> None:
     told = subprocess.run(["make", "-s"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-    named = re.findall(r"^ +make (\w+) +\S.+$", told, flags=re.MULTILINE)
+    named = re.findall(r"^ +make ([\w-]+) +\S.+$", told, flags=re.MULTILINE)
     phony = re.search(r"^\.PHONY:(.*)$", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
     assert phony is not None
     assert sorted(named) == sorted(phony[1].split()) == sorted(["help", *TARGETS])
@@ -76,7 +76,7 @@ def test_make_help_tells_every_target_in_one_line() -> None:
 
 def test_documented_make_targets_exist() -> None:
     pages = [p for p in tracked() if p.suffix in {".md", ".py", ".yml", ".toml"}]
-    named = {t for p in pages for t in re.findall(r"`make ([a-z]+)", p.read_text(encoding="utf-8"))}
+    named = {t for p in pages for t in re.findall(r"`make ([a-z-]+)", p.read_text(encoding="utf-8"))}
     assert named - {"help", *TARGETS} == set()
 
 

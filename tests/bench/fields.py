@@ -105,14 +105,16 @@ def voxels_of(lesions: Sequence[Lesion], count: int) -> np.ndarray:
     return voxels[np.sort(np.argsort(away, kind="stable")[:count])]
 
 
-def around(image: torch.Tensor, voxels: np.ndarray, side: int) -> tuple[torch.Tensor, np.ndarray]:
-    """The image on a cube about some voxels, and these in it: a single window of such a network."""
-    start = np.clip(Box.around(voxels).start + np.ptp(voxels, axis=0) // 2 - side // 2, 0, None)
-    start = np.maximum(np.minimum(start, np.array(image.shape[1:]) - side), 0)
-    return image[:, *Box.of(start, start + side)], voxels - start
+def around(image: torch.Tensor, voxels: np.ndarray, sides: Sequence[int]) -> tuple[torch.Tensor, np.ndarray]:
+    """The image on a box about some voxels, and these in it: a single window of such a network."""
+    wanted = voxels.min(axis=0) + np.ptp(voxels, axis=0) // 2 - np.array(sides) // 2
+    start = np.maximum(np.minimum(wanted, np.array(image.shape[1:]) - sides), 0)
+    return image[:, *Box.of(start, start + sides)], voxels - start
 
 
-def six_stages(kind: str = "PlainConvUNet", features: Sequence[int] = STAGES, window: int = 128) -> Network:
+def six_stages(
+    kind: str = "PlainConvUNet", features: Sequence[int] = STAGES, window: int | tuple[int, int, int] = 128
+) -> Network:
     """What nnU-Net plans for large scans, `PlainConvUNet` or `ResidualEncoderUNet`, with random weights."""
     torch.manual_seed(0)
     blocks = {
@@ -142,4 +144,4 @@ def six_stage_lesion(
     image: torch.Tensor, lesions: Sequence[Lesion], count: int, kind: str = "PlainConvUNet", accuracy: float = 3e-3
 ) -> Row:
     """One lesion in the one window of 128^3 about it."""
-    return one_lesion(six_stages(kind), *around(image, voxels_of(lesions, count), 128), accuracy, repeats=1)
+    return one_lesion(six_stages(kind), *around(image, voxels_of(lesions, count), (128,) * 3), accuracy, repeats=1)
