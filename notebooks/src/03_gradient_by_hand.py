@@ -426,7 +426,7 @@ assert of_logit[-1] / of_logit[0] > 10 * of_p[-1] / of_p[0]
 # - It is noisy at the scale of single voxels (chapter 04), and depends on the aggregation (chapter 05).
 # - A large gradient says that the network is sensitive there. It does not say that the network is right.
 # - The box is exact for networks whose layers are all local. Instance normalisation and attention see a whole window;
-#   then there is no such box (chapter 08).
+#   then a box holds only the near field, and what lies beyond is had by other means (chapter 08).
 # - The lesion was found through sliding windows and is explained on the whole volume, as published. These are two
 #   functions that differ a little.
 #
