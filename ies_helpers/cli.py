@@ -307,7 +307,7 @@ def explain(
 ) -> None:
     """Compute saliency maps of lesions; run it again after an interruption and it goes on."""
     from ies_helpers.measures.evaluation import add_measures
-    from ies_helpers.saliency.explain import make_maps
+    from ies_helpers.saliency.explain import make_maps, unfinished
     from ies_helpers.segmentation.lesions import segment_into_folder
     from ies_helpers.segmentation.network import prepare
     from ies_helpers.subjects.folder import read_index
@@ -318,8 +318,9 @@ def explain(
     net, loaded = prepare(network.load(use_checkpoint=use_checkpoint), loaded)
     view = recipe.view_of(net, len(loaded.channels))
     chosen = segment_into_folder(loaded, net, out, labels=labels, progress=not as_json).select(wanted)
+    todo = unfinished(loaded, view, chosen, out, recipe)
     if not as_json:
-        print(describe_work(loaded, view, chosen, recipe))
+        print(describe_work(loaded, view, todo, recipe) if todo else f"All {len(chosen)} maps are there already.")
     command = shlex.join(["ies", *sys.argv[1:]])
     made = make_maps(loaded, view, chosen, out, recipe, progress=not as_json, command=command)
     add_measures(out, loaded.name, made)
@@ -340,7 +341,7 @@ def describe_work(subject: Any, network: Any, lesions: Sequence[Any], recipe: Re
     if cost is None:
         return f"{what}\n{voxels} lesion voxels, one forward pass a lesion."
     about = f"{'at most' if cost.at_most else 'about'} {in_words(cost.seconds)}"
-    return f"{what}\n{voxels} lesion voxels, {cost.passes}: {about}, less what is there already."
+    return f"{what}\n{voxels} lesion voxels, {cost.passes}: {about}."
 
 
 @with_options

@@ -102,7 +102,10 @@ class MapRequest:
 
     def as_table(self) -> dict[str, Any]:
         """As the file has it, defaults and all; what makes a finished subject another one is hashed from it."""
-        return asdict(self.recipe) | {"through": self.recipe.through or "", "lesions": self.lesions}
+        table = asdict(self.recipe) | {"through": self.recipe.through or "", "lesions": self.lesions}
+        if self.recipe.accuracy == "auto":  # folders finished before there was a choice stay so
+            del table["accuracy"]
+        return table
 
 
 @dataclass(frozen=True)
@@ -210,7 +213,10 @@ def _check_names(requests: Sequence[MapRequest | CurveRequest], where: str, reme
     for one, other in combinations(requests, 2):
         first, second = one.as_table(), other.as_table()
         groups = {request.lesions.partition(":")[0] for request in (one, other)}
-        differ = [f"{k} {first[k]!r} and {second[k]!r}" for k in first if k != "lesions" and first[k] != second[k]]
+        differ = [
+            f"{k} {first.get(k)!r} and {second.get(k)!r}" for k in first | second if first.get(k) != second.get(k)
+        ]
+        differ = [words for words in differ if not words.startswith("lesions ")]
         apart = isinstance(one, MapRequest) and len(groups) == 2 and groups <= set(GROUPS)
         if one.name == other.name and differ and not apart:
             met = f"two {where} make {one.name}, with {', '.join(differ)}"

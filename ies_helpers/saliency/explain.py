@@ -15,7 +15,7 @@ from ies_helpers.saliency.context import BLUR_MM
 from ies_helpers.saliency.farfield import Report, check_accuracy
 from ies_helpers.saliency.methods import METHODS, Recipe
 from ies_helpers.saliency.smoothgrad import PEAK_TARGET, RunState, noise_sigma
-from ies_helpers.segmentation.field import receptive_field
+from ies_helpers.segmentation.field import far_leaves
 from ies_helpers.segmentation.lesions import Lesion, lesion_of
 from ies_helpers.segmentation.network import Network, prepare
 from ies_helpers.subjects.folder import (
@@ -87,8 +87,7 @@ def make_maps(
         raise ValueError("There must be a lesion to explain, got none; lower the threshold or choose another group.")
     folder, made = open_derivative(out), []
     digest, pixels = network.digest(), pixels_of(subject.image)
-    records = [_record(subject, network, digest, pixels, lesion, recipe) for lesion in numbered]
-    todo = [(le, r) for le, r in zip(numbered, records, strict=True) if not finished(folder, subject, r)]
+    todo = _todo(subject, network, digest, pixels, numbered, folder, recipe)
     add_lesions(folder, subject, [(lesion.number, lesion.group, lesion.voxels) for lesion in numbered])
     notes: dict[str, Any] = {"command": command}
     notes |= {f"{who}_notes": list(it.notes) for who, it in (("network", network), ("subject", subject)) if it.notes}
@@ -109,6 +108,30 @@ def make_maps(
     if report is not None and report.voxels:
         warnings.warn(report.in_words(), stacklevel=3)
     return made
+
+
+def unfinished(
+    subject: Subject, network: Network, lesions: Sequence[LesionLike], out: Path, recipe: Recipe
+) -> list[Lesion]:
+    """The lesions of which `out` does not hold the map yet; refused if it holds another one of its name.
+
+    Subject and network are fitted to each other already, the network seen as the recipe says.
+    """
+    numbered, digest = _numbered(lesions, subject), network.digest()
+    return [le for le, _ in _todo(subject, network, digest, pixels_of(subject.image), numbered, Path(out), recipe)]
+
+
+def _todo(
+    subject: Subject,
+    network: Network,
+    digest: str,
+    pixels: str,
+    lesions: Sequence[Lesion],
+    folder: Path,
+    recipe: Recipe,
+) -> list[tuple[Lesion, MapRecord]]:
+    records = [_record(subject, network, digest, pixels, lesion, recipe) for lesion in lesions]
+    return [(le, r) for le, r in zip(lesions, records, strict=True) if not finished(folder, subject, r)]
 
 
 def _numbered(lesions: Sequence[LesionLike], subject: Subject) -> list[Lesion]:
@@ -132,7 +155,7 @@ def _record(subject: Subject, network: Network, digest: str, pixels: str, lesion
         used["aggregate"] = method.aggregate
     if method.reads_layer:
         used["layer"] = network.layer
-    if "accuracy" in used and not _approximates(network, len(subject.channels), recipe):
+    if "accuracy" in used and not _approximates(network, recipe):
         used["accuracy"] = None
     elif "accuracy" in used:
         used["accuracy"] = check_accuracy(recipe.accuracy)
@@ -159,11 +182,11 @@ def _record(subject: Subject, network: Network, digest: str, pixels: str, lesion
     )
 
 
-def _approximates(network: Network, channels: int, recipe: Recipe) -> bool:
+def _approximates(network: Network, recipe: Recipe) -> bool:
     """Whether a map may be made to an accuracy: a maximum, of a network that may look at all that it is given."""
     if recipe.aggregate != "max" or recipe.statistics == "frozen" or check_accuracy(recipe.accuracy) == 0:
         return False
-    return network.through == "windows" or not receptive_field(network.on_its_grid(), channels).bounded
+    return network.through == "windows" or bool(far_leaves(network.module))
 
 
 def _windows_in_words(network: Network) -> str:

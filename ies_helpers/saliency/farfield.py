@@ -50,6 +50,8 @@ STRIDES = (np.inf, 32, 16, 8, 4, 2)  # from which maps may be held, in voxels: a
 NEAR_SHARE = 1 / 16  # of a dense pass: what a voxel's near field may cost
 LEAST = {torch.float32: 1e-5, torch.float64: 1e-12}  # accuracy that rounding leaves
 MOST_SHARE = 1 / 3  # of a dense pass: above, near fields are not worth taking apart
+FAR_OFF = 20  # times the accuracy: no single output of a lesion is as far off as this by what is left out alone
+SMALLEST = 1e-30  # ratio of energies that still divides
 ALREADY = 1e-6  # length of what is new in a direction, of 1, at which it is one of those that are done
 
 # What is held, as one matrix: a row an output, a column a coordinate.
@@ -73,9 +75,16 @@ class Held:
             scales.append(scale.expand(values.shape[1:]).flatten())
         self.matrix = torch.cat(columns, dim=1) if columns else torch.zeros(count, 0)
         # How much a coordinate counts: between all alike and as the cotangent that it makes, which did best.
-        scaled = self.matrix.double() * torch.cat(scales).double().sqrt() if columns else self.matrix.double()
+        self._scales = torch.cat(scales).sqrt() if columns else torch.zeros(0)
+
+    def directions(self, weights: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Combinations of the outputs, times `weights` `(V,)`, that tell most first.
+
+        Their energies `(V,)`, as far as coefficients tell, and the orthonormal directions `(V, V)` as columns.
+        """
+        scaled = (self.matrix * self._scales).detach().double().cpu() * weights[:, None]
         energy, vectors = torch.linalg.eigh(scaled @ scaled.T)
-        self.energy, self.directions = energy.flip(0).clamp(min=0), vectors.flip(1)
+        return energy.flip(0).clamp(min=0), vectors.flip(1)
 
     def combined(self, weights: torch.Tensor) -> dict[Node, torch.Tensor]:
         """The coefficients of a combination `(V,)` of the outputs, as `Graph.far` takes them."""
@@ -117,57 +126,73 @@ def _columns(
 
 @dataclass(frozen=True, eq=False)
 class Far:
-    """The far fields through one view: `directions` `(V, r)`, and for each a field `(r, C, i, j, k)` on its box."""
+    """The far fields through one view: `shares` `(V, r)` of each output in r fields `(r, C, i, j, k)` on its box."""
 
     box: Box
-    directions: torch.Tensor
+    shares: torch.Tensor
     fields: torch.Tensor
-    left: float  # estimated energy of what is left out, in all voxels' gradients
-    largest: float  # estimate of the largest value that is left out
+    left: np.ndarray  # (L,): of each lesion, the energy estimated to be left out, over that of its gradients
 
 
-def compress(graph: Graph, held: Held, box: Box, target: float, random: torch.Generator) -> Far:
-    """Directions, one dense pass each, until the estimated energy of what is left is at most `target`."""
-    count, channels = len(held.matrix), graph.x.shape[1]
-    basis = torch.zeros(count, 0, dtype=torch.float64)
-    fields: list[torch.Tensor] = []
-    done, ratio = 0, None  # directions of `held` that are done; energy found, over what their coefficients told
+class Compression:
+    """The far fields of one view as they are added, direction by direction, and what is known to be left out."""
 
-    def take(direction: torch.Tensor) -> tuple[float, float]:
-        """Add the field of a direction, less its share in those there are; its energy and its largest value."""
-        nonlocal basis
-        rest = direction - basis @ (basis.T @ direction)
-        rest = rest - basis @ (basis.T @ rest)
+    def __init__(self, graph: Graph, held: Held, box: Box, owner: np.ndarray, weights: np.ndarray) -> None:
+        """Nothing added yet.
+
+        Args:
+            graph, held, box: of the view.
+            owner: `(V,)`, which of L lesions an output is of.
+            weights: `(V,)`, one over the root of the energy of its lesion's gradients; 0 if it is not in the view.
+        """
+        self.graph, self.held, self.box = graph, held, box
+        self.weights = torch.as_tensor(weights, dtype=torch.float64)
+        energy, self.directions = held.directions(self.weights)
+        # (V + 1, L): what coefficients tell to be left of each lesion after so many directions.
+        told = np.zeros((len(owner) + 1, int(owner.max()) + 1))
+        np.add.at(told[:-1].T, owner, (self.directions.square() * energy).numpy())
+        self.tails = told[::-1].cumsum(axis=0)[::-1]
+        self.basis = torch.zeros(len(owner), 0, dtype=torch.float64)
+        self.fields: list[torch.Tensor] = []
+
+    def add(self, direction: torch.Tensor) -> float:
+        """Add the field of a direction `(V,)`, less its share in those there are: its energy."""
+        rest = direction - self.basis @ (self.basis.T @ direction)
+        rest = rest - self.basis @ (self.basis.T @ rest)
         if (length := float(rest.norm())) < ALREADY:
-            return 0.0, 0.0
-        made = graph.far(held.combined(rest))
-        basis = torch.cat([basis, (rest / length)[:, None]], dim=1)
-        fields.append(made / length)
-        return float(made.double().square().sum()), float(made.abs().max())
+            return 0.0
+        made = self.graph.far(self.held.combined(rest * self.weights))
+        self.basis = torch.cat([self.basis, (rest / length)[:, None]], dim=1)
+        self.fields.append(made / length)
+        return float(made.double().square().sum())
 
-    left = largest = 0.0
-    while len(fields) < count and float(held.energy[done:].sum()) > 0:
-        # As many directions as their coefficients say are needed.
-        tails = held.energy[done:].flip(0).cumsum(0).flip(0)
-        needed = 1 if ratio is None else int((tails * ratio > target / 2).sum())
-        begun, found = done, 0.0
-        for _ in range(min(needed, count - len(fields))):
-            found += take(held.directions[:, done])[0]
-            done += 1
-        if needed:
-            told = float(held.energy[begun:done].sum())
-            ratio = max(found / told, 1e-30) if told else 1e-30
-            if len(fields) == count or float(held.energy[done:].sum()) * ratio > target:
-                continue
-        # Is that so? Random signs tell, and their field is one direction more.
-        signs = torch.randint(0, 2, (count,), generator=random).double() * 2 - 1
-        left, largest = take(signs)
-        if left <= target:
-            break
-        ratio = left / float(held.energy[done:].sum())
-        left = largest = 0.0
-    stacked = torch.stack(fields) if fields else torch.zeros(0, channels, *box.shape).to(graph.x)
-    return Far(box, basis.to(stacked), stacked, left, largest)
+    def until(self, target: float, random: torch.Generator) -> Far:
+        """Directions, one dense pass each, until of no lesion more than `target` is estimated to be left."""
+        count, done, ratio = int((self.weights > 0).sum()), 0, 0.0
+        left = np.zeros(self.tails.shape[1])
+        while len(self.fields) < count and self.tails[done].any():
+            # As many directions as coefficients say are needed; the first tells what their energy is worth.
+            needed = int((self.tails[done:-1].max(axis=1) * ratio > target / 2).sum()) if ratio else 1
+            begun, found = done, 0.0
+            for _ in range(min(needed, count - len(self.fields))):
+                found += self.add(self.directions[:, done])
+                done += 1
+            if told := float((self.tails[begun] - self.tails[done]).sum()):
+                ratio = max(found / told, SMALLEST)
+                if len(self.fields) == count or self.tails[done].max() * ratio > target:
+                    continue
+            # Is that so? Random signs tell, and their field is one direction more.
+            signs = torch.randint(0, 2, (len(self.weights),), generator=random).double() * 2 - 1
+            energy = self.add(signs * (self.weights > 0))
+            ratio = max(energy / float(self.tails[done].sum()), SMALLEST) if self.tails[done].any() else ratio
+            left = ratio * self.tails[done]
+            if left.max() <= target:
+                break
+            left = np.zeros_like(left)
+        empty = torch.zeros(0, self.graph.x.shape[1], *self.box.shape).to(self.graph.x)
+        fields = torch.stack(self.fields) if self.fields else empty
+        inverse = torch.where(self.weights > 0, 1 / self.weights, 0.0)
+        return Far(self.box, (self.basis * inverse[:, None]).to(fields), fields, left)
 
 
 # Both fields of all rows, through all their views.
@@ -180,7 +205,6 @@ class Report:
     accuracy: float  # asked for; infinite: far fields are left out
     passes: int = 0  # dense backward passes for far fields
     estimate: float = 0.0  # relative L2 error of the rows' gradients, estimated
-    largest: float = 0.0  # estimated largest error over the largest value
     voxels: int = 0  # whose gradients were taken exactly as well
     deviation: dict[str, float] = field(default_factory=dict)  # of these, the largest of each measure
 
@@ -190,8 +214,12 @@ class Report:
             self if self.deviation else other,
             passes=max(self.passes, other.passes),
             estimate=max(self.estimate, other.estimate),
-            largest=max(self.largest, other.largest),
         )
+
+    @property
+    def wrong(self) -> bool:
+        """Whether outputs taken exactly are much further off than was asked for: something is not understood."""
+        return np.isfinite(self.accuracy) and self.deviation.get("l2", 0.0) > FAR_OFF * self.accuracy
 
     def in_words(self) -> str:
         """One sentence."""
@@ -208,14 +236,17 @@ class Report:
 
 
 class Fields:
-    """The gradients of all rows through some views of one image: near fields, and a few far fields for all."""
+    """The gradients of the outputs of some lesions, through some views of one image.
+
+    Near fields each, and a few far fields for all: lesions that share their views share forward passes and far fields.
+    """
 
     def __init__(
         self,
         network: Network,
         image: Volume,
         part: Part,
-        rows: Rows,
+        lesions: Sequence[Rows],
         accuracy: float,
         coarse: float,
         check: int = 0,
@@ -226,32 +257,31 @@ class Fields:
         Args:
             network, image: in evaluation mode, see `at_rest`.
             part: the views, and the box that holds them.
-            rows: the outputs.
-            accuracy: relative L2 error of the rows' gradients; infinite leaves far fields out.
-            coarse: maps of this stride in voxels or more are held, see `can_be_split`.
-            check: how many rows are taken exactly as well.
+            lesions: the outputs of each.
+            accuracy: relative L2 error of each lesion's gradients; infinite leaves far fields out.
+            coarse: maps of this stride in voxels or more are held, see `split_of`.
+            check: how many outputs of each lesion are taken exactly as well.
             at_once: how many near fields are taken together; None: as many as the device likes.
         """
-        self.part, self.rows, self.accuracy = part, rows, accuracy
-        self.network, self.image, self.coarse = network, image, coarse
-        self.groups = rows.groups(at_once or AT_ONCE[network.device.type == "cuda"])
+        self.network, self.image, self.part, self.accuracy, self.coarse = network, image, part, accuracy, coarse
+        counts = [len(rows) for rows in lesions]
+        self.first, self.owner = np.cumsum([0, *counts]), np.repeat(np.arange(len(counts)), counts)
+        self.rows = Rows.joined(lesions)
+        self.groups = self.rows.groups(at_once or AT_ONCE[network.device.type == "cuda"])
         self.near: list[Cotangent | None] = [None] * len(self.groups)
         self.far: list[Far] = []
-        self.report = Report(accuracy)
-        self._checked = (
-            np.unique(np.linspace(0, len(rows) - 1, check).round().astype(int)) if check else np.zeros(0, int)
-        )
         self._exact: dict[int, torch.Tensor] = {}
-        self._random = torch.Generator().manual_seed(len(rows))
+        chosen = [np.linspace(a, b - 1, check).round() for a, b in itertools.pairwise(self.first)]
+        self._random, checked = torch.Generator().manual_seed(len(self.rows)), np.unique(np.concatenate(chosen))
         for view in part.views:
-            self._see(view)
-        self._measure()
+            self._see(view, checked.astype(int))
+        self.reports = self._measured()
 
-    def _see(self, view: View) -> None:
+    def _see(self, view: View, checked: np.ndarray) -> None:
         """One view: forward, near fields, coefficients, far fields."""
         x, logits = seen(self.network, self.image, view)
         graph = Graph(x, logits, self.coarse)
-        found, energy, origin = [], 0.0, view.box.start
+        found, energy = [], np.zeros(len(self.first) - 1)
         for n, rows in enumerate(self.groups):
             if (seed := self.rows.seed(view, logits, rows)) is None:
                 continue
@@ -259,66 +289,68 @@ class Fields:
                 near, held = graph.back(seed[0])
             found.append((rows, held))
             if near is not None:
-                near = near.shifted(origin)
-                squares = near.plain()[: len(rows)].double().square().sum(dim=(1, 2, 3, 4)).cpu().numpy()
+                near = near.shifted(view.box.start)
+                squares = near.plain()[: len(rows)].square().sum(dim=(1, 2, 3, 4)).cpu().numpy()
+                # Of the whole gradient, as far as this view's share in it tells.
                 share = np.where(seed[1] == 0, np.inf, seed[1])
-                energy += float((squares / share**2).sum())
+                np.add.at(energy, self.owner[rows], squares / share**2)
                 self.near[n] = near if (before := self.near[n]) is None else before.plus(near)
-        for row in self._checked:
+        for row in checked:
             if (seed := self.rows.seed(view, logits, np.array([row]))) is not None:
                 score = (logits[:, *seed[0].box] * seed[0].values[:1, 0]).sum()
                 self._add_exact(int(row), torch.autograd.grad(score, x, retain_graph=True)[0][0], view.box)
-        if np.isfinite(self.accuracy):
-            target = self.accuracy**2 * energy / len(self.part.views)
-            self.far.append(compress(graph, Held(found, len(self.rows)), view.box, target, self._random))
-            self.report.estimate += self.far[-1].left
-            self.report.largest = max(self.report.largest, self.far[-1].largest)
-            self.report.passes += len(self.far[-1].fields)
+        if np.isfinite(self.accuracy) and found:
+            # Without any near field nothing tells what is little: all directions are taken.
+            blind = not energy.any()
+            weights = np.where(energy > 0, 1 / np.sqrt(np.where(energy > 0, energy, 1.0)), float(blind))[self.owner]
+            compression = Compression(graph, Held(found, len(self.rows)), view.box, self.owner, weights)
+            target = 0.0 if blind else self.accuracy**2 / len(self.part.views)
+            self.far.append(compression.until(target, self._random))
 
     def _add_exact(self, row: int, g: torch.Tensor, box: Box) -> None:
         total = self._exact.setdefault(row, g.new_zeros(len(g), *self.part.box.shape))
         both = self.part.box & box
         total[:, *both.local(self.part.box)] += g[:, *both.local(box)]
 
-    def _measure(self) -> None:
-        """Turn energies into shares of the near fields, and compare the rows that were taken exactly."""
-        near = [g.plain()[: len(rows)] for g, rows in zip(self.near, self.groups, strict=True) if g is not None]
-        total = sum(float(g.double().square().sum()) for g in near)
-        largest = max((float(g.abs().max()) for g in near), default=0.0)
-        self.report.estimate = (self.report.estimate / total) ** 0.5 if total else 0.0
-        self.report.largest = self.report.largest / largest if largest else 0.0
-        found = [deviation(self.row(n), exact) for n, exact in self._exact.items()]
-        self.report.voxels, self._exact = len(found), {}
-        self.report.deviation = {name: max(f[name] for f in found) for name in found[0]} if found else {}
+    def _measured(self) -> list[Report]:
+        """Of each lesion what it cost, what is left out, and how far the outputs taken exactly are off."""
+        left = sum((far.left for far in self.far), np.zeros(len(self.first) - 1))
+        passes = sum(len(far.fields) for far in self.far)
+        reports = [Report(self.accuracy, passes, float(energy) ** 0.5) for energy in left]
+        for row, exact in self._exact.items():
+            report = reports[self.owner[row]]
+            apart = deviation(self.totals(self.part.box, np.array([row]))[0], exact)
+            report.deviation = {name: max(report.deviation.get(name, 0.0), value) for name, value in apart.items()}
+            report.voxels += 1
+        self._exact = {}
+        return reports
 
-    def row(self, number: int) -> torch.Tensor:
-        """The gradient of one row on the part's box, `(C, i, j, k)`."""
-        return self._totals(self.part.box, np.array([number]))[0]
+    def row(self, number: int, lesion: int = 0) -> torch.Tensor:
+        """The gradient of one output of a lesion on the part's box, `(C, i, j, k)`."""
+        return self.totals(self.part.box, self.first[lesion] + np.array([number]))[0]
 
-    def pairs(self, values_at_once: int) -> Pairs:
-        """The largest and the smallest gradients of all rows, block by block of the part's box."""
-        channels = len(self.image)
-        for box in blocks(self.part, max(1, values_at_once // (len(self.rows) * channels))):
-            total = self._totals(box, np.arange(len(self.rows)))
+    def pairs(self, values_at_once: int, lesion: int = 0, part: Part | None = None) -> Pairs:
+        """The largest and the smallest gradients of a lesion's outputs, block by block of its `part`'s box."""
+        rows = np.arange(self.first[lesion], self.first[lesion + 1])
+        for box in blocks(part or self.part, max(1, values_at_once // (len(rows) * len(self.image)))):
+            total = self.totals(box, rows)
             yield box, total.amax(dim=0), total.amin(dim=0)
 
-    def _totals(self, box: Box, rows: np.ndarray) -> torch.Tensor:
-        """`(len(rows), C, i, j, k)`: gradients of some rows on a box."""
+    def totals(self, box: Box, rows: np.ndarray) -> torch.Tensor:
+        """`(len(rows), C, i, j, k)`: gradients of some outputs, of all lesions in a row, on a box."""
         network, channels = self.network, len(self.image)
         total = torch.zeros(len(rows), channels, *box.shape, device=network.device, dtype=network.dtype)
         for far in self.far:
             both = far.box & box
             if both.size and len(far.fields):
                 there = far.fields[..., *both.local(far.box)]
-                made = far.directions[rows] @ there.flatten(1)
+                made = far.shares[rows] @ there.flatten(1)
                 total[..., *both.local(box)] += made.view(len(rows), *there.shape[1:])
-        where = {int(row): n for n, row in enumerate(rows)}
         for group, near in zip(self.groups, self.near, strict=True):
             if near is None or not (both := near.box & box).size:
                 continue
-            pairs = [(n, where[int(row)]) for n, row in enumerate(group) if int(row) in where]
-            if pairs:
-                mine, theirs = (list(t) for t in zip(*pairs, strict=True))
+            _, mine, theirs = np.intersect1d(group, rows, return_indices=True)
+            if len(mine):
                 total[theirs, ..., *both.local(box)] += near.plain()[mine, ..., *both.local(near.box)]
         return total
 

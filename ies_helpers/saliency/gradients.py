@@ -1,6 +1,7 @@
 """The engine's one interface: the voxels of a lesion -> their aggregated gradient, in bounded memory."""
 
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -177,7 +178,9 @@ class LesionGradient:
         with at_rest(self.network), torch.enable_grad():
             while True:
                 try:
-                    return self._largest(image) if self.aggregate == "max" else self._added(image)
+                    made = self._largest(image) if self.aggregate == "max" else self._added(image)
+                    if self.way != "fields" or not self._distrusts():
+                        return made
                 except RuntimeError as error:
                     if not out_of_memory(error):
                         raise
@@ -275,17 +278,39 @@ class LesionGradient:
         if self.way == "cone":
             return near_extremes(self.network, image, part, self._at_once)
         if self.way == "fields":
-            return self.fields(image, part, Rows.of(part.voxels)).pairs(self.budget // self.network.dtype.itemsize)
+            return self.fields(image, part, [Rows.of(part.voxels)]).pairs(self.budget // self.network.dtype.itemsize)
         each = by_autograd(lambda view: forward(self.network, image, view))
         return extremes(each, part, self._zeros, max(1, self.budget // self._gradient_bytes(part)))
 
-    def fields(self, image: Volume, part: Part, rows: Rows) -> Fields:
-        """Near and far fields of `rows`; the first time they are compared with exact ones, see `report`."""
+    def fields(self, image: Volume, part: Part, lesions: Sequence[Rows], check: bool = True) -> Fields:
+        """Near and far fields of the outputs of some lesions; of this one alone the first are compared with exact ones.
+
+        See `report`.
+        """
         assert self.split is not None
-        check = CHECKED if self.report is None and not self.split.local else 0
-        made = Fields(self.network, image, part, rows, self.accuracy, self.split.coarse, check, self._at_once)
-        self.report = made.report if self.report is None else self.report.worst(made.report)
+        some = CHECKED if check and self.report is None and not self.split.local else 0
+        made = Fields(self.network, image, part, lesions, self.accuracy, self.split.coarse, some, self._at_once)
+        if len(lesions) == 1:
+            self.told(made.reports[0])
         return made
+
+    def _distrusts(self) -> bool:
+        """Whether fields are not what exact voxels say, which is told; then they are taken no more."""
+        if self.report is None or not self.report.wrong:
+            return False
+        off = self.report.deviation["l2"]
+        warnings.warn(
+            f"Near and far fields of {self.network.name} are {off:.2g} off on voxels taken exactly, where "
+            f"{self.accuracy:g} was asked for; every voxel is taken exactly, which is slow.",
+            stacklevel=4,
+        )
+        self.way = "windows" if self.network.through == "windows" else "whole"
+        self.parts, self.report = self._split(), None
+        return True
+
+    def told(self, report: Report) -> None:
+        """Keep the worst of all images' reports."""
+        self.report = report if self.report is None else self.report.worst(report)
 
     def _gradient_bytes(self, part: Part) -> int:
         return self.shape[0] * part.box.size * self.network.dtype.itemsize
@@ -313,7 +338,7 @@ class PlacedGradient(LesionGradient):
         # Each scan voxel's places and weights on the network's grid.
         rows, places, weights = self.grid.spread(self.voxels)
         self._rows = [(places[rows == n], weights[rows == n]) for n in range(len(self.voxels))]
-        self._alone = aggregate == "max" and not self.grid.resamples
+        self.resampled = self.grid.resamples
         inner, (placed, _) = network.on_its_grid(), self.grid.push(image)
         support = np.unique(places, axis=0)
         self.inner = LesionGradient(inner, placed, support, aggregate if aggregate == "max" else "sum", **options)
@@ -344,10 +369,10 @@ class PlacedGradient(LesionGradient):
     def __call__(self, image: Volume) -> torch.Tensor:
         """The aggregated gradient on `box`, `(C, i, j, k)`."""
         placed, passes = self.grid.push(image)
-        if self.aggregate == "max" and not self._alone:
+        if self.aggregate == "max" and self.resampled:
             g = self._largest_of_rows(placed, passes)
         else:
-            g = self._pull(self.inner(placed), self.inner.box, passes)
+            g = self.pull(self.inner(placed), self.inner.box, passes)
         return g / len(self.voxels) if self.aggregate == "mean" else g
 
     def _largest_of_rows(self, placed: torch.Tensor, passes: torch.Tensor | None) -> torch.Tensor:
@@ -355,7 +380,7 @@ class PlacedGradient(LesionGradient):
         largest = Largest(self._zeros, self.box)
         with at_rest(self.network), torch.enable_grad():
             for box, g in self._fields_of_rows(placed) if self.way in ("cone", "fields") else self._dense_rows(placed):
-                one = self._pull(g, box, passes)
+                one = self.pull(g, box, passes)
                 largest.take(self.box, one, one)
         return largest.map()
 
@@ -364,7 +389,7 @@ class PlacedGradient(LesionGradient):
         part = self.inner._all_views()
         row = np.repeat(np.arange(len(self._rows)), [len(places) for places, _ in self._rows])
         places, weights = (np.concatenate(some) for some in zip(*self._rows, strict=True))
-        fields = self.inner.fields(placed, part, Rows(places, row, weights))
+        fields = self.inner.fields(placed, part, [Rows(places, row, weights)])
         for n in range(len(self._rows)):
             yield part.box, fields.row(n)
 
@@ -402,6 +427,70 @@ class PlacedGradient(LesionGradient):
                         Boxed(total, part.box).add(g[0], view.box)
             yield from added
 
-    def _pull(self, g: torch.Tensor, box: Box, passes: torch.Tensor | None) -> torch.Tensor:
+    def pull(self, g: torch.Tensor, box: Box, passes: torch.Tensor | None) -> torch.Tensor:
         """A gradient on a box of the network's grid -> on the scan's box."""
         return self.grid.pull(Boxed(g, box).whole(self.grid.shape), passes)[:, *self.box]
+
+
+# Many lesions of one image: those that are seen through the same windows share what these cost.
+
+TOGETHER = 1500  # outputs whose near fields are kept at once, about half a megabyte each
+
+
+def together(engines: Sequence[LesionGradient], image: Volume) -> Iterator[tuple[int, torch.Tensor]]:
+    """The aggregated gradient of each of some lesions, all of one network: its position and its values on its box.
+
+    Lesions that go by fields, and whose windows one of them has all, share forward passes and far fields; that of each
+    stays within its accuracy.
+    """
+    for group in _sharing(engines):
+        shared = _shared([engines[n] for n in group], image) if len(group) > 1 else None
+        for k, n in enumerate(group):
+            yield n, engines[n](image) if shared is None else shared[k]
+
+
+def _sharing(engines: Sequence[LesionGradient]) -> list[list[int]]:
+    """Positions of the engines that share, the one of most windows first."""
+    groups: list[tuple[set[str], int, list[int]]] = []
+    for n in sorted(range(len(engines)), key=lambda n: -len(engines[n].parts[0].views)):
+        engine = engines[n]
+        if engine.way != "fields" or (isinstance(engine, PlacedGradient) and engine.resampled):
+            groups.append((set(), TOGETHER, [n]))
+            continue
+        views, size = {f"{view.box} {view.number}" for view in engine.parts[0].views}, len(engine.voxels)
+        for k, (seen, used, group) in enumerate(groups):
+            if views <= seen and used + size <= TOGETHER:
+                groups[k] = seen, used + size, [*group, n]
+                break
+        else:
+            groups.append((views, size, [n]))
+    return [group for _, _, group in groups]
+
+
+@door
+def _shared(engines: Sequence[LesionGradient], image: Volume) -> list[torch.Tensor] | None:
+    """The gradients of lesions that share windows; None where there is no memory for all at once."""
+    first = engines[0]
+    if isinstance(first, PlacedGradient):
+        placed, passes = first.grid.push(image)
+        inner = _shared([engine.inner for engine in engines if isinstance(engine, PlacedGradient)], placed)
+        pairs = zip(engines, inner or [], strict=False)
+        return inner and [e.pull(g, e.inner.box, passes) for e, g in pairs if isinstance(e, PlacedGradient)]
+    with at_rest(first.network), torch.enable_grad():
+        try:
+            rows = [Rows.of(engine.parts[0].voxels) for engine in engines]
+            check = any(engine.report is None for engine in engines)
+            fields, found = first.fields(image, first.parts[0], rows, check), []
+            for n, engine in enumerate(engines):
+                engine.told(fields.reports[n])
+                if engine._distrusts():
+                    return None
+                part, largest = engine.parts[0], Largest(engine._zeros, engine.box)
+                for box, high, low in fields.pairs(engine.budget // engine.network.dtype.itemsize, n, part):
+                    largest.take(box, high, low)
+                found.append(largest.map())
+            return found
+        except RuntimeError as error:
+            if out_of_memory(error):
+                return None
+            raise

@@ -190,14 +190,17 @@ def _smoothgrad(
         state.clear()
 
 
-def _gradient(subject: Subject, network: Network, recipe: Recipe) -> Callable[[Lesion], Any]:
-    from ies_helpers.saliency.gradients import LesionGradient
+def _gradient(
+    subject: Subject, network: Network, lesions: Sequence[Lesion], recipe: Recipe, state: State, progress: bool
+) -> Made:
+    from tqdm.auto import tqdm
 
-    def attribute(lesion: Lesion) -> tuple[Saliency, dict[str, Any]]:
-        engine = LesionGradient(network, subject.image, lesion, **recipe.heeded)
-        return engine.place(engine(subject.image)), _told(engine.report)
+    from ies_helpers.saliency.gradients import LesionGradient, together
 
-    return attribute
+    engines = [LesionGradient(network, subject.image, lesion, **recipe.heeded) for lesion in lesions]
+    made = together(engines, subject.image)
+    for n, values in tqdm(made, desc=recipe.method, unit="lesion", total=len(lesions), disable=not progress):
+        yield n, engines[n].place(values), _told(engines[n].report)
 
 
 def _told(report: Report | None) -> dict[str, Any]:
@@ -310,9 +313,7 @@ METHODS: dict[str, Method] = {
     ),
     "gradcam++": Method(one_by_one(_cam), CAM_UNIT, reads_layer=True),
     "gradcam": Method(one_by_one(_cam), CAM_UNIT, reads_layer=True),
-    "gradient": Method(
-        one_by_one(_gradient), GRADIENT_UNIT, ("aggregate", "statistics", "accuracy"), cost=_cost_of_gradients
-    ),
+    "gradient": Method(_gradient, GRADIENT_UNIT, ("aggregate", "statistics", "accuracy"), cost=_cost_of_gradients),
     "input-x-gradient": Method(
         one_by_one(_input_x_gradient),
         LOGIT,

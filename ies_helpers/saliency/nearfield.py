@@ -90,6 +90,11 @@ Passed = Sequence[Cotangent | None]  # to each input of a node, `(B, E, i, j, k)
 FEW = 4  # output channels below which a strided convolution's transpose is one matrix product here
 
 
+def axis_of(saved: int, shape: Sides) -> int:
+    """An axis that a node saved, which torch counts from the end by unsigned numbers."""
+    return int(saved) - (2**64 if saved >= 2**63 else 0) + (len(shape) if saved >= 2**63 else 0)
+
+
 def on(values: torch.Tensor, box: Box) -> torch.Tensor:
     """A map `(1, F, I, J, K)` on a box, channels last."""
     return values[..., *box].contiguous(memory_format=LAST)
@@ -202,7 +207,7 @@ def _product(node: Node, g: Cotangent, shapes: Sequence[Sides]) -> Passed:
 def _concatenation(node: Node, g: Cotangent, shapes: Sequence[Sides]) -> Passed:
     """Along features; one of the parts may have no gradient."""
     widths = [shape[1] if shape else 0 for shape in shapes]
-    if node._saved_dim % 5 != 1 or widths.count(0) > 1:
+    if axis_of(node._saved_dim, shape_of(node)) != 1 or widths.count(0) > 1:
         return [None] * len(shapes)
     if 0 in widths:
         widths[widths.index(0)] = shape_of(node)[1] - sum(widths)
@@ -211,9 +216,10 @@ def _concatenation(node: Node, g: Cotangent, shapes: Sequence[Sides]) -> Passed:
 
 def _one_feature(node: Node, g: Cotangent, shapes: Sequence[Sides]) -> Passed:
     """One of the features, or the one image of a batch."""
-    if node._saved_dim == 0:
+    axis = axis_of(node._saved_dim, shapes[0])
+    if axis == 0:
         return [g] if shapes[0][0] == 1 else [None]
-    if node._saved_dim != 1:
+    if axis != 1:
         return [None]
     values = g.values.new_zeros(len(g.values), shapes[0][1], *g.box.shape)
     values[:, int(node._saved_index) % shapes[0][1]] = g.full()[:, 0]
@@ -222,7 +228,7 @@ def _one_feature(node: Node, g: Cotangent, shapes: Sequence[Sides]) -> Passed:
 
 def _slice(node: Node, g: Cotangent, shapes: Sequence[Sides]) -> Passed:
     """Every entry along an axis from one to another: features, or positions that were padded."""
-    axis, first = int(node._saved_dim), int(node._saved_start)
+    axis, first = axis_of(node._saved_dim, shapes[0]), int(node._saved_start)
     if int(node._saved_step) != 1 or len(shapes[0]) != 5:
         return [None]
     if axis == 0:
@@ -233,6 +239,17 @@ def _slice(node: Node, g: Cotangent, shapes: Sequence[Sides]) -> Passed:
     values = g.values.new_zeros(len(g.values), shapes[0][1], *g.box.shape)
     values[:, first : first + g.values.shape[1]] = g.full()
     return [Cotangent(values, g.box)]
+
+
+def _mirror(node: Node, g: Cotangent, shapes: Sequence[Sides]) -> Passed:
+    """Positions in the opposite order along some axes."""
+    axes = [axis_of(axis, shapes[0]) for axis in node._saved_dims]
+    if len(shapes[0]) != 5 or min(axes) < 2:
+        return [None]
+    start, stop, sides = g.box.start, g.box.stop, np.array(shapes[0][2:])
+    turned = np.isin(np.arange(3), np.array(axes) - 2)
+    box = Box.of(np.where(turned, sides - stop, start), np.where(turned, sides - start, stop))
+    return [Cotangent(g.plain().flip(axes), box)]
 
 
 def _padding(node: Node, g: Cotangent, shapes: Sequence[Sides]) -> Passed:
@@ -315,6 +332,7 @@ RULES: dict[str, Callable[[Node, Cotangent, Sequence[Sides]], Passed]] = {
     "CatBackward0": _concatenation,
     "SelectBackward0": _one_feature,
     "SliceBackward0": _slice,
+    "FlipBackward0": _mirror,
     "ConstantPadNdBackward0": _padding,
     "ReplicationPad3DBackward0": _replication,
     "UpsampleTrilinear3DBackward0": _resampling("linear"),
@@ -539,6 +557,13 @@ class Rows:
         """Each voxel's own logit."""
         return cls(voxels, np.arange(len(voxels)), np.ones(len(voxels)))
 
+    @classmethod
+    def joined(cls, several: Sequence["Rows"]) -> "Rows":
+        """Those of one after those of the other."""
+        first = np.cumsum([0, *(len(rows) for rows in several[:-1])])
+        row = np.concatenate([n + rows.row for n, rows in zip(first, several, strict=True)])
+        return cls(np.concatenate([r.place for r in several]), row, np.concatenate([r.weight for r in several]))
+
     def __len__(self) -> int:
         """V."""
         return int(self.row.max()) + 1
@@ -566,7 +591,7 @@ class Rows:
         weights = view.cotangent(logits[0], index) * torch.as_tensor(self.weight[chosen]).to(logits)
         values = logits.new_zeros(max(2, len(rows)), 1, *box.shape)  # of a batch of one convolutions are slow
         where = torch.as_tensor(np.column_stack([at, local - box.start]), device=values.device).T
-        values[where[0], 0, where[1], where[2], where[3]] = weights
+        values[:, 0].index_put_(tuple(where), weights, accumulate=True)  # a row may hold a place twice
         share = np.zeros(len(rows))
         np.add.at(share, at, (view.weights_at(index).numpy() * self.weight[chosen]))
         whole = np.bincount(self.row, self.weight, minlength=len(self))[rows]

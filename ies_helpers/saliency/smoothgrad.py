@@ -24,7 +24,7 @@ from tqdm.auto import tqdm
 
 from ies_helpers.arrays import Box, LesionLike, Saliency, Volume, Voxels, check_seed, door
 from ies_helpers.saliency.farfield import Report
-from ies_helpers.saliency.gradients import Aggregate, LesionGradient, Statistics, Way
+from ies_helpers.saliency.gradients import Aggregate, LesionGradient, Statistics, Way, together
 from ies_helpers.saliency.views import Boxed, upload
 from ies_helpers.segmentation.inference import check_finite
 from ies_helpers.segmentation.network import Network, as_network
@@ -363,12 +363,12 @@ def smoothgrad_each(
             # Lesions may stand at different draws, after an interruption: those that are furthest behind go first.
             while todo := [n for n in group if not has_enough_draws(averages[n], draws)]:
                 draw = min(averages[n].draws for n in todo)
-                image_of_draw = noisy(draw)
-                for n in [n for n in todo if averages[n].draws == draw]:
-                    bar.set_postfix_str(f"draw {draw + 1}/{most}, lesion {names[n]}")
-                    averages[n].add(engines[n](image_of_draw), engines[n].report)
-                    if averages[n].draws == 1:  # a broken network is found here; each look keeps a GPU waiting
-                        check_finite(averages[n].sums, network)
+                now = [n for n in todo if averages[n].draws == draw]
+                for k, values in together([engines[n] for n in now], noisy(draw)):
+                    bar.set_postfix_str(f"draw {draw + 1}/{most}, lesion {names[now[k]]}")
+                    averages[now[k]].add(values, engines[now[k]].report)
+                    if draw == 0:  # a broken network is found here; each look keeps a GPU waiting
+                        check_finite(averages[now[k]].sums, network)
                     bar.update()
                 if state:
                     state.save((engines[n].voxels, a.sums, a.draws) for n, a in averages.items())

@@ -232,6 +232,8 @@ def _same(path: Path, saved: dict[str, Any], record: MapRecord, subject: Subject
     wanted = asdict(record)
     if record.tolerance is not None:  # the draws decided how many they are
         wanted["draws"] = saved.get("draws")
+    if record.statistics == "exact" and saved.get("accuracy") is None:  # an exact map will do for any accuracy
+        wanted["accuracy"] = None
     if other := [f"{k} {saved.get(k)} instead of {v}" for k, v in wanted.items() if saved.get(k) != v]:
         made = f"{path.name} in {path.parent} was made with {', '.join(other)}"
         raise ValueError(f"A folder holds one map of a name; {made}. Take another --out.")

@@ -92,6 +92,17 @@ class OneClass(nn.Module):
         return torch.cat([torch.zeros_like(y), y], dim=1)[:, 1:]
 
 
+class Mirrored(nn.Module):
+    """As nnU-Net's copies: turned, run, turned back."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv3d(3, 1, 3, padding=1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.conv(x.flip(2, 4)).flip(2, -1)
+
+
 class Replicated(nn.Module):
     def __init__(self) -> None:
         super().__init__()
@@ -123,6 +134,7 @@ PARTS: dict[str, nn.Module] = {
     "nearest": around(nn.MaxPool3d(2), nn.Upsample(scale_factor=2)),
     "nearest-exact": around(nn.MaxPool3d(2), nn.Upsample(scale_factor=2, mode="nearest-exact")),
     "one class": OneClass(),
+    "mirrored": Mirrored(),
     "gate": Gate(),
     "differences": Differences(),
     "replicated": Replicated(),
@@ -233,7 +245,8 @@ def test_a_near_field_is_a_finite_difference_of_the_logit() -> None:
 
 
 def test_rows_are_weighted_sums_of_places_and_a_view_knows_its_share() -> None:
-    rows = Rows(np.array([[1, 1, 1], [1, 1, 2], [3, 3, 3]]), np.array([0, 0, 1]), np.array([0.25, 0.75, 2.0]))
+    places = np.array([[1, 1, 1], [1, 1, 1], [1, 1, 2], [3, 3, 3]])
+    rows = Rows(places, np.array([0, 0, 0, 1]), np.array([0.125, 0.125, 0.75, 2.0]))
     assert len(rows) == 2
     logits = torch.zeros(1, 2, 4, 4, dtype=torch.float64)
     view = View(Box.of((0, 0, 0), (2, 4, 4)), torch.full((2, 4, 4), 0.5, dtype=torch.float64))
