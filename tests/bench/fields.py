@@ -74,8 +74,9 @@ def forward_seconds(network: Network, image: torch.Tensor, part: Part) -> float:
 def patient(network: Network, image: torch.Tensor, lesions: Sequence[Lesion], draws: int = 10) -> Row:
     """`max` of all lesions in one draw: three are measured, and scaled as the engine's own estimates are.
 
-    The three are the largest, which decides the memory, and those nearest to 60 and 250 voxels. The plain way is
-    estimated alone. What a first draw compares with exact voxels is included.
+    The three are the largest, which decides the memory, and those nearest to 60 and 250 voxels, each by itself: what
+    lesions of the same windows share is left out. The plain way is estimated alone. What a first draw compares with
+    exact voxels is included.
     """
     near = [min(lesions, key=lambda le: abs(len(le) - size)) for size in (60, 250)]
     chosen = list({le.number: le for le in (max(lesions, key=len), *near)}.values())
@@ -86,8 +87,8 @@ def patient(network: Network, image: torch.Tensor, lesions: Sequence[Lesion], dr
         seconds = sum(timed(lambda engine=engine: engine(image).amax()) for engine in engines)
     case = (
         f"{network.name}, max, all {len(lesions)} lesions, {sum(map(len, lesions))} voxels: "
-        f"{draws * seconds * scale / 3600:.1f} h for {draws} draws ({len(chosen)} lesions of "
-        f"{', '.join(str(len(le)) for le in chosen)} voxels measured, the rest scaled as estimated; plain: estimated); "
+        f"{draws * seconds * scale / 3600:.1f} h for {draws} draws (those of "
+        f"{', '.join(str(len(le)) for le in chosen)} voxels measured, the rest scaled; plain: estimated); "
         f"the largest: {in_words(engines[0])}"
     )
     error = engines[0].report.deviation.get("largest", float("nan")) if engines[0].report else float("nan")

@@ -15,7 +15,7 @@ from tests.bench.measure import timed
 LARGE = ((32, 64), (64, 48), (128, 24), (256, 16))
 """Channels and sides of the convolutions of which the fastest is the machine's peak."""
 
-REPEATS = 5
+REPEATS = 3
 
 
 @functools.cache
