@@ -34,6 +34,7 @@ from ies_helpers.saliency.nearfield import (
     Node,
     Norm,
     Rows,
+    in_parallel,
     seen,
     shape_of,
 )
@@ -280,20 +281,23 @@ class Fields:
     def _see(self, view: View, checked: np.ndarray) -> None:
         """One view: forward, near fields, coefficients, far fields."""
         x, logits = seen(self.network, self.image, view)
-        graph = Graph(x, logits, self.coarse)
+        graph, still = Graph(x, logits, self.coarse), logits.detach()
         found, energy = [], np.zeros(len(self.first) - 1)
-        for n, rows in enumerate(self.groups):
-            if (seed := self.rows.seed(view, logits, rows)) is None:
+
+        def near_of(rows: np.ndarray) -> tuple[Cotangent | None, Coefficients, np.ndarray] | None:
+            seed = self.rows.seed(view, still, rows)
+            return None if seed is None else (*graph.back(seed[0]), seed[1])
+
+        for n, made in enumerate(in_parallel(near_of, self.groups, self.network.device)):
+            if made is None:
                 continue
-            with torch.no_grad():
-                near, held = graph.back(seed[0])
+            (near, held, share), rows = made, self.groups[n]
             found.append((rows, held))
             if near is not None:
                 near = near.shifted(view.box.start)
                 squares = near.plain()[: len(rows)].square().sum(dim=(1, 2, 3, 4)).cpu().numpy()
                 # Of the whole gradient, as far as this view's share in it tells.
-                share = np.where(seed[1] == 0, np.inf, seed[1])
-                np.add.at(energy, self.owner[rows], squares / share**2)
+                np.add.at(energy, self.owner[rows], squares / np.where(share == 0, np.inf, share) ** 2)
                 self.near[n] = near if (before := self.near[n]) is None else before.plus(near)
         for row in checked:
             if (seed := self.rows.seed(view, logits, np.array([row]))) is not None:

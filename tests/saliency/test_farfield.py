@@ -246,7 +246,7 @@ def test_lesions_of_the_same_windows_share_passes_and_each_is_as_near_as_alone()
         alone[n](IMAGE)
     shared, single = ([engine.report for engine in some[:4]] for some in (engines, alone))
     assert all(report is not None and report.estimate <= 1e-3 and report.voxels == 2 for report in shared)
-    first = sharing[0]
+    first = max(sharing, key=len)
     assert len(first) > 1
     assert shared[first[0]].passes < sum(single[n].passes for n in first)  # pyright: ignore[reportOptionalMemberAccess]
 
