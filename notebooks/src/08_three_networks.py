@@ -4,8 +4,9 @@
 # **Question.** U-Net, nnU-Net and Swin UNETR mark the same lesion. Do they have the same reason?
 #
 # **Objectives.** You run the three networks of the paper on one patient. You see how a sliding window turns many
-# answers into one, and what that does to a gradient. You compare the maps of one lesion. You see how the same
-# file of weights can mean two different networks, and how to wrap a network of your own.
+# answers into one, and what that does to a gradient. You compare the maps of one lesion. You see a gradient's near and
+# far field, and measure what a shortcut costs. You see how the same file of weights can mean two different networks, and
+# how to wrap a network of your own.
 #
 # **Minutes.** 3 on two CPU cores; not measured on a GPU.
 #
@@ -33,7 +34,6 @@ from ies_helpers import plot_maps
 
 SMALL = os.environ.get("IES_SMALL") == "1"
 SUBJECT = "demo"
-DRAWS = 1 if SMALL else 2
 
 # %% [markdown]
 # ## Three networks
@@ -143,13 +143,15 @@ ours = ies.gradient(nnunet, subject.image, lesion, aggregate="sum")
 print(f"largest difference from ies.gradient: {float((by_hand - ours).abs().max() / ours.abs().max()):.1e} of the peak")
 
 # %% [markdown]
-# At most rounding. `ies.gradient` does this loop and nothing else for `sum` and `mean`; for `max` it does it once for each
-# voxel of the lesion, and adds a voxel's windows *before* it takes the maximum.
+# At most rounding. `ies.gradient` does this loop and nothing else for `sum` and `mean`. For `max` it needs the gradient of
+# each voxel of the lesion, and adds a voxel's windows *before* it takes the maximum. How it gets them without a loop
+# over voxels we see below.
 #
 # ## The same lesion, three maps
 #
-# SmoothGrad with the `mean` over the lesion's voxels, a few draws, the *same voxels* for all three: those that the U-Net
-# found. Otherwise we would compare lesions, not networks. Each network is explained as it predicts, through its windows.
+# SmoothGrad with the `max` over the lesion's voxels, as in the paper's Figures 1 and 2, of one draw, for the lesion that the
+# U-Net found. Each network is explained as it predicts, through its windows. The Swin UNETR's maximum is dear, so it gets
+# four voxels spread over the lesion: compare its row with that in mind.
 
 
 # %%
@@ -166,17 +168,20 @@ def kept(module, x):
 # That function counts the bytes that autograd keeps; we ask it of one window, beside the time of a draw.
 
 # %%
+few = lesion.voxels[np.linspace(0, len(lesion) - 1, 4).astype(int)]
 maps, rows, one_window = {}, [], subject.image[(slice(None), *boxes[0])][None]
 for name, network in networks.items():
-    seen, begun = network.explained_through("windows"), time.time()
-    maps[name] = ies.smoothgrad(seen, subject.image, lesion.voxels, aggregate="mean", draws=DRAWS)
-    each = (time.time() - begun) / DRAWS
-    rows.append({"network": name, "s a draw": round(each, 1), "GB a window": round(kept(seen.module, one_window), 1)})
+    seen, begun, dear = network.explained_through("windows"), time.time(), name == "swin_unetr"
+    voxels = few[:2] if SMALL else few if dear else lesion.voxels
+    how = {"aggregate": "max", "accuracy": "exact" if dear else "auto"}
+    maps[name] = ies.smoothgrad(seen, subject.image, voxels, draws=1, **how)
+    seconds, memory = round(time.time() - begun, 1), round(kept(seen.module, one_window), 1)
+    rows.append({"network": name, "voxels": len(voxels), "s a draw": seconds, "GB a window": memory})
 pd.DataFrame(rows).set_index("network")
 
 # %% [markdown]
-# One draw costs a forward and a backward pass for each window that holds the lesion. The memory is what one such pass keeps
-# for its way back; all windows at once would need that many times more.
+# The U-Net's voxels cost little, the nnU-Net's more, and for its few the Swin UNETR took two dense passes for each, one a
+# window. The memory is what one such pass keeps for its way back; all windows at once would need that many times more.
 
 # %%
 figure = plot_maps(subject, maps, lesion)
@@ -185,11 +190,11 @@ figure = plot_maps(subject, maps, lesion)
 # One row a network, coronal as in the paper: the FLAIR image with the lesion's outline, then what FLAIR and T1 count. Each
 # row has its own colour scale, because logits of different networks have different scales; compare shapes between
 # rows, and values only within one. In every row FLAIR is orange to red inside the lesion: brighter there means more
-# lesion. Around it signs mix: blue patches, where darker surroundings would help, plain in the first two rows, hardly to
-# be seen in the Swin UNETR's. T1 is the weaker of the two and mostly blue inside. What differs is the texture and the reach. Go through the slices yourself, a network at a time:
+# lesion. Around it signs mix: blue patches, where darker surroundings would help, plain in the first row, hardly to be
+# seen in the others. T1 is the weaker of the two and mostly blue inside. What differs is the texture and the reach. Go through the slices yourself, a network at a time:
 
 # %%
-ies.view(subject, {(name, "mean"): m for name, m in maps.items()}, lesion)
+ies.view(subject, {(name, "max"): m for name, m in maps.items()}, lesion)
 
 # %% [markdown]
 # Above all look for colour far from the lesion, where a window makes it possible. The numbers:
@@ -209,11 +214,71 @@ for name, values in maps.items():
 pd.DataFrame(rows).set_index("network").round(3)
 
 # %% [markdown]
-# The mean gradient inside is positive for all three. The last two columns say within which distance from the lesion's centre
+# FLAIR's mean inside is positive for all three. The last two columns say within which distance from the lesion's centre
 # half, and nine tenths, of the map's absolute values lie. The U-Net's map ends where its receptive field does. The
 # others have a faint far field over the whole window: instance normalisation and attention let every voxel of the
-# window take part a little, and a little times a million voxels is a lot of mass. A picture does not show it, a sum
-# does.
+# window take part a little, and a little times a million voxels is a lot of mass. A picture on one scale does not show
+# it, a sum does.
+#
+# ## Near and far
+#
+# The far field can be had alone. Hold the nnU-Net's norms still, their means and variances as they are on this image: then
+# every layer is local, and what is left of a voxel's gradient is its *near field*, zero beyond a box. What goes through
+# the means and variances is the *far field*. Their sum is the gradient, exactly: it is the chain rule, sorted. So for
+# one voxel in the middle of the lesion we take the near field, the whole gradient, and the difference.
+
+# %%
+from ies_helpers.saliency.gradients import LesionGradient
+
+seen, voxel = nnunet.explained_through("windows"), lesion.voxels[len(lesion) // 2]
+alone = LesionGradient(seen, subject.image, voxel[None], "max", statistics="frozen")
+near = alone.place(alone(subject.image))
+far = ies.gradient(seen, subject.image, voxel[None], accuracy="exact") - near
+size, whole = float(far.abs().max() / near.abs().max()), (near + far).abs()
+print(f"largest value of the far field: {size:.2%} of the near field's")
+print(f"share in the length of the gradient {float(far.norm() / whole.norm()):.1%},", end=" ")
+print(f"in the sum of absolute values {float(far.abs().sum() / whole.sum()):.0%}")
+
+# %% [markdown]
+# We draw the FLAIR part of both in size, on one logarithmic scale, then the far field with its signs on a scale of its own.
+
+# %%
+from matplotlib.colors import LogNorm
+
+figure, axes = plt.subplots(1, 3, figsize=(11, 3.7), layout="constrained")
+how = {"plane": "coronal", "at": tuple(int(n) for n in voxel), "unit": "logit per unit"}
+log = {"colours": "viridis", "scale": LogNorm(1e-6, 1, clip=True), "threshold": 1e-8, "opacity": 0.7}
+ies.plot_slice(subject, near.abs(), ax=axes[0], title="near field, size", **log, **how)
+ies.plot_slice(subject, far.abs(), ax=axes[1], title="far field, size", **log, **how)
+ax = ies.plot_slice(subject, far, ax=axes[2], title="far field, own scale", **how)
+
+# %% [markdown]
+# Left, the near field: a box with a bright middle, a step of the bar ten times more. In the middle, the far field on the same scale:
+# everywhere, as far as the window goes, and dark. Right, the same enlarged some thousand times, with signs. It does not
+# point at the voxel. It looks like the *brain*: white matter, borders and dark spaces each have their sign, because
+# a norm asks of every place how it moves the window's mean and variance, and that depends on what is there.
+#
+# The far field's picture hardly depends on the voxel: the same means and variances stand between, and voxels differ in how
+# they weigh them. So the far fields of a whole lesion are mixtures of a few, and each of those costs one dense pass a window.
+# The package takes such passes until a random estimate of what is left is below the accuracy: a thousandth of the
+# gradients' length, unless told otherwise (`accuracy=`, `--accuracy`). Its error we measure with the four voxels,
+# against a dense pass for each of them in each window, `accuracy="exact"`.
+
+# %%
+truth = ies.gradient(seen, subject.image, few, accuracy="exact")
+engine = LesionGradient(seen, subject.image, few, "max", way="fields")
+apart = (engine.place(engine(subject.image)) - truth).abs()
+print(f"error of the map: {float(apart.norm() / truth.norm()):.1e} in length,", end=" ")
+print(f"{float(apart.max() / truth.abs().max()):.1e} of the peak at worst")
+print(engine.report.in_words())
+
+# %% [markdown]
+# The first line is what we measured, the rest what the package says of itself: its estimate, and two voxels that it
+# always takes exactly as well in a lesion's first draw. All stay below a thousandth, and a draw's noise changes the map far
+# more. For four voxels little is saved. For the 44 of this lesion it takes 23 dense passes in place of 88,
+# and of larger lesions ever less for each voxel. The U-Net has norms that are fixed after training, so it has no far field: its
+# maximum is all near, and exact. The Swin UNETR's far field, which goes through attention, is no such simple mixture: even
+# an error of a hundredth took 42 of 88. That is why it got four voxels above, and `accuracy="exact"`.
 #
 # ## The same weights, another network
 #
@@ -389,7 +454,8 @@ pd.DataFrame(rows).set_index("without").round(2)
 #
 # - Three architectures with much the same training: the same signs inside the lesion, another texture and reach.
 # - A blended prediction is a fixed sum of windows, and its gradient is the same sum; only windows that hold the lesion count.
-# - Instance normalisation and attention give a map a far field over the whole window.
+# - Instance normalisation and attention give a map a far field over the whole window. It is weak, has the shape of the
+#   brain, and a few passes hold that of all of a lesion's voxels.
 # - A file of weights is not yet a network.
 #
 # ## Limits
