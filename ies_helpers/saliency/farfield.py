@@ -207,7 +207,7 @@ class Report:
     passes: int = 0  # dense backward passes for far fields
     estimate: float = 0.0  # relative L2 error of the rows' gradients, estimated
     voxels: int = 0  # whose gradients were taken exactly as well
-    deviation: dict[str, float] = field(default_factory=dict)  # of these, the largest of each measure
+    deviation: dict[str, float] = field(default_factory=dict)  # of these, by measures of `Fields`
 
     def worst(self, other: "Report") -> "Report":
         """The larger of each."""
@@ -321,13 +321,28 @@ class Fields:
         left = sum((far.left for far in self.far), np.zeros(len(self.first) - 1))
         passes = sum(len(far.fields) for far in self.far)
         reports = [Report(self.accuracy, passes, float(energy) ** 0.5) for energy in left]
-        for row, exact in self._exact.items():
-            report = reports[self.owner[row]]
-            apart = deviation(self.totals(self.part.box, np.array([row]))[0], exact)
-            report.deviation = {name: max(report.deviation.get(name, 0.0), value) for name, value in apart.items()}
-            report.voxels += 1
+        for n, report in enumerate(reports):
+            rows = [row for row in self._exact if self.owner[row] == n]
+            if rows:
+                exact = torch.stack([self._exact[row] for row in rows])
+                off = self.totals(self.part.box, np.array(rows)) - exact
+                report.voxels, report.deviation = len(rows), self._deviation(off, exact, n)
         self._exact = {}
         return reports
+
+    def _deviation(self, off: torch.Tensor, exact: torch.Tensor, lesion: int) -> dict[str, float]:
+        """How far some outputs of a lesion are off, as `accuracy` measures: over all its gradients' mean energy."""
+        energy, largest = 0.0, float(exact.abs().max())
+        for group, near in zip(self.groups, self.near, strict=True):
+            if near is not None and (mine := np.flatnonzero(self.owner[group] == lesion)).size:
+                values = near.plain()[mine]
+                energy, largest = energy + float(values.square().sum()), max(largest, float(values.abs().max()))
+        mean = energy / int((self.owner == lesion).sum()) or float(exact.square().sum()) / len(exact)
+        return {
+            "largest": float(off.abs().max()) / largest if largest else 0.0,
+            "l2": float(off.square().sum() / len(off) / mean) ** 0.5 if mean else 0.0,
+            "l1": float(off.abs().sum() / exact.abs().sum()) if largest else 0.0,
+        }
 
     def row(self, number: int, lesion: int = 0) -> torch.Tensor:
         """The gradient of one output of a lesion on the part's box, `(C, i, j, k)`."""
