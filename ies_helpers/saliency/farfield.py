@@ -83,8 +83,9 @@ class Held:
 
         Their energies `(V,)`, as far as coefficients tell, and the orthonormal directions `(V, V)` as columns.
         """
-        scaled = (self.matrix * self._scales).detach().double().cpu() * weights[:, None]
-        energy, vectors = torch.linalg.eigh(scaled @ scaled.T)
+        scaled = (self.matrix * self._scales).detach().double()
+        products = (scaled @ scaled.T).cpu() * weights[:, None] * weights  # small; their columns are read one by one
+        energy, vectors = torch.linalg.eigh(products)
         return energy.flip(0).clamp(min=0), vectors.flip(1)
 
     def combined(self, weights: torch.Tensor) -> dict[Node, torch.Tensor]:
@@ -187,6 +188,8 @@ class Compression:
             energy = self.add(signs * (self.weights > 0))
             ratio = max(energy / float(self.tails[done].sum()), SMALLEST) if self.tails[done].any() else ratio
             left = ratio * self.tails[done]
+            if len(self.fields) == count:
+                left = np.zeros_like(left)  # that was the last direction there is
             if left.max() <= target:
                 break
             left = np.zeros_like(left)

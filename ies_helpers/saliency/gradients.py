@@ -55,7 +55,7 @@ Aggregate = Literal["mean", "sum", "max"]
 Way = Literal["cone", "crop", "fields", "windows", "whole"]
 # `frozen` holds norms still and leaves far fields out, whatever that does.
 Statistics = Literal["exact", "frozen"]
-FEW_VOXELS = 3  # up to which a dense pass for each is no dearer than fields
+FEW_VOXELS = 8  # up to which a dense pass for each is no dearer than fields
 VALUES_KEPT = 2  # values that a backward pass keeps per activation: itself and its gradient
 SMALLEST_BUDGET = 2**20  # bytes to which it may be halved: less than one voxel's gradient in any real network
 

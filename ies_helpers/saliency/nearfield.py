@@ -126,6 +126,8 @@ def _convolution(node: Node, g: Cotangent, shapes: Sequence[Sides]) -> Passed:
 
 
 def _is_few(w: torch.Tensor, how: dict[str, Any]) -> bool:
+    if w.is_cuda:  # where its many small steps would each be a launch
+        return False
     return w.shape[1] <= FEW and w.shape[2:] == (3, 3, 3) and list(how.values()) == [(2, 2, 2), (1, 1, 1), 1]
 
 
@@ -267,11 +269,11 @@ def _replication(node: Node, g: Cotangent, shapes: Sequence[Sides]) -> Passed:
     """Padding with copies of the outermost positions, which get what their copies get."""
     before, values, start = [int(n) for n in node._saved_padding[::2]][::-1], g.full(), []
     for axis, (shift, n) in enumerate(zip(before, shapes[0][2:], strict=True)):
-        at = torch.arange(g.box[axis].start, g.box[axis].stop, device=values.device).sub(shift).clamp(0, n - 1)
+        at = torch.arange(g.box[axis].start, g.box[axis].stop).sub(shift).clamp(0, n - 1)
         start.append(int(at[0]))
         sides = [*values.shape]
         sides[2 + axis] = int(at[-1]) + 1 - start[-1]
-        values = values.new_zeros(sides).index_add_(2 + axis, at - start[-1], values)
+        values = values.new_zeros(sides).index_add_(2 + axis, (at - start[-1]).to(values.device), values)
     box = Box.of(start, np.array(start) + values.shape[2:])
     return [Cotangent(values, box)]
 
@@ -284,12 +286,12 @@ def _resampling(mode: str) -> Callable[..., Passed]:
         made = shape_of(node)[2:]
         aligned = {"align_corners": bool(node._saved_align_corners)} if mode == "linear" else {}
         for axis, (n, m) in enumerate(zip(shapes[0][2:], made, strict=True)):
-            lines = torch.eye(n, dtype=values.dtype, device=values.device)[None]
+            lines = torch.eye(n, dtype=values.dtype)[None]  # on the CPU: where it ends is read
             matrix = F.interpolate(lines, size=m, mode=mode, **aligned)[0, :, g.box[axis]]  # (inputs, outputs)
             used = matrix.abs().sum(dim=1).nonzero().flatten()
             start.append(int(used[0]))
             stop.append(int(used[-1]) + 1)
-            values = torch.tensordot(values, matrix[start[-1] : stop[-1]], dims=([2], [1]))  # pyright: ignore[reportArgumentType]  # the axis goes to the end
+            values = torch.tensordot(values, matrix[start[-1] : stop[-1]].to(values.device), dims=([2], [1]))  # pyright: ignore[reportArgumentType]  # the axis goes to the end
         return [Cotangent(values, Box.of(start, stop))]
 
     return rule
@@ -366,7 +368,8 @@ class Norm:
         seen, w = node._saved_input, node._saved_weight
         width = seen.shape[1]
         if "Batch" in node.name() and not getattr(node, "_saved_training", True):
-            found, per = ((node._saved_running_var + node._saved_eps).rsqrt(), node._saved_running_mean), 1
+            eps = node._saved_epsilon if "Cudnn" in node.name() else node._saved_eps
+            found, per = ((node._saved_running_var + eps).rsqrt(), node._saved_running_mean), 1
         else:
             found = node._saved_result2.flatten(), node._saved_result1.flatten()
             per = width // len(found[0])

@@ -383,7 +383,7 @@ def test_the_network_comes_back_as_it_was(network: Network, tmp_path: Path) -> N
 def test_what_fields_leave_out_is_named_measured_and_kept_apart(tmp_path) -> None:
     """Frozen leaves all far fields out; an accuracy is estimated, and measured on two voxels; exact tells nothing."""
     subject = subject_in_memory((20, 20, 20))
-    lesion = lesion_of(ball(subject.shape, (10, 10, 10), 1.2), 1)
+    lesion = lesion_of(ball(subject.shape, (10, 10, 10), 1.8), 1)
     network = replace(nnunet((2, 3, 4)), window=20)
     network.module.float()
     settings = {"method": "smoothgrad", "draws": 1}

@@ -233,7 +233,7 @@ def test_the_same_image_gives_the_same_map_each_time() -> None:
 
 def test_lesions_of_the_same_windows_share_passes_and_each_is_as_near_as_alone() -> None:
     """Three in the same windows, one in fewer of these, one exact; a small one is held to its own error."""
-    lesions = [LARGE, LESION + np.array([0, 1, 1]), LESION[:4], LESION - LESION.min(axis=0), LESION[:2]]
+    lesions = [LARGE, LESION + np.array([0, 1, 1]), LESION[:10], LESION - LESION.min(axis=0), LESION[:2]]
     engines = [LesionGradient(WINDOWS, IMAGE, lesion, "max", accuracy=1e-3) for lesion in lesions]
     assert [engine.way for engine in engines] == ["fields"] * 4 + ["windows"]
     sharing = gradients._sharing(engines)
@@ -311,8 +311,8 @@ def test_a_graph_that_cannot_be_read_is_no_error(monkeypatch: pytest.MonkeyPatch
 
 
 def test_few_voxels_are_taken_exactly() -> None:
-    assert LesionGradient(WINDOWS, IMAGE, LESION[:3], "max").way == "windows"
-    assert LesionGradient(WINDOWS, IMAGE, LESION[:4], "max").way == "fields"
+    assert LesionGradient(WINDOWS, IMAGE, LESION[:8], "max").way == "windows"
+    assert LesionGradient(WINDOWS, IMAGE, LESION[:9], "max").way == "fields"
 
 
 @pytest.mark.parametrize("wrong", [1e-6, -1.0, 1.0, "near", float("nan")])

@@ -327,7 +327,7 @@ def test_the_way_is_chosen_by_looking_at_the_network(image: torch.Tensor) -> Non
         (windows.explained_through("whole"), "mean", "whole"),
         (Quadratic(), "max", "crop"),
     ]
-    assert [LesionGradient(n, image, LESION, how).way for n, how, _ in cases] == [way for _, _, way in cases]
+    assert [LesionGradient(n, image, NEIGHBOURS, how).way for n, how, _ in cases] == [way for _, _, way in cases]
     with pytest.raises(ValueError, match="unet seen whole can be explained by cone or crop, got 'windows'"):
         gradient(unet(), image, LESION, way="windows")
 
