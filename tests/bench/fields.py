@@ -30,7 +30,7 @@ def one_lesion(network: Network, image: torch.Tensor, voxels: np.ndarray, accura
     The run that is not counted also compares a few voxels with exact ones, as the first draw of any map does; the
     largest difference is of these.
     """
-    engine = LesionGradient(network, image, voxels, "max", accuracy=accuracy)
+    engine = LesionGradient(network, image, voxels, "max", way="fields", accuracy=accuracy)
     exact = LesionGradient(network, image, voxels, "max", way=plain_way(engine), accuracy="exact")
     part = min(exact.parts, key=lambda part: (len(part.views), -len(part.voxels)))
     some = part.voxels[:SAMPLE]

@@ -62,7 +62,7 @@ def test_an_added_method_is_found_by_the_command_line_the_sidecar_the_name_and_t
 ) -> None:
     common = [home / "a", "--network", home / "narrow.safetensors", "--out", tmp_path]
     assert main([str(a) for a in ["explain", *common, "--method", "signed-spot", "--seed", "4", "--draws", "9"]]) == 0
-    assert "lesion voxels, 1 spots: about 2.0 h, less what" in capsys.readouterr().out
+    assert "lesion voxels, 1 spots: about 2.0 h" in capsys.readouterr().out
     (path,) = tmp_path.rglob("*_desc-signedspotL001_T1w.json")
     sidecar = json.loads(path.read_text())
     used = {key: sidecar[key] for key in ("method", "unit", "seed", "settings", "depth", "minimum")}
