@@ -35,8 +35,8 @@ from ies_helpers.saliency.nearfield import (
     Norm,
     Rows,
     in_parallel,
+    positions_of,
     seen,
-    shape_of,
 )
 from ies_helpers.saliency.views import Pairs, Part, View, out_of_memory
 from ies_helpers.segmentation.field import UNKNOWN
@@ -68,6 +68,7 @@ class Held:
             for node, c in coefficients.items():
                 parts.setdefault(node, []).append((rows, c))
         self._slots: list[tuple[Node, Box | None, tuple[int, ...], int]] = []
+        self._last = {node for node, some in parts.items() if getattr(some[0][1], "last", False)}
         columns, scales = [], []
         for node, some in parts.items():
             values, box, scale = _columns(node, some, count)
@@ -94,9 +95,10 @@ class Held:
         for (node, box, shape, _), values in zip(self._slots, c.split([s[3] for s in self._slots]), strict=True):
             values = values.view(shape)
             if box is not None:
-                whole = values.new_zeros(1, shape[0], *shape_of(node)[-3:])
+                last = node in self._last
+                whole = values.new_zeros(1, shape[0], *positions_of(node, last))
                 whole[0][:, *box] = values
-                values = whole
+                values = whole.movedim(1, -1).contiguous() if last else whole
             found[node] = values
         return found
 

@@ -46,6 +46,7 @@ class Cotangent:
     box: Box
     scale: torch.Tensor | None = None
     own: bool = False  # whether nobody else holds the values, which may then be overwritten
+    last: bool = False  # whether the map itself is `(1, I, J, K, F)`, as transformers like it; the values are not
 
     def plain(self) -> torch.Tensor:
         """`(B, F, i, j, k)`, scaled."""
@@ -72,7 +73,7 @@ class Cotangent:
         elif total is self.values and not self.own:
             total = total.clone()
         total[..., *other.box.local(box)] += other.plain()
-        return Cotangent(total, box, own=True)
+        return Cotangent(total, box, own=True, last=self.last)
 
     def within(self, shape: Sequence[int]) -> "Cotangent":
         """What of it lies on a map `(I, J, K)`."""
@@ -182,6 +183,28 @@ def _by_result(slope: Callable[[torch.Tensor], torch.Tensor]) -> Callable[..., P
 def _as_it_is(node: Node, g: Cotangent, shapes: Sequence[Sides]) -> Passed:
     """Copies; a view of the same positions and features."""
     return [g] if len(shapes[0]) == 5 and shapes[0][1:] == shape_of(node)[1:] else [None]
+
+
+def _permutation(node: Node, g: Cotangent, shapes: Sequence[Sides]) -> Passed:
+    """Of the features to the end, or back."""
+    order = [axis_of(axis, shapes[0]) for axis in node._saved_dims]
+    if order == ([0, 2, 3, 4, 1] if g.last else [0, 4, 1, 2, 3]):
+        return [replace(g, last=not g.last)]
+    return [g] if order == [0, 1, 2, 3, 4] else [None]
+
+
+def _layer_norm(node: Node, g: Cotangent, shapes: Sequence[Sides]) -> Passed:
+    """Over the features of each position: local, its mean and deviation as live as all else."""
+    if not g.last or list(node._saved_normalized_shape) != [shapes[0][-1]]:
+        return [None]
+    t, mean, factor = (
+        on(v.movedim(-1, 1), g.box) for v in (node._saved_input, node._saved_result1, node._saved_result2)
+    )
+    w = node._saved_weight
+    scaled = g.full() if w is None else g.times(w.view(1, -1, 1, 1, 1)).full()
+    normal = (t - mean) * factor
+    sums = (scaled * normal).mean(dim=1, keepdim=True)
+    return [Cotangent(scaled - scaled.mean(dim=1, keepdim=True) - normal * sums, g.box, factor, last=True)]
 
 
 def _sum(node: Node, g: Cotangent, shapes: Sequence[Sides]) -> Passed:
@@ -330,6 +353,8 @@ RULES: dict[str, Callable[[Node, Cotangent, Sequence[Sides]], Passed]] = {
     "ViewBackward0": _as_it_is,
     "UnsafeViewBackward0": _as_it_is,
     "ReshapeAliasBackward0": _as_it_is,
+    "PermuteBackward0": _permutation,
+    "NativeLayerNormBackward0": _layer_norm,
     "AddBackward0": _sum,
     "SubBackward0": _sum,
     "MulBackward0": _product,
@@ -345,6 +370,11 @@ RULES: dict[str, Callable[[Node, Cotangent, Sequence[Sides]], Passed]] = {
     "MaxPool3DWithIndicesBackward0": _largest_in_cells,
 }
 """The backward rule of each operation that has a small box, by the name of its node; a new one is a row and a test."""
+
+WITH_FEATURES_LAST = {*("AliasBackward0", "CloneBackward0", "ViewBackward0", "UnsafeViewBackward0"), "AddBackward0"} | {
+    *("ReshapeAliasBackward0", "PermuteBackward0", "NativeLayerNormBackward0", "SubBackward0")
+}
+"""Those rows that hold for a map `(1, I, J, K, F)` as well."""
 
 # Norms: a factor a feature, their statistics held, and the coefficients of these.
 
@@ -418,6 +448,12 @@ def shape_of(node: Node, number: int = 0) -> Sides:
     return tuple(int(n) for n in node._input_metadata[number].shape)
 
 
+def positions_of(node: Node, last: bool) -> Sides:
+    """`(I, J, K)` of the output of a node, which has its features last or not."""
+    shape = shape_of(node)
+    return shape[-4:-1] if last else shape[-3:]
+
+
 Coefficients = dict[Node, torch.Tensor | Cotangent]
 """By node: of a norm `(B, 2, groups)`; of a map that is held the cotangent `(B, F, i, j, k)` on a box of it."""
 
@@ -475,7 +511,8 @@ class Graph:
                 held[node] = sums
             return [passed]
         found: Passed = []
-        if node.name() in RULES and not self._is_coarse(node) and self._alone(node):
+        known = node.name() in (WITH_FEATURES_LAST if g.last else RULES)
+        if known and not self._is_coarse(node, g.last) and self._alone(node):
             shapes = [() if below is None else shape_of(below, number) for below, number in node.next_functions]
             found = RULES[node.name()](node, g, shapes)
             self._work += _work(node, g.box.size)
@@ -491,15 +528,15 @@ class Graph:
         """Whether all that it passes on goes to first outputs; a node of several is held."""
         return all(number == 0 for below, number in node.next_functions if below is not None)
 
-    def _is_coarse(self, node: Node) -> bool:
+    def _is_coarse(self, node: Node, last: bool) -> bool:
         shape = shape_of(node)
-        return len(shape) == 5 and bool((self._sides >= self.coarse * np.array(shape[2:])).any())
+        return len(shape) == 5 and bool((self._sides >= self.coarse * np.array(positions_of(node, last))).any())
 
     def far(self, coefficients: dict[Node, torch.Tensor]) -> torch.Tensor:
         """The far field `(C, I, J, K)` of coefficients: one dense backward pass, through everything as it is.
 
         Args:
-            coefficients: by node, of a norm `(2, groups)`, of a held map `(1, F, I, J, K)`.
+            coefficients: by node, of a norm `(2, groups)`, of a held map its cotangent, of the map's own shape.
         """
         hooks = []
         try:

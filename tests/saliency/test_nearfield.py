@@ -80,6 +80,19 @@ class Differences(nn.Module):
         return y[:, 1:].contiguous().view(1, 1, *x.shape[2:])
 
 
+class FeaturesLast(nn.Module):
+    """A layer norm over features, as transformers have it, and one without weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.conv = nn.LayerNorm(3), nn.Conv3d(3, 1, 3, padding=1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.norm(x.permute(0, 2, 3, 4, 1))
+        y = F.layer_norm(y + y.clone(), [3]) - y
+        return self.conv(y.permute(0, 4, 1, 2, 3))
+
+
 class OneClass(nn.Module):
     """Its logit beside a constant, as a network with a single output is read."""
 
@@ -133,6 +146,7 @@ PARTS: dict[str, nn.Module] = {
     "aligned": around(nn.MaxPool3d(3, 2, 1), nn.Upsample(scale_factor=2, mode="trilinear", align_corners=True)),
     "nearest": around(nn.MaxPool3d(2), nn.Upsample(scale_factor=2)),
     "nearest-exact": around(nn.MaxPool3d(2), nn.Upsample(scale_factor=2, mode="nearest-exact")),
+    "features last": FeaturesLast(),
     "one class": OneClass(),
     "mirrored": Mirrored(),
     "gate": Gate(),
@@ -191,8 +205,8 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
 }
 FARS = {  # what is held in each, with no map held for being coarse
     "U-Net": set(),
-    "UNETR": {"NativeBatchNormBackward0", "PermuteBackward0"},
-    "Swin UNETR": {"NativeBatchNormBackward0", "PermuteBackward0"},
+    "UNETR": {"NativeBatchNormBackward0", "ViewBackward0"},
+    "Swin UNETR": {"NativeBatchNormBackward0", "UnsafeViewBackward0"},
     "SegResNet": {"NativeGroupNormBackward0"},
 }
 
