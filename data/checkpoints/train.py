@@ -8,7 +8,8 @@ the weights (0.99), bf16 autocast. `--patients all` takes every patient the fold
 The other two also follow the shipped U-Net's logits (distillation): on patients, Swin UNETR from the start.
 
 A killed run goes on from its last state and sees the same batches. DIR gets `phantoms/` and `phantom.pt` (the
-first stage, which runs under other names share), then NAME.pt, NAME.log, NAME.safetensors and NAME.json.
+first stage, which runs under other names share; `phantom_SEED.pt` for a seed other than 0, whose first stage is its
+own), then NAME.pt, NAME.log, NAME.safetensors and NAME.json.
 """
 
 import argparse
@@ -214,8 +215,8 @@ def train_stages(args: argparse.Namespace, chosen: list[str], log: Callable[[str
     phantoms = recipe.load_phantoms(range(1000, 1000 + args.phantoms), args.out / "phantoms", args.threads)
     patients = [recipe.load_patient(args.openms, number) for number in chosen]
     log(f"{len(phantoms)} phantoms and patients {', '.join(chosen)} are ready")
-    weights = None
-    for number, (name, real) in enumerate((("phantom", 0.0), (args.name, 0.8))):
+    weights, first = None, f"phantom_{args.seed}" if args.seed else "phantom"
+    for number, (name, real) in enumerate(((first, 0.0), (args.name, 0.8))):
         run = Run(args.out / f"{name}.pt", args.architecture, number, args.steps[number], weights)
         size = RECIPES[args.architecture].batch
         draw = partial(recipe.draw_batch, phantoms=phantoms, patients=patients, real=real, size=size)
