@@ -38,7 +38,7 @@ from ies_helpers.saliency.nearfield import (
     positions_of,
     seen,
 )
-from ies_helpers.saliency.views import Pairs, Part, View, out_of_memory
+from ies_helpers.saliency.views import Pairs, Part, View, freed_memory_kept, out_of_memory
 from ies_helpers.segmentation.field import UNKNOWN
 from ies_helpers.segmentation.inference import check_finite
 from ies_helpers.segmentation.network import Memory, Network
@@ -53,6 +53,7 @@ LEAST = {torch.float32: 1e-5, torch.float64: 1e-12}  # accuracy that rounding le
 MOST_SHARE = 1 / 3  # of a dense pass: above, near fields are not worth taking apart
 FAR_OFF = 20  # times the accuracy: no single output of a lesion is as far off as this by what is left out alone
 SMALLEST = 1e-30  # ratio of energies that still divides
+RECENT = 3  # directions that tell what those to come will be worth
 ALREADY = 1e-6  # length of what is new in a direction, of 1, at which it is one of those that are done
 
 # What is held, as one matrix: a row an output, a column a coordinate.
@@ -158,6 +159,7 @@ class Compression:
         self.tails = told[::-1].cumsum(axis=0)[::-1]
         self.basis = torch.zeros(len(owner), 0, dtype=torch.float64)
         self.fields: list[torch.Tensor] = []
+        self.worth = 0.0
 
     def add(self, direction: torch.Tensor) -> float:
         """Add the field of a direction `(V,)`, less its share in those there are: its energy."""
@@ -170,31 +172,30 @@ class Compression:
         self.fields.append(made / length)
         return float(made.double().square().sum())
 
-    def until(self, target: float, random: torch.Generator) -> Far:
-        """Directions, one dense pass each, until of no lesion more than `target` is estimated to be left."""
-        count, done, ratio = int((self.weights > 0).sum()), 0, 0.0
-        left = np.zeros(self.tails.shape[1])
-        while len(self.fields) < count and self.tails[done].any():
-            # As many directions as coefficients say are needed; the first tells what their energy is worth.
-            needed = int((self.tails[done:-1].max(axis=1) * ratio > target / 2).sum()) if ratio else 1
-            begun, found = done, 0.0
-            for _ in range(min(needed, count - len(self.fields))):
-                found += self.add(self.directions[:, done])
+    def until(self, target: np.ndarray, random: torch.Generator, worth: float = 0.0) -> Far:
+        """Directions, one dense pass each, until of no lesion more than its `target` `(L,)` is estimated to be left.
+
+        `worth`, 0 if unknown, is what a unit of energy told by coefficients was worth in another view; kept as found.
+        """
+        count, done, left = int((self.weights > 0).sum()), 0, np.zeros_like(target)
+        told, recent = self.tails.sum(axis=1), [(worth, 1.0)] if worth else []
+        with np.errstate(divide="ignore", invalid="ignore"):
+            over = np.nan_to_num(self.tails / target, posinf=np.inf).max(axis=1)  # (V + 1,) times what is allowed
+        while len(self.fields) < count and told[done]:
+            self.worth = max(sum(e for e, _ in recent) / sum(t for _, t in recent), SMALLEST) if recent else 0.0
+            if not recent or over[done] * self.worth > 1:
+                energy = self.add(self.directions[:, done])
                 done += 1
-            if told := float((self.tails[begun] - self.tails[done]).sum()):
-                ratio = max(found / told, SMALLEST)
-                if len(self.fields) == count or self.tails[done].max() * ratio > target:
-                    continue
-            # Is that so? Random signs tell, and their field is one direction more.
+                # What coefficients tell is worth less and less, or more and more: the last directions know.
+                recent = [*recent, (energy, told[done - 1] - told[done])][-RECENT:]
+                continue
+            # Is so little left? Random signs tell, and their field is one direction more.
             signs = torch.randint(0, 2, (len(self.weights),), generator=random).double() * 2 - 1
             energy = self.add(signs * (self.weights > 0))
-            ratio = max(energy / float(self.tails[done].sum()), SMALLEST) if self.tails[done].any() else ratio
-            left = ratio * self.tails[done]
-            if len(self.fields) == count:
-                left = np.zeros_like(left)  # that was the last direction there is
-            if left.max() <= target:
+            left = energy / told[done] * self.tails[done] * (len(self.fields) < count)  # the last leaves nothing
+            if (left <= target).all():
                 break
-            left = np.zeros_like(left)
+            recent, left = [(energy, told[done])], np.zeros_like(target)
         empty = torch.zeros(0, self.graph.x.shape[1], *self.box.shape).to(self.graph.x)
         fields = torch.stack(self.fields) if self.fields else empty
         inverse = torch.where(self.weights > 0, 1 / self.weights, 0.0)
@@ -277,13 +278,18 @@ class Fields:
         self.near: list[Cotangent | None] = [None] * len(self.groups)
         self.far: list[Far] = []
         self._exact: dict[int, torch.Tensor] = {}
+        self._worth, self._allowed = 0.0, np.full(len(counts), float(accuracy) ** 2)
+        # Of the error that is allowed, each view may make what lets all have the fewest passes: their number is about
+        # the root of energy over error, so that is the cube root of its energy, which goes with its weights' squares.
+        each = [np.bincount(self.owner, self.rows.shares(view) ** 2, len(counts)) for view in part.views]
+        self._portions = np.cbrt(each)
         chosen = [np.linspace(a, b - 1, check).round() for a, b in itertools.pairwise(self.first)]
         self._random, checked = torch.Generator().manual_seed(len(self.rows)), np.unique(np.concatenate(chosen))
-        for view in part.views:
-            self._see(view, checked.astype(int))
+        for n, view in enumerate(part.views):
+            self._see(n, view, checked.astype(int))
         self.reports = self._measured()
 
-    def _see(self, view: View, checked: np.ndarray) -> None:
+    def _see(self, number: int, view: View, checked: np.ndarray) -> None:
         """One view: forward, near fields, coefficients, far fields."""
         x, logits = seen(self.network, self.image, view)
         graph, still = Graph(x, logits, self.coarse), logits.detach()
@@ -313,8 +319,12 @@ class Fields:
             blind = not energy.any()
             weights = np.where(energy > 0, 1 / np.sqrt(np.where(energy > 0, energy, 1.0)), float(blind))[self.owner]
             compression = Compression(graph, Held(found, len(self.rows)), view.box, self.owner, weights)
-            target = 0.0 if blind else self.accuracy**2 / len(self.part.views)
-            self.far.append(compression.until(target, self._random))
+            rest = self._portions[number:].sum(axis=0)
+            portion = np.divide(self._portions[number], rest, out=np.ones_like(rest), where=rest > 0)
+            target = self._allowed * portion * (not blind)
+            with freed_memory_kept():
+                self.far.append(compression.until(target, self._random, self._worth))
+            self._allowed, self._worth = self._allowed - self.far[-1].left, compression.worth
 
     def _add_exact(self, row: int, g: torch.Tensor, box: Box) -> None:
         total = self._exact.setdefault(row, g.new_zeros(len(g), *self.part.box.shape))

@@ -34,6 +34,7 @@ from ies_helpers.saliency.views import (
     does_not_fit,
     extremes,
     forward,
+    freed_memory_kept,
     group_voxels,
     out_of_memory,
     shared_parts,
@@ -276,11 +277,14 @@ class LesionGradient:
     def _pairs(self, image: Volume, part: Part) -> Pairs:
         """The largest and smallest gradients of a part's voxels."""
         if self.way == "cone":
-            return near_extremes(self.network, image, part, self._at_once)
-        if self.way == "fields":
-            return self.fields(image, part, [Rows.of(part.voxels)]).pairs(self.budget // self.network.dtype.itemsize)
-        each = by_autograd(lambda view: forward(self.network, image, view))
-        return extremes(each, part, self._zeros, max(1, self.budget // self._gradient_bytes(part)))
+            yield from near_extremes(self.network, image, part, self._at_once)
+        elif self.way == "fields":
+            fields = self.fields(image, part, [Rows.of(part.voxels)])
+            yield from fields.pairs(self.budget // self.network.dtype.itemsize)
+        else:
+            each = by_autograd(lambda view: forward(self.network, image, view))
+            with freed_memory_kept():
+                yield from extremes(each, part, self._zeros, max(1, self.budget // self._gradient_bytes(part)))
 
     def fields(self, image: Volume, part: Part, lesions: Sequence[Rows], check: bool = True) -> Fields:
         """Near and far fields of the outputs of some lesions; of this one alone the first are compared with exact ones.

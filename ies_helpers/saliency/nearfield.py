@@ -634,10 +634,16 @@ class Rows:
         values = logits.new_zeros(max(2, len(rows)), 1, *box.shape)  # of a batch of one convolutions are slow
         where = torch.as_tensor(np.column_stack([at, local - box.start]), device=values.device).T
         values[:, 0].index_put_(tuple(where), weights, accumulate=True)  # a row may hold a place twice
-        share = np.zeros(len(rows))
-        np.add.at(share, at, (view.weights_at(index).numpy() * self.weight[chosen]))
-        whole = np.bincount(self.row, self.weight, minlength=len(self))[rows]
-        return Cotangent(values, box), share / whole
+        return Cotangent(values, box), self.shares(view)[rows]
+
+    def shares(self, view: View) -> np.ndarray:
+        """`(V,)`: how much of each output a view gives."""
+        held = view.holds(self.place)
+        weights = view.weights_at(view.local(self.place[held])).numpy() * self.weight[held]
+        given, whole = (
+            np.bincount(row, some, len(self)) for row, some in ((self.row[held], weights), (self.row, self.weight))
+        )
+        return given / whole
 
 
 def seen(network: Network, image: Volume, view: View) -> tuple[torch.Tensor, torch.Tensor]:

@@ -5,10 +5,13 @@ seen whole, blended windows otherwise. A `View` is one such pass, a `Part` some 
 that decides them. Gradients need nothing else.
 """
 
+import ctypes
 import functools
 import operator
+import platform
 import re
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -291,6 +294,31 @@ def added_by_voxel(each: Each, part: Part, voxels: Voxels, zeros: Zeros) -> torc
 # How much memory that work may take, and running out of it: how that is recognised, and said in one sentence.
 
 BUDGET = 2**30  # bytes of working memory, beside the network and the volume
+
+
+TRIM, MAPPED = -1, -4  # glibc's options M_TRIM_THRESHOLD, in bytes, and M_MMAP_MAX
+KEEPING, USUAL = {TRIM: 2**31 - 1, MAPPED: 0}, {TRIM: 2**17, MAPPED: 2**16}
+
+
+@contextmanager
+def freed_memory_kept() -> Iterator[None]:
+    """Inside, memory that is freed stays the process's own for what comes next; afterwards it goes back.
+
+    One dense pass after another asks for the same gigabyte, and glibc hands it back each time: fresh pages took a third
+    of a pass (measured). Other C libraries go on as they are.
+    """
+    libc = ctypes.CDLL(None) if platform.system() == "Linux" else None
+    if not hasattr(libc, "mallopt") or not hasattr(libc, "malloc_trim"):
+        yield
+        return
+    for option, value in KEEPING.items():
+        libc.mallopt(option, value)  # pyright: ignore[reportOptionalMemberAccess]
+    try:
+        yield
+    finally:
+        for option, value in USUAL.items():
+            libc.mallopt(option, value)  # pyright: ignore[reportOptionalMemberAccess]
+        libc.malloc_trim(0)  # pyright: ignore[reportOptionalMemberAccess]
 
 
 def out_of_memory(error: BaseException) -> bool:

@@ -209,7 +209,7 @@ def test_the_estimate_of_what_is_left_has_no_bias() -> None:
         told = []
         for _ in range(200):
             found = Compression(graph, held, Box.whole((16, 16, 16)), np.zeros(8, int), np.ones(8))
-            told.append(float(found.until(np.inf, random).left[0]))
+            told.append(float(found.until(np.array([np.inf]), random).left[0]))
     mean, error = np.mean(told), np.std(told) / len(told) ** 0.5
     assert near is not None
     assert abs(mean - left) < 3.5 * error

@@ -1,5 +1,8 @@
 """Views: windows against MONAI's own inferer, sums and maxima on any device, and running out of memory."""
 
+import platform
+import subprocess
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -115,3 +118,35 @@ def test_torch_says_on_this_machine_what_is_taken_for_out_of_memory() -> None:
 )
 def test_only_a_lack_of_memory_counts_as_one(error: Exception, is_memory: bool) -> None:
     assert out_of_memory(error) is is_memory
+
+
+KEPT = """
+import resource
+from pathlib import Path
+import numpy as np
+from ies_helpers.saliency.views import freed_memory_kept
+
+def faults():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    np.empty(2**23, np.float64)[::512] = 1  # 64 MiB, every page of it
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+def held():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+print(faults(), held())
+with freed_memory_kept():
+    faults()
+    print(faults(), held())
+print(faults(), held())
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries are left as they are")
+def test_memory_that_is_freed_is_kept_for_the_next_pass_and_then_given_back() -> None:
+    """In a process of its own, whose memory nobody else asks for."""
+    said = subprocess.run([sys.executable, "-c", KEPT], capture_output=True, text=True, check=True, timeout=60)
+    (outside, before), (again, kept), (after, back) = (map(int, line.split()) for line in said.stdout.splitlines())
+    assert again < outside / 4
+    assert after > outside / 2
+    assert kept - before > 2**25 > back - before
