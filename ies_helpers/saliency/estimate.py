@@ -61,9 +61,9 @@ def _seconds_by_fields(engines: Sequence[LesionGradient], image: Volume) -> floa
     largest = max(engines, key=len_of)
     one = LesionGradient(largest.network, image, largest.voxels[:1], "max", way=plain_way(largest), accuracy="exact")
     one(image)
-    once, views, seconds = _timed(one, image) / len(one.parts[0].views), 0, 0.0
-    for engine in engines:
-        views, voxels = len(engine.parts[0].views), len_of(engine)
+    once, seconds = _timed(one, image) / len(one.parts[0].views), 0.0
+    for engine, part in ((one, part) for one in engines for part in one.parts):
+        views, voxels = len(part.views), len(part.voxels)
         assert engine.split is not None
         passes = (
             0 if engine.split.local or engine.accuracy == np.inf else voxels**0.55 * (1e-3 / engine.accuracy) ** 0.5

@@ -223,6 +223,12 @@ class Report:
             estimate=max(self.estimate, other.estimate),
         )
 
+    def plus(self, other: "Report") -> "Report":
+        """With other voxels of the same lesion in the same image: passes add up."""
+        worse = {name: max(share, other.deviation.get(name, 0.0)) for name, share in self.deviation.items()}
+        voxels = self.voxels + other.voxels
+        return replace(self.worst(other), passes=self.passes + other.passes, voxels=voxels, deviation=worse)
+
     @property
     def wrong(self) -> bool:
         """Whether outputs taken exactly are much further off than was asked for: something is not understood."""

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from ies_helpers.arrays import Box, LesionLike, Saliency, Volume, as_voxels, check_choice, door
+from ies_helpers.arrays import Box, LesionLike, Saliency, Volume, Voxels, as_voxels, check_choice, door
 from ies_helpers.saliency.farfield import (
     CHECKED,
     FROZEN_REMEDY,
@@ -58,6 +58,7 @@ Way = Literal["cone", "crop", "fields", "windows", "whole"]
 Statistics = Literal["exact", "frozen"]
 FEW_VOXELS = 8  # up to which a dense pass for each is no dearer than fields
 VALUES_KEPT = 2  # values that a backward pass keeps per activation: itself and its gradient
+TOGETHER = 2500  # outputs whose near fields are kept at once, about three quarters of a megabyte each
 SMALLEST_BUDGET = 2**20  # bytes to which it may be halved: less than one voxel's gradient in any real network
 
 
@@ -150,6 +151,7 @@ class LesionGradient:
         self.split: Split | None = None
         self._at_once: int | None = None
         self.report: Report | None = None
+        self._of_image: Report | None = None
         self.way: Way = self._choose(image, way)
         self.parts = self._split()
         self.box = union(part.box for part in self.parts)
@@ -217,7 +219,7 @@ class LesionGradient:
     def _look(self, image: Volume) -> Split:
         """How the gradient of a voxel comes apart; refused where it was asked to and does not."""
         shape, bounded = self.shape[1:], self.network.through == "whole" and self.field.bounded
-        view = (cell_parts(self.field, shape, self.voxels)[0] if bounded else self._all_views()).views[0]
+        view = (cell_parts(self.field, shape, self.voxels)[0] if bounded else self._all_views(self.voxels)).views[0]
         voxel = self.voxels[view.holds(self.voxels)][0]
         with at_rest(self.network):
             split = split_of(self.network, image, view, voxel, whole=self.accuracy == np.inf, everywhere=bounded)
@@ -225,19 +227,19 @@ class LesionGradient:
             raise ValueError(f"{FROZEN_RULE}; {self.network.name} {split.otherwise}. {FROZEN_REMEDY}")
         return split
 
-    def _all_views(self) -> Part:
-        """All voxels through all that they are seen through, for fields."""
+    def _all_views(self, voxels: Voxels) -> Part:
+        """Voxels through all that they are seen through, for fields."""
         if self.network.through == "windows":
-            return window_part(self.network, self.shape[1:], self.voxels)
+            return window_part(self.network, self.shape[1:], voxels)
         whole, passes = Box.whole(self.field.padded(self.shape[1:])), self.network.passes
         share = None if passes == 1 else torch.full(whole.shape, 1 / passes, dtype=torch.float64)
         views = [View(whole, share, number=n if passes > 1 else None) for n in range(passes)]
-        return Part.through(views, self.voxels, self.shape[1:])
+        return Part.through(views, voxels, self.shape[1:])
 
     def _split(self) -> list[Part]:
         shape = self.shape[1:]
         if self.way == "fields":
-            return [self._all_views()]
+            return [self._all_views(some) for some in slabs(self.voxels, TOGETHER)]
         if self.way == "windows":
             split = window_parts if self.aggregate == "max" else lambda *given: [window_part(*given)]
             return split(self.network, shape, self.voxels)
@@ -268,10 +270,11 @@ class LesionGradient:
 
     def _largest(self, image: Volume) -> torch.Tensor:
         """The maximum over voxels."""
-        largest = Largest(self._zeros, self.box)
+        largest, self._of_image = Largest(self._zeros, self.box), None
         for part in self.parts:
             for box, high, low in self._pairs(image, part):
                 largest.take(box, high, low)
+        self.told(self._of_image)
         return largest.map()
 
     def _pairs(self, image: Volume, part: Part) -> Pairs:
@@ -295,7 +298,8 @@ class LesionGradient:
         some = CHECKED if check and self.report is None and not self.split.local else 0
         made = Fields(self.network, image, part, lesions, self.accuracy, self.split.coarse, some, self._at_once)
         if len(lesions) == 1:
-            self.told(made.reports[0])
+            report = made.reports[0]
+            self._of_image = report if self._of_image is None else self._of_image.plus(report)
         return made
 
     def _distrusts(self) -> bool:
@@ -312,15 +316,22 @@ class LesionGradient:
         self.parts, self.report = self._split(), None
         return True
 
-    def told(self, report: Report) -> None:
+    def told(self, report: Report | None) -> None:
         """Keep the worst of all images' reports."""
-        self.report = report if self.report is None else self.report.worst(report)
+        if report is not None:
+            self.report = report if self.report is None else self.report.worst(report)
 
     def _gradient_bytes(self, part: Part) -> int:
         return self.shape[0] * part.box.size * self.network.dtype.itemsize
 
     def _zeros(self, sides: tuple[int, ...]) -> torch.Tensor:
         return torch.zeros(self.shape[0], *sides, device=self.network.device, dtype=self.network.dtype)
+
+
+def slabs(voxels: Voxels, most: int) -> list[Voxels]:
+    """Voxels `(V, 3)` in groups of up to `most`, cut across their longest side."""
+    along = voxels[:, np.ptp(voxels, axis=0).argmax()]
+    return np.array_split(voxels[np.argsort(along, kind="stable")], -(-len(voxels) // most))
 
 
 class PlacedGradient(LesionGradient):
@@ -390,12 +401,16 @@ class PlacedGradient(LesionGradient):
 
     def _fields_of_rows(self, placed: torch.Tensor) -> Iterator[tuple[Box, torch.Tensor]]:
         """`(C, i, j, k)` on a box for each scan voxel, by near and far fields."""
-        part = self.inner._all_views()
-        row = np.repeat(np.arange(len(self._rows)), [len(places) for places, _ in self._rows])
-        places, weights = (np.concatenate(some) for some in zip(*self._rows, strict=True))
-        fields = self.inner.fields(placed, part, [Rows(places, row, weights)])
-        for n in range(len(self._rows)):
-            yield part.box, fields.row(n)
+        self.inner._of_image = None
+        for first in range(0, len(self._rows), TOGETHER):
+            rows = self._rows[first : first + TOGETHER]
+            row = np.repeat(np.arange(len(rows)), [len(places) for places, _ in rows])
+            places, weights = (np.concatenate(some) for some in zip(*rows, strict=True))
+            part = self.inner._all_views(np.unique(places, axis=0))
+            fields = self.inner.fields(placed, part, [Rows(places, row, weights)])
+            for n in range(len(rows)):
+                yield part.box, fields.row(n)
+        self.inner.told(self.inner._of_image)
 
     def _dense_rows(self, placed: torch.Tensor) -> Iterator[tuple[Box, torch.Tensor]]:
         """The same, by a dense pass for each."""
@@ -438,8 +453,6 @@ class PlacedGradient(LesionGradient):
 
 # Many lesions of one image: those that are seen through the same windows share what these cost.
 
-TOGETHER = 1500  # outputs whose near fields are kept at once, about half a megabyte each
-
 
 def together(engines: Sequence[LesionGradient], image: Volume) -> Iterator[tuple[int, torch.Tensor]]:
     """The aggregated gradient of each of some lesions, all of one network: its position and its values on its box.
@@ -458,7 +471,8 @@ def _sharing(engines: Sequence[LesionGradient]) -> list[list[int]]:
     groups: list[tuple[set[str], int, list[int]]] = []
     for n in sorted(range(len(engines)), key=lambda n: -len(engines[n].parts[0].views)):
         engine = engines[n]
-        if engine.way != "fields" or (isinstance(engine, PlacedGradient) and engine.resampled):
+        alone = len(engine.parts) > 1 or (isinstance(engine, PlacedGradient) and engine.resampled)
+        if engine.way != "fields" or alone:
             groups.append((set(), TOGETHER, [n]))
             continue
         views, size = {f"{view.box} {view.number}" for view in engine.parts[0].views}, len(engine.voxels)

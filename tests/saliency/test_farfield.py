@@ -228,7 +228,32 @@ def test_the_same_image_gives_the_same_map_each_time() -> None:
     assert torch.equal(engine(IMAGE), engine(IMAGE))
 
 
-# Lesions together.
+# Large lesions in parts, and lesions together.
+
+
+def test_a_lesion_too_large_for_all_its_near_fields_at_once_is_taken_in_slabs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 60 voxels 25 at once: the map stays within its accuracy, passes of all slabs add up, each slab is checked."""
+    wanted = oracles.aggregate(wanted_of("large"), "max").abs()
+    whole = LesionGradient(WINDOWS, IMAGE, LARGE, "max")
+    monkeypatch.setattr(gradients, "TOGETHER", 25)
+    engine = LesionGradient(WINDOWS, IMAGE, LARGE, "max")
+    assert [len(part.voxels) for part in engine.parts] == [20, 20, 20]
+    assert sorted(map(tuple, np.concatenate([part.voxels for part in engine.parts]))) == sorted(map(tuple, LARGE))
+    for one in (whole, engine):
+        assert off(one.place(one(IMAGE)).abs(), wanted.float()) < 5e-3
+    engine(IMAGE)  # a second image does not add to the first
+    assert whole.report is not None
+    assert engine.report is not None
+    assert (whole.report.voxels, engine.report.voxels) == (2, 6)
+    assert whole.report.passes < engine.report.passes < 60 * len(engine.parts[0].views)
+    assert dict(gradients.together([engine, engine], IMAGE)).keys() == {0, 1}
+
+
+def test_parts_of_one_image_add_their_passes_and_images_do_not() -> None:
+    one = Report(1e-3, 4, 5e-4, 2, {"largest": 1e-5, "l2": 4e-4, "l1": 1e-2})
+    two = Report(1e-3, 6, 2e-4, 2, {"largest": 2e-5, "l2": 1e-4, "l1": 2e-2})
+    assert one.plus(two) == Report(1e-3, 10, 5e-4, 4, {"largest": 2e-5, "l2": 4e-4, "l1": 2e-2})
+    assert one.worst(two) == Report(1e-3, 6, 5e-4, 2, one.deviation)
 
 
 def test_lesions_of_the_same_windows_share_passes_and_each_is_as_near_as_alone() -> None:
