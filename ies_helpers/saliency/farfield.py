@@ -202,6 +202,47 @@ class Compression:
         return Far(self.box, (self.basis * inverse[:, None]).to(fields), fields, left)
 
 
+class Errors:
+    """How the error allowed to L lesions is shared by the views, and what they make of it together.
+
+    Far fields fill their windows. So what two views leave out of one gradient may lie alike where their windows
+    overlap, and adds up there: with a_n what view n leaves, and o the overlap of two boxes as a share of their size,
+    the square of the whole error is at most sum_nm o_nm a_n a_m. Windows apart add squares, equal windows add errors.
+    """
+
+    def __init__(self, views: Sequence[View], rows: Rows, owner: np.ndarray, accuracy: float) -> None:
+        """`owner` `(V,)`: whose each of the rows is."""
+        self.accuracy, count = accuracy, int(owner.max()) + 1
+        # The fewest passes in all: their number goes about as the root of a view's energy over what it may leave, and
+        # so that is the cube root of its energy, which goes with the squares of its shares; an error its root.
+        self.portions = np.array([np.bincount(owner, rows.shares(v) ** 2, count) for v in views]) ** (1 / 6)
+        sizes = np.sqrt([[a.box.size * b.box.size for a in views] for b in views])
+        self.overlap = np.array([[(a.box & b.box).size for a in views] for b in views]) / sizes
+        self.left = np.zeros((len(views), count))
+
+    def allowed(self, number: int) -> np.ndarray:
+        """`(L,)`: the energy that a view may leave, views before it done, views after it in proportion."""
+        if not np.isfinite(self.accuracy):
+            return np.full(self.left.shape[1], np.inf)
+        before, after, o = self.left[:number], self.portions[number:], self.overlap
+        done, both, rest = (
+            np.einsum("nl,nm,ml->l", x, part, y)
+            for x, part, y in (
+                (before, o[:number, :number], before),
+                (before, o[:number, number:], after),
+                (after, o[number:, number:], after),
+            )
+        )
+        # The share c of `after` with done + 2 c both + c^2 rest = accuracy^2.
+        room = np.sqrt(both**2 + rest * np.maximum(self.accuracy**2 - done, 0)) - both
+        share = np.divide(room, rest, out=np.zeros_like(rest), where=rest > 0)
+        return np.where(after[0] > 0, (share * after[0]) ** 2, np.inf)
+
+    def total(self) -> np.ndarray:
+        """`(L,)`: the relative L2 error of each lesion's gradients, as estimated."""
+        return np.sqrt(np.einsum("nl,nm,ml->l", self.left, self.overlap, self.left))
+
+
 # Both fields of all rows, through all their views.
 
 
@@ -284,11 +325,8 @@ class Fields:
         self.near: list[Cotangent | None] = [None] * len(self.groups)
         self.far: list[Far] = []
         self._exact: dict[int, torch.Tensor] = {}
-        self._worth, self._allowed = 0.0, np.full(len(counts), float(accuracy) ** 2)
-        # Of the error that is allowed, each view may make what lets all have the fewest passes: their number is about
-        # the root of energy over error, so that is the cube root of its energy, which goes with its weights' squares.
-        each = [np.bincount(self.owner, self.rows.shares(view) ** 2, len(counts)) for view in part.views]
-        self._portions = np.cbrt(each)
+        self._shared = Errors(part.views, self.rows, self.owner, accuracy)
+        self._worth = 0.0
         chosen = [np.linspace(a, b - 1, check).round() for a, b in itertools.pairwise(self.first)]
         self._random, checked = torch.Generator().manual_seed(len(self.rows)), np.unique(np.concatenate(chosen))
         for n, view in enumerate(part.views):
@@ -325,12 +363,10 @@ class Fields:
             blind = not energy.any()
             weights = np.where(energy > 0, 1 / np.sqrt(np.where(energy > 0, energy, 1.0)), float(blind))[self.owner]
             compression = Compression(graph, Held(found, len(self.rows)), view.box, self.owner, weights)
-            rest = self._portions[number:].sum(axis=0)
-            portion = np.divide(self._portions[number], rest, out=np.ones_like(rest), where=rest > 0)
-            target = self._allowed * portion * (not blind)
+            target = self._shared.allowed(number) * (not blind)
             with freed_memory_kept():
                 self.far.append(compression.until(target, self._random, self._worth))
-            self._allowed, self._worth = self._allowed - self.far[-1].left, compression.worth
+            self._shared.left[number], self._worth = np.sqrt(self.far[-1].left), compression.worth
 
     def _add_exact(self, row: int, g: torch.Tensor, box: Box) -> None:
         total = self._exact.setdefault(row, g.new_zeros(len(g), *self.part.box.shape))
@@ -339,9 +375,8 @@ class Fields:
 
     def _measured(self) -> list[Report]:
         """Of each lesion what it cost, what is left out, and how far the outputs taken exactly are off."""
-        left = sum((far.left for far in self.far), np.zeros(len(self.first) - 1))
         passes = sum(len(far.fields) for far in self.far)
-        reports = [Report(self.accuracy, passes, float(energy) ** 0.5) for energy in left]
+        reports = [Report(self.accuracy, passes, float(error)) for error in self._shared.total()]
         for n, report in enumerate(reports):
             rows = [row for row in self._exact if self.owner[row] == n]
             if rows:

@@ -30,6 +30,7 @@ IMAGE = torch.randn(2, 16, 16, 24, dtype=torch.float64, generator=torch.Generato
 LESION = np.argwhere(np.ones((3, 2, 2))) + np.array([5, 7, 9])
 LARGE = np.argwhere(np.ones((5, 4, 3))) + np.array([4, 6, 8])
 WINDOWS = replace(nnunet((3, 4, 5)), window=16, overlap=0.5)
+NARROW = replace(WINDOWS, window=8, overlap=0.5)
 
 
 @functools.cache
@@ -214,6 +215,47 @@ def test_the_estimate_of_what_is_left_has_no_bias() -> None:
     assert near is not None
     assert abs(mean - left) < 3.5 * error
     assert error < 0.15 * left
+
+
+def test_errors_of_windows_apart_add_squares_and_those_of_equal_windows_add_up() -> None:
+    """Four windows in a row: two alike, one that shares a quarter with these, one apart; a lesion in one alone."""
+    starts = (0, 0, 6, 40)
+    views = [View(Box.of((n, 0, 0), (n + 8, 8, 8)), torch.full((8, 8, 8), 0.25, dtype=torch.float64)) for n in starts]
+    rows = Rows.of(np.array([[7, 1, 1], [42, 1, 1]]))
+    errors = farfield.Errors(views, rows, np.array([0, 1]), 1e-3)
+    alike = np.array([[1, 1, 0.25, 0], [1, 1, 0.25, 0], [0.25, 0.25, 1, 0], [0, 0, 0, 1]])
+    assert np.allclose(errors.overlap, alike, atol=EXACT)
+    errors.left[:, 0] = 1e-4, 2e-4, 4e-4, 0
+    errors.left[3, 1] = 3e-4
+    assert np.allclose(errors.total(), [np.sqrt(9 + 16 + 2 * 0.25 * 3 * 4) * 1e-4, 3e-4], rtol=EXACT)
+
+
+@pytest.mark.parametrize("used", [1.0, 0.5])
+def test_views_are_allowed_what_in_the_end_is_the_accuracy(used: float) -> None:
+    """Whether each uses up what it may leave, or half: the whole is as allowed, or below and late views get more."""
+    views = window_part(NARROW, IMAGE.shape[1:], LARGE).views
+    rows = Rows.of(LARGE)
+    errors = farfield.Errors(views, rows, np.zeros(len(LARGE), int), 1e-3)
+    assert len(views) > 2
+    first = [errors.allowed(0)]
+    for n in range(len(views)):
+        allowed = errors.allowed(n)
+        errors.left[n] = used * np.sqrt(allowed)
+    assert np.isfinite(first).all()
+    whole = float(errors.total()[0])
+    assert whole == pytest.approx(1e-3, rel=1e-9) if used == 1 else 0.5e-3 < whole < 0.95e-3
+
+
+def test_what_is_left_out_in_windows_that_overlap_is_not_told_too_small() -> None:
+    """The estimate and the true error of all voxels' gradients, through windows shifted by half their side."""
+    whole = oracles.voxel_gradients(oracles.blended(NARROW), IMAGE, LARGE)
+    part = window_part(NARROW, IMAGE.shape[1:], LARGE)
+    with at_rest(NARROW), torch.enable_grad():
+        fields = Fields(NARROW, IMAGE, part, [Rows.of(LARGE)], 3e-2, np.inf)
+    made = fields.totals(part.box, np.arange(len(LARGE)))
+    true = float((made - whole[..., *part.box]).norm() / whole.norm())
+    assert 0 < true < 3e-2
+    assert true < 1.1 * fields.reports[0].estimate
 
 
 def test_a_gradient_by_fields_is_the_maximum_within_its_accuracy_and_exact_is_exact() -> None:
