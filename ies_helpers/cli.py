@@ -42,8 +42,8 @@ SubjectArgument = Annotated[
 ]
 File = Annotated[Path | None, typer.Option(help="A NIfTI file, instead of SUBJECT.")]
 WORDS = (
-    "unet, nnunet, swin_unetr, published:unet, a file of weights, an nnU-Net results folder (FOLDER or FOLDER:FOLD), a "
-    "MONAI bundle, TorchScript, python:PACKAGE.MODULE:FUNCTION, lst-ai:FOLDER or mindglide:FILE"
+    "unet, nnunet, swin_unetr, unet:ensemble, published:unet, a file of weights, an nnU-Net results folder (FOLDER or "
+    "FOLDER:FOLD), a MONAI bundle, TorchScript, python:PACKAGE.MODULE:FUNCTION, lst-ai:FOLDER or mindglide:FILE"
 )
 LesionsOption = Annotated[
     str,
@@ -328,6 +328,42 @@ def explain(
     table = out / f"sub-{loaded.name}" / "lesions.tsv"
     held = f"{out} holds {len(index)} maps, listed in maps.tsv; {table} says what they measure."
     print_result([f"{held} See them: ies view {out}"], index, as_json)
+
+
+@with_options
+def uncertainty(
+    files: FileOptions,
+    network: NetworkOptions,
+    subject: SubjectArgument = None,
+    source: Annotated[
+        str, typer.Option(help="Whose answers are compared: members (of an ensemble), noise or dropout (draws of one).")
+    ] = "members",
+    draws: Annotated[int, typer.Option(help="Of noise and dropout.")] = 10,
+    seed: Annotated[int, typer.Option(help="Of the draws.")] = 0,
+    noise: Annotated[float, typer.Option(help="Of source noise: a share of FLAIR's range, as of explain.")] = 0.05,
+    out: Out = Path("ies-out"),
+    as_json: JsonOption = False,
+) -> None:
+    """How far an ensemble's members, or the draws of one network, agree on each lesion and on the patient."""
+    from ies_helpers.measures.uncertainty import check_source, subject_uncertainty
+    from ies_helpers.segmentation.lesions import segment_into_folder
+    from ies_helpers.subjects.folder import write_table
+    from ies_helpers.subjects.sources import load_subject
+
+    loaded, net = load_subject(subject, **files.given()), network.load()
+    how: Any = {"source": source, "draws": draws, "seed": seed, "noise": noise}
+    check_source(net, **how)
+    lesions = segment_into_folder(loaded, net, out, progress=not as_json)
+    table, patient = subject_uncertainty(loaded, net, lesions, **how)
+    folder = out / f"sub-{loaded.name}"
+    write_table(folder / "uncertainty.tsv", table)
+    write_table(folder / "uncertainty_patient.tsv", patient)
+    row = rows_of(patient)[0]
+    shown = table.drop(columns="note").round(3).to_string(index=False, na_rep="n/a")
+    told = [f"{key.replace('_', ' ')} {value:.3g}" for key, value in row.items() if isinstance(value, float)]
+    lines = [shown, f"{loaded.name}, {row['members']} {source}: {', '.join(told)}."]
+    made = f"Written to {folder}: uncertainty.tsv and uncertainty_patient.tsv."
+    print_result([*lines, made], {"lesions": rows_of(table), "patient": row}, as_json)
 
 
 def describe_work(subject: Any, network: Any, lesions: Sequence[Any], recipe: Recipe) -> str:

@@ -22,10 +22,22 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from ies_helpers import cli, gradcam_pp, gradient, load_network, load_subject, predict
+from ies_helpers import (
+    cli,
+    find_lesions,
+    gradcam_pp,
+    gradient,
+    lesion_uncertainty,
+    load_network,
+    load_subject,
+    member_probabilities,
+    predict,
+)
 from ies_helpers.__main__ import main
+from ies_helpers.measures.evaluation import networks_of
 from ies_helpers.saliency.comparison import input_x_gradient
 from ies_helpers.saliency.methods import METHODS
+from ies_helpers.segmentation import formats
 from ies_helpers.segmentation.architectures import ARCHITECTURES
 from ies_helpers.subjects import downloads
 from ies_helpers.subjects.folder import read_maps
@@ -449,6 +461,48 @@ def test_a_disk_that_is_really_full_is_one_sentence(small_disk: Path, patient, n
     assert error.count("\n") == 1
     assert [name for name in files_below(small_disk) if name.endswith(".nii.gz")] == []
     assert strays(small_disk) == []
+
+
+# `ies uncertainty`
+
+
+def test_uncertainty_writes_a_row_a_lesion_and_one_for_the_patient(patient, network, tmp_path, capsys) -> None:
+    arguments = ["--network", network, "--source", "noise", "--draws", 3, "--seed", 2, "--noise", 0.1]
+    assert run("uncertainty", patient, *arguments, "--out", tmp_path, "--json") == 0
+    told = json.loads(capsys.readouterr().out)
+    subject, net = load_subject(patient), load_network(network)
+    answers = member_probabilities(net, subject.image, source="noise", draws=3, seed=2, noise=0.1)
+    wanted = lesion_uncertainty(answers, find_lesions(net, subject), threshold=net.threshold)
+    table = pd.read_csv(tmp_path / "sub-p1" / "uncertainty.tsv", sep="\t", na_values="n/a", keep_default_na=False)
+    for name in ("structural", "structural_all", "entropy_of_mean", "mutual_information"):
+        assert table[name].tolist() == pytest.approx(wanted[name].tolist(), rel=1e-5, nan_ok=True)
+    assert [row["structural"] is None for row in told["lesions"]] == [False, False, True]  # FN
+    row = pd.read_csv(tmp_path / "sub-p1" / "uncertainty_patient.tsv", sep="\t").iloc[0]
+    assert row["structural"] == pytest.approx(told["patient"]["structural"], rel=1e-5)
+    assert (row["subject"], row["source"], row["members"], row["lesions"]) == ("p1", "noise", 3, 2)
+
+
+def test_an_ensemble_is_predicted_explained_and_asked_for_its_doubt(patient, tmp_path, monkeypatch, capsys) -> None:
+    (tmp_path / "checkpoints").mkdir()
+    for gain, name in enumerate(("unet", "unet_1"), 2):
+        write_network(tmp_path / "checkpoints" / f"{name}.safetensors", gain=gain)
+    monkeypatch.setattr(formats, "data_folder", lambda: tmp_path)
+    common = [patient, "--network", "unet:ensemble", "--out", tmp_path / "out"]
+    assert run("uncertainty", *common) == 0
+    assert "p1, 2 members: structural" in capsys.readouterr().out
+    assert run("explain", *common, "--lesions", "1", "--aggregate", "mean", "--draws", "1", "--noise", "0") == 0
+    (saved,) = read_maps([tmp_path / "out"])
+    values, mask, _ = saved.load()
+    image, lesion = load_subject(patient).image, torch.from_numpy(np.asarray(mask))
+    parts = [gradient(load_network(f"unet:{n}"), image, lesion, aggregate="mean") for n in (0, 1)]
+    wanted = (parts[0] + parts[1]) / 2
+    assert (values - wanted).abs().max() <= 1e-4 * wanted.abs().max()
+    assert list(networks_of([saved])) == [load_network("unet:ensemble").digest()]
+
+
+def test_one_network_has_no_members_and_is_told_before_anything_is_written(patient, network, tmp_path, capsys) -> None:
+    with refused(capsys, tmp_path / "out", "is one network", "source='noise'", "unet:ensemble") as codes:
+        codes.append(run("uncertainty", patient, "--network", network, "--out", tmp_path / "out"))
 
 
 # `ies perilesional`

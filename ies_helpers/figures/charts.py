@@ -26,6 +26,7 @@ from ies_helpers.measures.groups import ORDER, ROC_GRID, Roc, valued
 from ies_helpers.measures.maps import MEASURES, measure_of
 from ies_helpers.measures.removal import Curve, Road
 from ies_helpers.measures.sanity import SHUFFLED
+from ies_helpers.measures.uncertainty import RETAINED, Retention
 from ies_helpers.saliency.methods import GRADIENT_UNIT
 from ies_helpers.subjects.folder import write_table
 
@@ -329,6 +330,31 @@ def plot_calibration(tables: Mapping[str, pd.DataFrame], *, title: str | None = 
     _label_axes(ax, told, "share that is false", size=12, xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal")
     figure.legend(loc="outside lower center", fontsize=12, frameon=False)
     return _entitle(figure, title or "Probability told, and what happened")
+
+
+def plot_retention(curves: Mapping[str, Retention], *, title: str | None = None) -> Figure:
+    """Error retention: precision against the share of lesions not yet handed over, between the ideal and chance.
+
+    The grey field reaches from random to ideal order, of the first curve; all curves should be of the same lesions.
+    """
+    check_some(curves)
+    figure, ax = plt.subplots(figsize=(6.6, 7.0), layout="constrained")
+    first = next(iter(curves.values()))
+    ax.fill_between(RETAINED, first.random, first.ideal, color="0.92", lw=0)
+    for values, area, name, dash in (
+        (first.ideal, first.ideal_area, "ideal", "-"),
+        (first.random, first.random_area, "random", "--"),
+    ):
+        ax.plot(RETAINED, values, color="0.5", lw=1.2, ls=dash, label=f"{name}: {area:.3f}")
+    for n, (name, curve) in enumerate(curves.items()):
+        low, high = curve.interval
+        area = f"{curve.area:.3f}" + (f" ({low:.3f} to {high:.3f})" if np.isfinite(low) else "")
+        ax.plot(RETAINED, curve.ppv, lw=2.4, label=f"{name}: {area}", **curve_style(n))
+    across = f"share of {first.true + first.false} found lesions kept, the surest"
+    _label_axes(ax, across, "share of true lesions among those marked", size=12, xlim=(-0.01, 1.01), ylim=(None, 1.01))
+    figure.legend(loc="outside lower center", fontsize=12, frameon=False, title="area under the curve (95 %)")
+    subjects = f"{first.subjects} subjects" if first.subjects != 1 else "1 subject"
+    return _entitle(figure, title or f"Hand over the doubtful ones: who is left? {subjects}")
 
 
 # Where maps lie: classes by classes, boxes, a graph of dependencies, patients unlike the others, lesions.

@@ -22,7 +22,7 @@ from ies_helpers.measures.maps import MEASURES, MappedLesion, measure_map, measu
 from ies_helpers.measures.removal import Curve, Road, deletion, road
 from ies_helpers.measures.resample import PERCENTILES, draw_rows
 from ies_helpers.segmentation.architectures import ARCHITECTURES
-from ies_helpers.segmentation.formats import PUBLISHED, load_network
+from ies_helpers.segmentation.formats import PUBLISHED, load_network, seed_words
 from ies_helpers.segmentation.lesions import GROUPS
 from ies_helpers.segmentation.network import Network, prepare
 from ies_helpers.subjects.folder import MAPS, SavedMap, Scans, fingerprint, pixels_of, read_maps, write_table
@@ -109,7 +109,7 @@ def networks_of(maps: Sequence[SavedMap], network: str | None = None, **options:
 
     `network` and `options` are for `load_network`; None takes what the sidecars name, if it is shipped or published.
     """
-    known = {name: name for name in ARCHITECTURES} | {PUBLISHED.replace(":", "-"): PUBLISHED}
+    known = {word.replace(":", "-"): word for word in (*ARCHITECTURES, PUBLISHED, *seed_words())}
     found: dict[str, Network] = {}
     for saved in maps:
         name, digest = saved.record["network"], saved.record["digest"]

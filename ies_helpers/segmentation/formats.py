@@ -21,7 +21,7 @@ from ies_helpers.arrays import check_choice, door
 from ies_helpers.segmentation.adapters import lst_ai, mindglide
 from ies_helpers.segmentation.architectures import ARCHITECTURES, MONAI, build
 from ies_helpers.segmentation.bundles import is_bundle, read_bundle, read_definition, read_monai, read_script
-from ies_helpers.segmentation.network import Network
+from ies_helpers.segmentation.network import Network, ensemble
 from ies_helpers.segmentation.nnunet import is_results, read_results
 from ies_helpers.segmentation.weights import Tensors, Weights, fill, read_weights
 from ies_helpers.subjects.downloads import fetch
@@ -29,6 +29,7 @@ from ies_helpers.subjects.files import data_folder, one_line
 from ies_helpers.subjects.subject import SHIPPED
 
 PUBLISHED = "published:unet"  # the one checkpoint of the paper that has a public address
+ENSEMBLE = "ensemble"  # behind the name of a shipped network: all its seeds
 MOST_CHANNELS = 1024  # channels, or classes, that a file may ask for
 PYTHON = "python:"
 
@@ -49,7 +50,8 @@ def load_network(
     exception's notes.
 
     Args:
-        network: one of the words that `FORMATS` knows: a shipped network, a file of weights, an nnU-Net v2 results
+        network: one of the words that `FORMATS` knows: a shipped network, its seeds averaged (`unet:ensemble`) or one
+            of them (`unet:2`), a file of weights, an nnU-Net v2 results
             folder, a MONAI bundle, a TorchScript file, `python:PACKAGE.MODULE:FUNCTION`, `lst-ai:FOLDER`,
             `mindglide:FILE`.
         threshold: instead of the network's own.
@@ -137,9 +139,44 @@ def _read_shipped(word: str, architecture: str | None = None, **options: Any) ->
         raise ValueError(f"{rule}: ask its authors for the file and give its path, with its architecture.")
     path = data_folder() / "checkpoints" / f"{word}.safetensors"
     if not path.is_file():
-        have = ", ".join(sorted(p.stem for p in path.parent.glob("*.safetensors")))
+        have = ", ".join(sorted(p.stem for p in path.parent.glob("*.safetensors") if p.stem in ARCHITECTURES))
         raise ValueError(f"Shipped networks are {have}; no weights for {word} yet, give a file of your own.")
     return replace(_read_file(path, word, architecture=word, **options), notes=())  # its card says how it is stored
+
+
+def seeds_of(architecture: str) -> dict[str, Path]:
+    """Files of a shipped network's weights by seed: `0`, which its name alone means, and the others there are."""
+    folder = data_folder() / "checkpoints"
+    found = {path.stem.removeprefix(f"{architecture}_"): path for path in folder.glob(f"{architecture}_*.safetensors")}
+    others = sorted((seed for seed in found if seed.isdecimal()), key=int)
+    return {"0": folder / f"{architecture}.safetensors"} | {seed: found[seed] for seed in others}
+
+
+def seed_words() -> list[str]:
+    """The words for shipped networks of several seeds: `unet:0`, ..., `unet:ensemble`."""
+    several = {name: seeds for name in ARCHITECTURES if len(seeds := seeds_of(name)) > 1}
+    return [f"{name}:{word}" for name, seeds in several.items() for word in (*seeds, ENSEMBLE)]
+
+
+def _is_seeds(word: str) -> bool:
+    name, _, which = word.partition(":")
+    return name in ARCHITECTURES and (which == ENSEMBLE or which.isdecimal()) and not is_results(word)
+
+
+def _read_seeds(word: str) -> Network:
+    """`unet:ensemble`, all seeds of a shipped network with their logits averaged, or `unet:2`, one of them."""
+    architecture, _, which = word.partition(":")
+    seeds = seeds_of(architecture)
+    if word not in seed_words():
+        have = ", ".join(seed_words()) or "none yet"
+        raise ValueError(
+            f"Shipped networks of several seeds are {have}; got {word}, take one of them or {architecture}."
+        )
+    chosen = seeds if which == ENSEMBLE else {which: seeds[which]}
+    found = [_read_file(path, path.stem, architecture=architecture) for path in chosen.values()]
+    network = ensemble(found, word) if which == ENSEMBLE else found[0]
+    origin = f"shipped, of the seeds {', '.join(chosen)}; logits averaged" if which == ENSEMBLE else network.origin
+    return replace(network, name=word.replace(":", "-"), notes=(), origin=origin)
 
 
 def _read_weights(word: str, **options: Any) -> Network:
@@ -332,6 +369,7 @@ FORMATS = {
         _read_shipped,
         ("architecture", "merging", "use_checkpoint", "channels"),
     ),
+    "seeds": Format("a shipped network of several seeds", _is_seeds, _read_seeds),
     "lst-ai": Format("LST-AI", lambda word: word.partition(":")[0] == "lst-ai", lst_ai),
     "mindglide": Format("MindGlide", lambda word: word.partition(":")[0] == "mindglide", mindglide, ("channels",)),
     "python": Format("a module of Python", lambda word: word.startswith(PYTHON), _read_python, ("channels",)),

@@ -281,6 +281,49 @@ def one_class(network: Network | nn.Module, number: int) -> Network:
     return replace(network, lesion_class=number, name=f"{network.name}-class{number}")
 
 
+def ensemble(networks: Sequence[Network], name: str) -> Network:
+    """Several networks of one architecture, such as one recipe's seeds, as one whose logits are averaged (`Copies`).
+
+    Logits, as an nnU-Net's folds have it, and not probabilities (`Averaged`): so a gradient of the ensemble's logit is
+    the mean of its members', in the same unit, and it is taken member by member, exactly and in the memory of one. Maps
+    of aggregate `mean` and `sum` are therefore the means of the members' maps. (The logarithm of a mean probability
+    flattens where it nears 1, and so would its map.) The price: a member far surer than the others outweighs them.
+
+    The modules are shared with the networks given, and all else is the first one's.
+
+    Raises:
+        ValueError: for fewer than two, or if one differs from the first in what it takes or puts out, or in its build.
+    """
+    if len(networks) < 2:
+        raise ValueError(f"An ensemble must have two members or more, got {len(networks)}; give more networks.")
+    check_alike(networks, "channels", "classes", "lesion_class", "head", "sides", "overlap", "weighting", "plans")
+    first, *others = networks
+    for other in others:
+        apart = _first_difference(first.module, other.module)
+        if apart:
+            raise ValueError(f"The members of an ensemble must be built alike; {other.name} differs at {apart}.")
+    layer = first.layer and f"members.0.{first.layer}"
+    return replace(first, module=Copies([each.module for each in networks]), name=name, layer=layer)
+
+
+def check_alike(networks: Sequence[Network], *attributes: str) -> None:
+    """Refuse networks of which one differs from the first in an attribute, so that they answer different questions."""
+    first, *others = networks
+    for name in attributes:
+        wanted = getattr(first, name)
+        for other in others:
+            if (got := getattr(other, name)) != wanted:
+                values = " and ".join(one_line(str(value), 60) for value in (wanted, got))
+                who = f"{first.name} and {other.name} have {values}"
+                raise ValueError(f"Members must be alike in their {name.replace('_', ' ')}; {who}. Leave one out.")
+
+
+def _first_difference(one: nn.Module, other: nn.Module) -> str:
+    """The first weight that two modules do not both have, of one shape; empty if there is none."""
+    shapes = [{name: tuple(t.shape) for name, t in module.state_dict().items()} for module in (one, other)]
+    return next((k for k in sorted({*shapes[0], *shapes[1]}) if shapes[0].get(k) != shapes[1].get(k)), "")
+
+
 # What a module puts out, of whatever kind, as logits `(B, K, I, J, K)` of K classes.
 
 

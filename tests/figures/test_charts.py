@@ -29,6 +29,7 @@ from ies_helpers.figures.charts import (
     plot_peaks,
     plot_randomisation,
     plot_ranking,
+    plot_retention,
     plot_road,
     plot_roc,
 )
@@ -38,6 +39,7 @@ from ies_helpers.measures.context import average_curves
 from ies_helpers.measures.evaluation import rank_methods
 from ies_helpers.measures.groups import calibration, roc
 from ies_helpers.measures.sanity import AS_TRAINED
+from ies_helpers.measures.uncertainty import RETAINED, retention_curve
 from tests.tables import (
     CONTRASTS,
     NAN,
@@ -261,6 +263,26 @@ def test_one_subject_has_neither_band_nor_interval() -> None:
     figure = plot_roc({"peak": roc(peaks_of_lesions().assign(subject="a"), "peak", resamples=20)})
     assert len(figure.axes[0].collections) == 0
     assert figure.legends[0].get_texts()[1].get_text() == "peak: 0.82"
+
+
+def test_retention_draws_each_curve_between_random_and_ideal_with_its_area() -> None:
+    table = peaks_of_lesions().assign(coarse=peaks_of_lesions()["peak"].round(-1))
+    curves = {name: retention_curve(table, name, resamples=20) for name in ("peak", "coarse")}
+    figure = plot_retention(curves)
+    (ax,) = figure.axes
+    first = curves["peak"]
+    wanted = [first.ideal, first.random, *(curve.ppv for curve in curves.values())]
+    for line, values in zip(ax.lines, wanted, strict=True):
+        assert line.get_xdata() == pytest.approx(RETAINED)
+        assert line.get_ydata() == pytest.approx(values)
+    told = [text.get_text() for text in figure.legends[0].get_texts()]
+    low, high = first.interval
+    assert told[:3] == [
+        f"ideal: {first.ideal_area:.3f}",
+        f"random: {first.random_area:.3f}",
+        f"peak: {first.area:.3f} ({low:.3f} to {high:.3f})",
+    ]
+    assert ax.get_xlabel() == "share of 7 found lesions kept, the surest"
 
 
 def test_calibration_draws_what_happened_against_what_was_told_with_its_interval() -> None:

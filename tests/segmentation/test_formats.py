@@ -208,6 +208,54 @@ def test_an_architecture_without_shipped_weights_is_told_which_have_some() -> No
             load_network(name)
 
 
+@pytest.fixture
+def seeds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[Network]:
+    """Narrow networks shipped as `unet` and its seeds 1 and 10."""
+    monkeypatch.setattr(formats, "data_folder", lambda: tmp_path)
+    (tmp_path / "checkpoints").mkdir()
+    names = ("unet", "unet_1", "unet_10")
+    files = [tmp_path / "checkpoints" / f"{name}.safetensors" for name in names]
+    for gain, path in enumerate(files, 1):
+        write_network(path, gain=gain)
+    write_network(tmp_path / "checkpoints" / "unet_old.safetensors")
+    return [load_network(path) for path in files]
+
+
+def test_the_seeds_of_a_shipped_network_are_one_ensemble(seeds) -> None:
+    network = load_network("unet:ensemble", threshold=0.4)
+    assert (network.name, network.passes, network.threshold) == ("unet-ensemble", 3, 0.4)
+    assert (network.channels, network.window, network.through) == (seeds[0].channels, 96, "whole")
+    assert "0, 1, 10; logits averaged" in network.origin
+    x = torch.randn(1, 2, 32, 32, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(network.logits(x), sum(n.logits(x) for n in seeds) / 3)
+    shares = [gradcam_pp(n, x[0], VOXELS).sum() for n in (network, *seeds)]
+    assert float(shares[0]) > 0
+
+
+def test_one_seed_is_a_network_of_its_own(seeds) -> None:
+    for word, seed in zip(("unet", "unet:0", "unet:1", "unet:10"), (seeds[0], *seeds), strict=True):
+        network = load_network(word)
+        assert network.name == word.replace(":", "-")
+        assert network.digest() == seed.digest()
+
+
+def test_a_seed_that_is_not_shipped_is_told_which_are(seeds, tmp_path: Path) -> None:
+    refused("unet:2", "are unet:0, unet:1, unet:10, unet:ensemble; got unet:2")  # pyright: ignore
+    refused("nnunet:ensemble", "got nnunet:ensemble, take one of them or nnunet")  # pyright: ignore
+    for path in (tmp_path / "checkpoints").glob("unet_*"):
+        path.unlink()
+    refused("unet:ensemble", "are none yet; got unet:ensemble")  # pyright: ignore
+
+
+def test_a_results_folder_keeps_its_name_beside_seeds(seeds, tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "unet").mkdir()
+    (tmp_path / "unet" / "plans.json").write_text("{}")
+    with pytest.raises(FileNotFoundError, match=r"dataset\.json"):
+        load_network("unet:1")
+
+
 @pytest.mark.parametrize("threshold", [0.0, 1.0, -0.5, 30, float("nan")])
 def test_a_threshold_that_is_no_probability_is_refused_before_anything_is_read(threshold: float) -> None:
     with pytest.raises(ValueError, match=f"threshold must lie between 0 and 1, got {threshold}"):

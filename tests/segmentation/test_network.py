@@ -18,7 +18,7 @@ from torch import nn
 from ies_helpers import Network, gradient, predict, predict_logits
 from ies_helpers.segmentation.architectures import build
 from ies_helpers.segmentation.inference import importance, total_importance, window_boxes
-from ies_helpers.segmentation.network import Averaged, Memory, as_network, at_rest, one_class, true_float32
+from ies_helpers.segmentation.network import Averaged, Memory, as_network, at_rest, ensemble, one_class, true_float32
 from ies_helpers.teaching import Linear
 
 
@@ -370,6 +370,26 @@ def test_an_ensemble_of_averaged_probabilities_is_explained_as_what_it_is(output
     offset = float(len(members)) if outputs > 1 else 0.0  # log of a sum in place of a mean: a constant
     assert torch.allclose(network.lesion_logit(image[None])[0][voxel], logit(image) + np.log(offset or 1.0))
     assert float((got * step).sum()) == pytest.approx(float(wanted), rel=1e-5)
+
+
+def test_an_ensemble_averages_logits_and_reads_its_layer_in_the_first_member() -> None:
+    networks = [Network(nn.Sequential(member(2, n)), f"n{n}", layer="0", threshold=0.3) for n in range(3)]
+    both, x = ensemble(networks, "three"), torch.randn(1, 2, 6, 6, 6, dtype=torch.float64)
+    assert (both.name, both.passes, both.threshold, both.layer) == ("three", 3, 0.3, "members.0.0")
+    torch.testing.assert_close(both.logits(x), torch.stack([n.logits(x) for n in networks]).mean(dim=0))
+    assert len({both.digest(), *(n.digest() for n in networks)}) == 4
+
+
+def test_an_ensemble_of_one_or_of_unlike_members_is_refused() -> None:
+    one, other = Network(member(2, 0), "one"), Network(member(3, 1), "other")
+    with pytest.raises(ValueError, match="two members or more, got 1"):
+        ensemble([one], "alone")
+    with pytest.raises(ValueError, match="built alike; other differs at bias"):
+        ensemble([one, other], "unlike")
+    with pytest.raises(ValueError, match="alike in their sides; one and other have None and"):
+        ensemble([one, Network(member(2, 1), "other", window=8)], "unlike")
+    with pytest.raises(ValueError, match="alike in their channels"):
+        ensemble([one, Network(member(2, 1), "other", channels=("flair", "t1"))], "unlike")
 
 
 def test_an_image_of_a_side_that_a_network_does_not_take_is_one_sentence() -> None:
