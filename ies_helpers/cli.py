@@ -519,6 +519,52 @@ def evaluate_folders(
     return maps, measures, summary, ranking
 
 
+@with_options
+def refine(
+    folders: Folders,
+    keep: Annotated[
+        float,
+        typer.Option(help="Share of true lesions that shall stay, by which training subjects set thresholds."),
+    ] = 0.95,
+    permutations: Annotated[int, typer.Option(help="Of the test that features add nothing; 0 for none.")] = 199,
+    seed: Annotated[int, typer.Option(help="Of the intervals' draws, and of the permutations.")] = 0,
+    out: Out = Path("ies-refined"),
+    as_json: JsonOption = False,
+) -> None:
+    """Tell false lesions from true ones by size, probability and their maps' features, and say what that is worth."""
+    from ies_helpers.figures.charts import plot_refined
+    from ies_helpers.figures.pages import save_figure
+    from ies_helpers.measures.refine import FREE, check_refining, describe_features, read_lesions, refine
+    from ies_helpers.subjects.folder import versions
+
+    check_refining(keep, permutations, seed)
+    table = read_lesions(folders, progress=not as_json)
+    refined = refine(table, keep=keep, permutations=permutations, seed=seed)
+    tables = {"judges": refined.judges, "lesions": refined.lesions, "used": refined.used, "weights": refined.weights}
+    for name, each in tables.items():
+        write_text(out / f"{name}.csv", each.to_csv(index=False, float_format="%.6g"))
+    save_figure(plot_refined(refined), out / "figures" / "refined.png")
+    told = {"keep": keep, "permutations": permutations, "seed": seed, "folders": [str(folder) for folder in folders]}
+    told |= {"networks": dict(zip(table["subject"], table["network"], strict=True)), "gain": refined.gain}
+    told |= {"gain_interval": refined.gain_interval, "p": refined.p, "notes": refined.notes}
+    told |= {"free": [name for name in FREE if name in refined.curves], "features": describe_features(refined)}
+    told |= {"command": shlex.join(["ies", *sys.argv[1:]]), "versions": versions()}
+    write_text(out / "refined.json", json.dumps(_without_nan(told), indent=2) + "\n")
+    made = f"{out} holds judges.csv, lesions.csv, used.csv, weights.csv, refined.json and figures/refined.png."
+    shown = ["judge", "auc", "tp", "fp", "fn", "sensitivity", "ppv", "f1", "f1_gain", "f1_gain_low", "f1_gain_high"]
+    lines = [refined.judges[shown].round(3).to_string(index=False, na_rep="n/a"), str(refined), made]
+    print_result(lines, {"judges": rows_of(refined.judges)} | _without_nan(told), as_json)
+
+
+def _without_nan(told: Any) -> Any:
+    """Of words, numbers and lists, with None for NaN, which is no JSON."""
+    if isinstance(told, dict):
+        return {key: _without_nan(value) for key, value in told.items()}
+    if isinstance(told, list | tuple):
+        return [_without_nan(value) for value in told]
+    return None if isinstance(told, float) and told != told else told
+
+
 def cohort(
     config: Annotated[Path, typer.Argument(help="A TOML file: subjects, network, what to run, out; see chapter 12.")],
     workers: Annotated[

@@ -50,3 +50,13 @@ def explain_toy(folder: Path, name: str = "p1", methods: tuple[str, ...] = ("gra
     for method in methods:
         explain(subject, network, list(lesions), folder / "out", method=method, aggregate="mean")
     return folder / "out"
+
+
+def list_lesions(out: Path, *more: str) -> Path:
+    """Write the table of the lesions that have maps, and `more` lines of it: what `ies explain` leaves in a folder."""
+    for subject in sorted(out.glob("sub-*")):
+        records = [json.loads(path.read_text()) for path in sorted(subject.glob("anat/*L[0-9]*_FLAIR.json"))]
+        lines = dict.fromkeys(f"{r['lesion']}\t{r['group']}\t{r['voxels']}\t0.{r['lesion']}" for r in records)
+        text = "\n".join(["lesion\tgroup\tvoxels\tmean_probability", *lines, *more])
+        (subject / "lesions.tsv").write_text(f"{text}\n")
+    return out

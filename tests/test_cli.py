@@ -42,7 +42,7 @@ from ies_helpers.segmentation.architectures import ARCHITECTURES
 from ies_helpers.subjects import downloads
 from ies_helpers.subjects.folder import read_maps
 from ies_helpers.subjects.sources import SOURCES
-from tests.folders import explain_toy, tiny_network
+from tests.folders import explain_toy, list_lesions, tiny_network
 from tests.patients import SPOTS, files_below, strays, write_image, write_network, write_patient
 from tests.subjects.local_server import write_registry
 
@@ -672,6 +672,50 @@ def test_mistakes_are_one_sentence_and_make_nothing(made, tmp_path, capsys) -> N
     }.items():
         with refused(capsys, out, told) as codes:
             codes.append(run("evaluate", *arguments, "--out", out, "--json"))
+
+
+# `ies refine`
+
+
+@pytest.fixture(scope="module")
+def several(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Six subjects of a true, a false and a missed lesion each, explained in one way, and one missed without a map."""
+    root = tmp_path_factory.mktemp("several")
+    made = [explain_toy(root / f"p{n}", f"p{n}", ("gradient",)) for n in range(6)]
+    return [list_lesions(out, "4\tFN\t9\t0.01") for out in made]
+
+
+def test_false_lesions_are_judged_and_what_was_used_is_written(several, tmp_path, capsys) -> None:
+    out = tmp_path / "out"
+    assert run("refine", *several, "--permutations", "4", "--keep", "0.9", "--seed", "3", "--out", out, "--json") == 0
+    data = json.loads(capsys.readouterr().out, parse_constant=lambda word: pytest.fail(f"{word} is no JSON"))
+    tables = [f"{name}.csv" for name in ("judges", "lesions", "used", "weights")]
+    assert files_below(out) == sorted(["figures", "figures/refined.png", "refined.json", *tables])
+    assert strays(tmp_path) == []
+    judges = pd.read_csv(out / "judges.csv").set_index("judge")
+    assert list(judges.index) == ["as found", "size", "probability", "free", "features", "all"]
+    assert judges.loc["as found", ["tp", "fp", "fn"]].tolist() == [6, 6, 12]
+    assert judges.loc["as found", "sensitivity"] == pytest.approx(6 / 18, rel=1e-5)
+    assert [row["f1"] for row in data["judges"]] == pytest.approx(judges["f1"].tolist(), rel=1e-5)
+    told = json.loads((out / "refined.json").read_text())
+    assert [told["keep"], told["permutations"], told["seed"], told["free"]] == [0.9, 4, 3, ["size", "probability"]]
+    assert told["features"]["gradientmean_flair_spread"]["unit"] == "mm"
+    assert set(told["networks"]) == {f"p{n}" for n in range(6)}
+    assert told["p"] in (0.2, 0.4, 0.6, 0.8, 1.0)
+    assert "only 6 subjects: their interval is likely too narrow" in told["notes"]
+    learned = pd.read_csv(out / "used.csv").query("judge == 'all'")
+    assert [name for row in learned.itertuples() for name in row.judged.split() if name in row.learned_from] == []
+
+
+def test_folders_that_cannot_be_refined_are_one_sentence(several, made, tmp_path, capsys) -> None:
+    for told, arguments in {
+        "got 1 TP and 1 FP": several[:1],
+        "there is no": [made],
+        "got 1.5": [*several, "--keep", "1.5"],
+        "got -1": [*several, "--permutations", "-1"],
+    }.items():
+        with refused(capsys, tmp_path / "out", told) as codes:
+            codes.append(run("refine", *arguments, "--out", tmp_path / "out", "--json"))
 
 
 # `ies view`

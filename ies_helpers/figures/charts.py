@@ -22,8 +22,9 @@ from ies_helpers.figures.slices import GROUP_COLOURS, OKABE_ITO, label_of
 from ies_helpers.measures.agg2exp import explained as explained_in
 from ies_helpers.measures.agg2exp import masses, structures
 from ies_helpers.measures.context import average_curves, median_distances, summarise_curves
-from ies_helpers.measures.groups import ORDER, ROC_GRID, Roc, valued
+from ies_helpers.measures.groups import ORDER, valued
 from ies_helpers.measures.maps import MEASURES, measure_of
+from ies_helpers.measures.refine import AS_FOUND, ROC_GRID, Refined, Roc
 from ies_helpers.measures.removal import Curve, Road
 from ies_helpers.measures.sanity import SHUFFLED
 from ies_helpers.measures.uncertainty import RETAINED, Retention
@@ -355,6 +356,35 @@ def plot_retention(curves: Mapping[str, Retention], *, title: str | None = None)
     figure.legend(loc="outside lower center", fontsize=12, frameon=False, title="area under the curve (95 %)")
     subjects = f"{first.subjects} subjects" if first.subjects != 1 else "1 subject"
     return _entitle(figure, title or f"Hand over the doubtful ones: who is left? {subjects}")
+
+
+REFINED = {"auc": "AUC of a false lesion", "f1": "lesion F1", "ppv": "PPV", "sensitivity": "sensitivity"}
+
+
+def plot_refined(refined: Refined, *, title: str | None = None) -> Figure:
+    """A row a judge of found lesions: its AUC, and what it scores once it has removed what looks false to it.
+
+    Bars are 95 % intervals over subjects; the grey line is chance in the first panel, and what was found in the others.
+    """
+    rows: Any = refined.judges[::-1]
+    figure, axes = plt.subplots(
+        1, len(REFINED), figsize=(11, 2.0 + 0.42 * len(rows)), sharey=True, layout="constrained"
+    )
+    for n, (ax, (score, name)) in enumerate(zip(axes, REFINED.items(), strict=True)):
+        at, values = np.arange(len(rows)), rows[score].to_numpy(dtype=float)
+        ends = rows[[f"{score}_low", f"{score}_high"]].to_numpy(dtype=float)
+        ax.hlines(at, *ends.T, color=LINE_COLOURS[n], lw=2.5, alpha=0.6)
+        ax.plot(values, at, "o", color=LINE_COLOURS[n], ms=7)
+        found = rows.loc[rows["judge"] == AS_FOUND, score].iloc[0]
+        ax.axvline(0.5 if score == "auc" else found, color="0.6", lw=1, zorder=0)
+        _label_axes(ax, name, "", size=12)
+        ax.set_yticks(at, rows["judge"].tolist(), fontsize=12)
+        ax.tick_params(axis="x", labelsize=11)
+        ax.xaxis.set_major_locator(MaxNLocator(4))
+        ax.margins(y=0.12)
+    row = refined.judges.iloc[0]
+    counts = f"{row['tp']} true, {row['fp']} false, {row['fn']} missed lesions of {row['subjects']} subjects"
+    return _entitle(figure, title or f"Fewer false lesions? {counts}")
 
 
 # Where maps lie: classes by classes, boxes, a graph of dependencies, patients unlike the others, lesions.

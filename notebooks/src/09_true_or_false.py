@@ -213,7 +213,7 @@ compared[["pair", "delta", "within", "within_low", "within_high"]].round(2)
 # %%
 from ies_helpers import predict_false, roc
 from ies_helpers.figures.charts import plot_roc
-from ies_helpers.measures.groups import calibration
+from ies_helpers.measures.refine import calibration
 
 table["size"] = np.log(table["voxels"])
 plain = predict_false(table, ["size", "p"])

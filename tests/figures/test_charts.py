@@ -29,6 +29,7 @@ from ies_helpers.figures.charts import (
     plot_peaks,
     plot_randomisation,
     plot_ranking,
+    plot_refined,
     plot_retention,
     plot_road,
     plot_roc,
@@ -37,7 +38,7 @@ from ies_helpers.figures.slices import GROUP_COLOURS
 from ies_helpers.measures.agg2exp import dependency_matrix, simulated_table, strongest_dependencies
 from ies_helpers.measures.context import average_curves
 from ies_helpers.measures.evaluation import rank_methods
-from ies_helpers.measures.groups import calibration, roc
+from ies_helpers.measures.refine import calibration, roc
 from ies_helpers.measures.sanity import AS_TRAINED
 from ies_helpers.measures.uncertainty import RETAINED, retention_curve
 from tests.tables import (
@@ -48,6 +49,7 @@ from tests.tables import (
     curve_of,
     doses,
     hidden_tissue,
+    judged_by_size,
     layers_table,
     mean_scores,
     peaks_of_lesions,
@@ -295,6 +297,20 @@ def test_calibration_draws_what_happened_against_what_was_told_with_its_interval
     assert ends == pytest.approx(told[["low", "high"]].to_numpy())
     brier = told["brier"].iloc[0]
     assert figure.legends[0].get_texts()[0].get_text() == f"model: Brier {brier:.3f}, share alone 0.250"
+
+
+def test_refined_draws_each_judge_with_its_interval_and_what_was_found() -> None:
+    refined = judged_by_size()
+    figure, judges = plot_refined(refined), refined.judges[::-1]
+    for ax, score in zip(figure.axes, ("auc", "f1", "ppv", "sensitivity"), strict=True):
+        dots, line = ax.lines
+        assert dots.get_xdata() == pytest.approx(judges[score].to_numpy(dtype=float), nan_ok=True)
+        assert line.get_xdata()[0] == pytest.approx(0.5 if score == "auc" else judges[score].iloc[-1])
+        ends = np.array([segment[:, 0] for segment in ax.collections[0].get_segments() if len(segment)])
+        wanted = judges[[f"{score}_low", f"{score}_high"]].to_numpy(dtype=float)
+        assert ends == pytest.approx(wanted[np.isfinite(wanted).all(axis=1)])
+    assert [t.get_text() for t in figure.axes[0].get_yticklabels()] == judges["judge"].tolist()
+    assert figure.get_suptitle() == "Fewer false lesions? 36 true, 24 false, 6 missed lesions of 6 subjects"
 
 
 def test_groups_that_cannot_be_drawn_are_refused() -> None:

@@ -28,6 +28,7 @@ from ies_helpers.figures.charts import (
     plot_peaks,
     plot_randomisation,
     plot_ranking,
+    plot_refined,
     plot_road,
     plot_roc,
 )
@@ -36,10 +37,10 @@ from ies_helpers.figures.slices import GROUP_COLOURS, SIGNED
 from ies_helpers.measures.agg2exp import dependency_matrix, outliers, simulated_table, strongest_dependencies
 from ies_helpers.measures.evaluation import rank_methods
 from ies_helpers.measures.groupmaps import centred_affine, group_map
-from ies_helpers.measures.groups import calibration, roc
 from ies_helpers.measures.maps import ranked_measures
+from ies_helpers.measures.refine import calibration, roc
 from tests.patients import ball, lesion_of, subject_in_memory
-from tests.tables import curve_of, doses, hidden_tissue, layers_table, road_that_falls
+from tests.tables import curve_of, doses, hidden_tissue, judged_by_size, layers_table, road_that_falls
 
 # Machado, Oliveira, Fernandes 2009: what a person without one kind of cone sees, in linear RGB.
 EYES = {
@@ -174,6 +175,7 @@ def placed() -> dict[str, Figure]:
         "groups": plot_groups(lesions, ["flair", "t1"]),
         "roc": plot_roc({"flair": roc(lesions, "flair", resamples=20)}),
         "calibration": plot_calibration({"peaks": calibration(lesions)}),
+        "refined": plot_refined(judged_by_size()),
         "group map": plot_group_map(group_map(maps, centred_affine(3)), maps),
     }
 
