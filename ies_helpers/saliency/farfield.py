@@ -9,7 +9,8 @@ combinations of a few. With orthonormal directions u_1 ... u_r over the voxels,
 
 r dense passes for all voxels, each through the live network, with nothing frozen. What is left out is measured: for
 random signs w the pass of w less its share in the directions has, on average, exactly the energy of all that is left.
-Directions are added until that is below the accuracy asked for; with as many as voxels nothing is left.
+Directions are added until that is below the accuracy asked for; with as many as voxels nothing is left. An output seen
+through several windows has far fields in each, and what they leave out is added up (`Errors`).
 
 The idea is that of fast multipole methods (Greengard and Rokhlin, doi:10.1016/0021-9991(87)90140-9), the estimate that
 of Hutchinson (doi:10.1080/03610918908812806).
