@@ -279,7 +279,7 @@ print(engine.report.in_words())
 # 44 of this lesion it takes 14 dense passes in place of 88, and for larger lesions ever fewer for each voxel. The U-Net has
 # norms that are fixed after training, so it has no far field: its maximum is all near, and exact. The Swin UNETR's far
 # field goes through attention and is no such simple mixture: for 55 voxels of a patient's lesion, even an error of
-# three thousandths took 44 passes in place of 110. That is why it got four voxels above, and `accuracy="exact"`.
+# three thousandths took nearly half of the 110 passes. That is why it got four voxels above, and `accuracy="exact"`.
 #
 # ## The same weights, another network
 #
