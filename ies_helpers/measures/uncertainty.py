@@ -296,10 +296,11 @@ def patient_uncertainty(
         whole = np.zeros(shape, dtype=bool)
         for lesion in found:
             whole[tuple(as_voxels(lesion, shape).T)] = True
-        theirs = [_parts_of(member, cut)[0] > 0 for member, cut in zip(members, cuts, strict=True)]
+        parts = [_parts_of(member, cut) for member, cut in zip(members, cuts, strict=True)]
+        theirs = [numbers > 0 for numbers, _ in parts]
         row["structural"] = 1 - float(np.mean([(whole & own).sum() / (whole | own).sum() for own in theirs]))
-        each: Any = lesion_uncertainty(probabilities, found, threshold=threshold)["structural"]
-        row["mean_structural"] = float(each.mean())
+        best = [[_overlaps(part, as_voxels(lesion, shape))[0] for part in parts] for lesion in found]
+        row["mean_structural"] = 1 - float(np.mean(best))
     else:
         row |= {"structural": np.nan, "mean_structural": np.nan}
     return row | _entropies(members[:, where].astype(np.float64)) | {"note": "" if found else "no lesion was found"}
@@ -435,9 +436,7 @@ class Spread:
     """How far maps of one lesion agree, over members."""
 
     mean: Saliency  # (C, I, J, K) float32: of the members' maps
-    deviation: (
-        Saliency  # (C, I, J, K) float32: standard deviation over members (n - 1), voxel by voxel, in the map's unit
-    )
+    deviation: Saliency  # (C, I, J, K) float32: standard deviation over members (n - 1), in the map's unit
     table: pd.DataFrame  # a row a channel and one for `all`: `channel, relative_deviation, correlation, relative_l2`
 
 
