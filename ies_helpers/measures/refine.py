@@ -11,6 +11,7 @@ keep their unit; a removed true lesion is a missed one from then on, beside thos
 """
 
 import re
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -646,9 +647,9 @@ def read_lesions(folders: Path | Sequence[Path], *, progress: bool = False) -> p
     """A row a lesion, found or missed, of folders that `ies explain` or `ies cohort` wrote, and its maps' features.
 
     Returns:
-        `subject, lesion, group, voxels, network` (the hash of its weights)`, probability, uncertainty` if
-        `lesions.tsv` has it, and a column a map, channel and row of `FEATURES`, such as `smoothgradmax_flair_mean`.
-        What was not explained, or has no value, is NaN.
+        `subject, lesion, group, voxels, network` (the hash of its weights)`, probability, uncertainty` (structural) if
+        `ies uncertainty` wrote that of every subject, and a column a map, channel and row of `FEATURES`, such as
+        `smoothgradmax_flair_mean`. What was not explained, or has no value, is NaN.
     """
     maps = [saved for saved in read_maps(folders) if saved.record["group"] != "TN"]
     named = [(saved, _slug(method)) for saved, (_, method) in zip(maps, names_of(maps), strict=True)]
@@ -692,8 +693,14 @@ def _listed(maps: Sequence[SavedMap]) -> pd.DataFrame:
             raise FileNotFoundError(f"Missed lesions are counted by a subject's table, there is no {path}; {remedy}.")
         listed = pd.read_csv(path, sep="\t", encoding="utf-8-sig").dropna(subset=["lesion"])
         listed = listed.rename(columns={"mean_probability": "probability"}).assign(subject=subject)
-        columns = ["subject", "lesion", "group", "voxels", "probability", "uncertainty"]
-        tables.append(listed.reindex(columns=columns).astype({"lesion": int, "voxels": int}))
+        listed = listed.reindex(columns=["subject", "lesion", "group", "voxels", "probability"])
+        listed = listed.astype({"lesion": int, "voxels": int})
+        tables.append(_with_uncertainty(listed, path.with_name("uncertainty.tsv")))
+    lacking = [str(one["subject"].iloc[0]) for one in tables if "uncertainty" not in one]
+    if 0 < len(lacking) < len(tables):
+        told = f"Uncertainty judges no lesion, as there is none of {', '.join(lacking)}; run `ies uncertainty`, too."
+        warnings.warn(told, stacklevel=3)
+        tables = [one.drop(columns="uncertainty", errors="ignore") for one in tables]
     table: Any = pd.concat(tables, ignore_index=True).drop_duplicates()
     twice = table[table.duplicated(["subject", "lesion"])]
     if len(twice):
@@ -702,3 +709,17 @@ def _listed(maps: Sequence[SavedMap]) -> pd.DataFrame:
         raise ValueError(f"A subject must have one set of lesions, {met}; give the folders of one prediction.")
     table = table[table["group"] != "TN"].dropna(axis="columns", how="all")
     return table.sort_values(["subject", "lesion"], kind="stable").reset_index(drop=True)
+
+
+def _with_uncertainty(listed: pd.DataFrame, path: Path) -> pd.DataFrame:
+    """A subject's lesions with their structural uncertainty, where `ies uncertainty` wrote it beside them."""
+    if not path.is_file():
+        return listed
+    same = ["lesion", "group", "voxels"]
+    told = pd.read_csv(path, sep="\t", encoding="utf-8-sig").astype({"lesion": int, "voxels": int})
+    both = listed.merge(told[[*same, "structural"]], on=same, how="left", indicator=True)
+    others = both[(both["_merge"] == "left_only") & (both["group"] != "TN")]
+    if len(others):
+        met = f"lesion {others['lesion'].iloc[0]} is not in it"
+        raise ValueError(f"Uncertainty must be of the lesions beside it, of {path} {met}; run `ies uncertainty`.")
+    return both.drop(columns="_merge").rename(columns={"structural": "uncertainty"})

@@ -91,7 +91,7 @@ def collected(names: list[str], networks: dict[str, Network], draws: int, cache:
 
 
 def in_print(refined: Refined) -> pd.DataFrame:
-    """The table of the issue: a row a judge."""
+    """A row a judge, numbers with their intervals."""
     rows = []
     for row in refined.judges.to_dict("records"):
         cells = {"judge": row["judge"]}

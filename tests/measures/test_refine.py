@@ -640,6 +640,39 @@ def test_folders_that_do_not_say_whose_lesions_they_are_are_refused(folder, tmp_
         read_lesions([folder, other])
 
 
+def write_uncertainty(folder: Path, subject: str, voxels: int = 0) -> list[float]:
+    """As `ies uncertainty` does, of the lesions listed there; `voxels` more than they have."""
+    listed = pd.read_csv(folder / f"sub-{subject}" / "lesions.tsv", sep="\t").query("group != 'TN'")
+    values = [round(0.1 * n, 1) if group != "FN" else np.nan for n, group in enumerate(listed["group"], 1)]
+    table = listed[["lesion", "group", "voxels"]].assign(structural=values, note="")
+    table["voxels"] += voxels
+    table.to_csv(folder / f"sub-{subject}" / "uncertainty.tsv", sep="\t", index=False, na_rep="n/a")
+    return values
+
+
+def test_the_uncertainty_of_the_same_lesions_joins_their_table(folder, tmp_path) -> None:
+    own = Path(shutil.copytree(folder, tmp_path / "own"))
+    assert "uncertainty" not in read_lesions(own)
+    values = write_uncertainty(own, "p1")
+    assert read_lesions(own)["uncertainty"].tolist() == pytest.approx(values, nan_ok=True)
+    write_uncertainty(own, "p1", voxels=1)
+    with pytest.raises(ValueError, match=r"lesion 1 is not in it; run `ies uncertainty`"):
+        read_lesions(own)
+
+
+def test_uncertainty_of_some_subjects_alone_judges_none(folder, tmp_path) -> None:
+    own, other = (Path(shutil.copytree(folder, tmp_path / name)) for name in ("own", "other"))
+    for path in sorted(other.rglob("*sub-p1*"), key=lambda p: -len(p.parts)):
+        if path.suffix == ".json":
+            path.write_text(path.read_text().replace('"subject": "p1"', '"subject": "p2"'))
+        path.rename(path.with_name(path.name.replace("sub-p1", "sub-p2")))
+    write_uncertainty(own, "p1")
+    with pytest.warns(UserWarning, match="none of p2; run"):
+        table = read_lesions([own, other])
+    assert "uncertainty" not in table
+    assert set(table["subject"]) == {"p1", "p2"}
+
+
 def test_two_networks_of_one_subject_are_not_mixed(folder, tmp_path) -> None:
     other = Path(shutil.copytree(folder, tmp_path / "other"))
     for path in other.glob("sub-p1/anat/*_desc-gradientmeanL*.json"):
