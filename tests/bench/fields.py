@@ -2,6 +2,8 @@
 
 import statistics
 from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -116,7 +118,7 @@ def around(image: torch.Tensor, voxels: np.ndarray, sides: Sequence[int]) -> tup
 def six_stages(
     kind: str = "PlainConvUNet", features: Sequence[int] = STAGES, window: int | tuple[int, int, int] = 128
 ) -> Network:
-    """What nnU-Net plans for large scans, `PlainConvUNet` or `ResidualEncoderUNet`, with random weights."""
+    """What nnU-Net plans for large scans, `PlainConvUNet` or `ResidualEncoderUNet`, with random weights of a seed."""
     torch.manual_seed(0)
     blocks = {
         "PlainConvUNet": {"n_conv_per_stage": 2, "n_conv_per_stage_decoder": 2},
@@ -141,8 +143,17 @@ def six_stages(
     return Network(module, f"six-stage {kind}", window=window, through="windows")
 
 
+def weights_of(kind: str) -> Path:
+    """Where `python -m tests.bench.six_stages KIND` leaves what it trained."""
+    return Path.home() / ".cache" / "ies-helpers" / "bench" / f"{kind}.pt"
+
+
 def six_stage_lesion(
     image: torch.Tensor, lesions: Sequence[Lesion], count: int, kind: str = "PlainConvUNet", accuracy: float = 3e-3
 ) -> Row:
-    """One lesion in the one window of 128^3 about it."""
-    return one_lesion(six_stages(kind), *around(image, voxels_of(lesions, count), (128,) * 3), accuracy, repeats=1)
+    """One lesion in the one window of 128^3 about it; briefly trained, where such weights are."""
+    network, path = six_stages(kind), weights_of(kind)
+    if path.is_file():
+        network.module.load_state_dict(torch.load(path, weights_only=True))
+    row = one_lesion(network, *around(image, voxels_of(lesions, count), (128,) * 3), accuracy, repeats=1)
+    return replace(row, case=f"{row.case}, {'briefly trained' if path.is_file() else 'random weights'}")
