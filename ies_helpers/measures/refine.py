@@ -718,7 +718,7 @@ def _with_uncertainty(listed: pd.DataFrame, path: Path) -> pd.DataFrame:
     same = ["lesion", "group", "voxels"]
     told = pd.read_csv(path, sep="\t", encoding="utf-8-sig").astype({"lesion": int, "voxels": int})
     both = listed.merge(told[[*same, "structural"]], on=same, how="left", indicator=True)
-    others = both[(both["_merge"] == "left_only") & (both["group"] != "TN")]
+    others: Any = both[(both["_merge"] == "left_only") & (both["group"] != "TN")]
     if len(others):
         met = f"lesion {others['lesion'].iloc[0]} is not in it"
         raise ValueError(f"Uncertainty must be of the lesions beside it, of {path} {met}; run `ies uncertainty`.")
