@@ -41,6 +41,7 @@ _HOMES = {
     "explain": "saliency.explain",
     "perilesional_curve": "saliency.context",
     "dose_response": "saliency.context",
+    "dose_to_flip": "saliency.context",
     "input_x_gradient": "saliency.comparison",
     "integrated_gradients": "saliency.comparison",
     "occlusion": "saliency.comparison",
@@ -81,6 +82,7 @@ _HOMES = {
     "saliency_html": "figures.pages",
     "view": "figures.viewer",
     "view_3d": "figures.pages",
+    "report": "figures.report",
     "save_map": "subjects.folder",
 }
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import typer
 
-from ies_helpers.cli import cohort, demo, evaluate, explain, fetch, perilesional, predict, refine, uncertainty, view
+from ies_helpers.cli import cohort, demo, evaluate, explain, fetch, perilesional, predict, refine, report, uncertainty, view
 
 UsageError: Any = typer.BadParameter.__bases__[0]  # Click's, or that of the copy that newer Typer carries
 INTERRUPTED = 130  # exit code after Ctrl-C, as shells have it
@@ -21,7 +21,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (demo, fetch, predict, explain, perilesional, uncertainty, evaluate, refine, cohort, view):
+for command in (demo, fetch, predict, explain, perilesional, uncertainty, evaluate, refine, cohort, view, report):
     app.command()(command)
 
 

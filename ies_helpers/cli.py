@@ -621,3 +621,27 @@ def view(
             print(path)
     for path in draw_overview(folders, threshold=threshold, subjects=moved or ()):
         print(path)
+
+
+@with_options
+def report(
+    files: FileOptions,
+    network: NetworkOptions,
+    recipe: Recipe,
+    subject: SubjectArgument = None,
+    lesions: LesionsOption = "all",
+    out: Out = Path("ies-out"),
+    as_json: JsonOption = False,
+) -> None:
+    """One page a patient, a section a lesion: where it lies, what the answer rests on, how firm it is."""
+    from ies_helpers.figures.report import report as write_report
+    from ies_helpers.subjects.sources import load_subject
+
+    wanted, labels = wanted_lesions(lesions)
+    how: Any = {"labels": labels, "recipe": recipe, "command": shlex.join(["ies", *sys.argv[1:]])}
+    how |= {"progress": not as_json, "tell": None if as_json else print}
+    made = write_report(load_subject(subject, **files.given()), network.load(), wanted, out, **how)
+    table = made.table()
+    shown = ["lesion", "group", "voxels", "zone", "probability", "dose", "doubt"]
+    lines = [table[shown].round(2).to_string(index=False, na_rep="n/a"), f"Open {made.path} in a browser."]
+    print_result(lines, table.replace([float("inf"), -float("inf")], float("nan")), as_json)

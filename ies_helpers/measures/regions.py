@@ -10,10 +10,12 @@ arXiv 2407.16653). Departures: j need not be a class of the same network, struct
 is NaN with a reason (there an absent structure has mass 0, and mean NaN without a word).
 """
 
+import itertools
 import warnings
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import nibabel
 import numpy as np
@@ -324,6 +326,100 @@ def template_affine(subject: Subject) -> Affine:
 def _world(subject: Subject, affine: Affine) -> np.ndarray:
     """`(3, I, J, K)` float32 mm of every voxel."""
     return np.moveaxis(apply_affine(affine, np.moveaxis(np.indices(subject.shape), 0, -1)), -1, 0).astype(np.float32)
+
+
+# Where a lesion lies: the zones that the McDonald criteria count (Thompson et al. 2018), by the template.
+
+ZONES = ("infratentorial", "periventricular", "juxtacortical", "deep grey matter", "deep white matter")
+OUT = "outside the template"
+
+ABUTS_MM = 3.0  # a lesion whose nearest voxel is so near to ventricles or cortex counts as touching them
+MISPLACED_MM = 2.0  # how far along each axis the template may lie beside the patient
+
+
+class Zone(NamedTuple):
+    """The zone of a lesion, and how sure it is."""
+
+    name: str  # one of `ZONES`, or `OUT`; empty where there is no saying
+    sure: float  # share of 27 placements of the template in which the lesion has this zone; NaN without a zone
+    why: str = ""  # the zones of the other placements, or why there is none
+
+
+class LesionZones:
+    """Tells the zone of each lesion of a subject whose brain is in MNI space; a ValueError says where it is not.
+
+    In this order: `OUT`, where less than half of its voxels lie in the template's brain; infratentorial, where half of
+    them lie below the tentorium; deep grey matter, where half of them lie in it; periventricular or juxtacortical, the
+    nearer of ventricles and cortex, where it is at most 3 mm from a voxel of the lesion to one of them; else deep white
+    matter. Ventricles are the patient's own (`brain_tissues`), all else is the template's, the brain stretched
+    to its size (`template_affine`). As template and patient differ, the lesion is looked at in 27 places, moved by -2,
+    0 and 2 mm (one voxel at least) along each axis: its zone is the most frequent one.
+
+    In six phantoms (seeds 0 to 5), whose own tissues are known, 237 of 292 lesions got the zone that these limits give
+    in their own tissues, and of the 220 of which 75 % of the places agree, 201.
+    """
+
+    def __init__(self, subject: Subject) -> None:
+        world = _world(subject, template_affine(subject))
+        white, grey, _, to_ventricles = template_tissues(world)
+        spacing = np.array(subject.spacing)
+        deep = deep_grey(world) & (grey > 0.5)
+        cortex = (grey > 0.5) & ~deep & (to_ventricles > VENTRICLE_MM)  # the wall of a ventricle looks grey, too
+        self.inside = np.asarray(ndimage.binary_fill_holes(white + grey > 0.5))
+        self.below, self.deep = below_tentorium(world), deep
+        self.to_ventricles, self.to_cortex = (
+            _distance(mask, spacing) for mask in (brain_tissues(subject)["ventricles"], cortex)
+        )
+        self._step = np.maximum(1, np.rint(MISPLACED_MM / spacing)).astype(int)
+
+    def __call__(self, lesion: Lesion) -> Zone:
+        """The zone of a lesion."""
+        moves = np.array(list(itertools.product((-1, 0, 1), repeat=3))) * self._step
+        most = np.array(self.inside.shape) - 1
+        counts = Counter(self._at(tuple(np.clip(lesion.voxels + move, 0, most).T)) for move in moves)
+        (name, count), *others = counts.most_common()
+        return Zone(name, count / len(moves), ", ".join(f"{other} in {n} of {len(moves)}" for other, n in others))
+
+    def _at(self, voxels: tuple[np.ndarray, ...]) -> str:
+        if self.inside[voxels].mean() < 0.5:
+            return OUT
+        if self.below[voxels].mean() >= 0.5:
+            return "infratentorial"
+        if self.deep[voxels].mean() >= 0.5:
+            return "deep grey matter"
+        near = {
+            "periventricular": self.to_ventricles[voxels].min(),
+            "juxtacortical": self.to_cortex[voxels].min(),
+        }
+        nearest = min(near, key=lambda name: near[name])
+        return nearest if near[nearest] <= ABUTS_MM else "deep white matter"
+
+
+def _distance(mask: np.ndarray, spacing: np.ndarray) -> np.ndarray:
+    """`(I, J, K)` mm to the nearest voxel of a mask; infinite where it has none."""
+    if not mask.any():
+        return np.full(mask.shape, np.inf)
+    return np.asarray(ndimage.distance_transform_edt(~mask, sampling=spacing))
+
+
+def deep_grey(world: np.ndarray) -> np.ndarray:
+    """Where basal ganglia and thalami lie, `(...)` bool at `(3, ...)` mm of MNI space: two ellipsoids."""
+    x, y, z = np.abs(world[0]), world[1], world[2]
+    return ((x - 17) / 15) ** 2 + ((y + 4) / 28) ** 2 + ((z - 4) / 16) ** 2 <= 1
+
+
+def below_tentorium(world: np.ndarray) -> np.ndarray:
+    """Where brainstem and cerebellum lie, `(...)` bool at `(3, ...)` mm of MNI space.
+
+    A tent and a column, laid by hand on the MNI152 template: behind y = -38 mm what is below a roof that falls to both
+    sides and backwards; before it the brainstem between the temporal lobes, and the front of the cerebellum.
+    """
+    x, y, z = np.abs(world[0]), world[1], world[2]
+    roof = -4 - 0.5 * x - 0.3 * np.maximum(0, -45 - y)
+    behind = (y < -38) & (z < roof)
+    stem = (y >= -45) & (y < -10) & (x < 17) & (z < -8)
+    front = (y >= -38) & (y < -28) & (x < 26) & (z < -22)
+    return behind | stem | front
 
 
 def _template_brain(world: np.ndarray) -> np.ndarray:

@@ -7,8 +7,9 @@ so that its last dilation of 34 voxels stands at 35; here a dilation stands wher
 
 import itertools
 import math
+import warnings
 from collections.abc import Sequence
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import pandas as pd
@@ -16,10 +17,11 @@ import torch
 from scipy import ndimage
 from torch import nn
 
-from ies_helpers.arrays import CONNECTIVITY, Affine, LesionLike, Volume, as_mask, check_choice, door, spacing_of
+from ies_helpers.arrays import CONNECTIVITY, Affine, Box, LesionLike, Volume, as_mask, check_choice, door, spacing_of
 from ies_helpers.saliency.score import LesionScore
+from ies_helpers.segmentation.lesions import MIN_VOXELS
 from ies_helpers.segmentation.network import Network, Through, as_network, padded
-from ies_helpers.subjects.editing import lesion_pattern
+from ies_helpers.subjects.editing import lesion_pattern, lesion_shape
 from ies_helpers.subjects.subject import Subject
 
 Fill = Literal["zero", "mean", "blurred"]
@@ -62,9 +64,7 @@ def perilesional_curve(
     if not len(distances) or not all(math.isfinite(d) and d >= 0 for d in distances):
         raise ValueError(f"distances must be finite numbers from 0, at least one; got {list(distances)}.")
     network = as_network(network)
-    through = through or ("whole" if network.window is None else "windows")
-    network = padded(network, tuple(image.shape[1:])) if through == "windows" else network
-    scorer = LesionScore(network, image, lesion, through=through)
+    scorer = scorer_of(network, image, lesion, through)
     spacing = np.array(spacing_of(np.eye(4) if affine is None else affine))
     mask = as_mask(lesion, image.shape[1:])
     far = steps_from(mask) if by == "steps" else ndimage.distance_transform_edt(~mask, spacing)
@@ -75,6 +75,13 @@ def perilesional_curve(
     table["distance_mm"] *= float(spacing.mean()) if by == "steps" else 1.0
     table["seen"] = largest[:-1].numpy() > network.threshold
     return table.assign(full_score=float(mean[-1]))
+
+
+def scorer_of(network: Network, image: Volume, lesion: LesionLike, through: Through | None = None) -> LesionScore:
+    """A lesion's score as the network predicts it, `through` None, or as it is explained."""
+    through = through or ("whole" if network.window is None else "windows")
+    network = padded(network, tuple(image.shape[1:])) if through == "windows" else network
+    return LesionScore(network, image, lesion, through=through)
 
 
 def check_curve(by: str, fill: str) -> None:
@@ -147,3 +154,64 @@ def dose_response(
     table["seen"] = table["highest"] > network.threshold
     table["logit"] = logits[:, network.lesion_class].mean(dim=1).numpy()
     return table.reindex(columns=DOSE_COLUMNS)
+
+
+# How far a lesion that is there is from the other answer.
+
+MOST_DOSE = 4.0  # z-scored units of FLAIR, about four times what a real lesion has
+DOSE_STEP = 0.25  # doses that are looked at one after another
+DOSE_EXACT = 0.02  # how well the dose is then known
+
+
+class Flip(NamedTuple):
+    """What it takes that a network changes its answer about a lesion."""
+
+    found: bool  # whether the network finds it as it is
+    dose: float  # what FLAIR must gain in the mean over its voxels, z-scored units; below 0: it must be darker
+
+
+@door
+def dose_to_flip(network: Network | nn.Module, subject: Subject, lesion: LesionLike) -> Flip:
+    """How much darker a found lesion must be to be missed, or how much brighter a missed one to be found.
+
+    The lesion is made brighter or darker as `lesion_shape` says, T1 the other way by half as much, and the network is
+    asked as it predicts. Found is a lesion of which at least 6 connected voxels (all, if it has fewer) are above the
+    threshold. Doses are tried in steps of 0.25 up to 4; the first that turns the answer is then halved down to 0.02. So
+    it is the smallest dose but for one that turns it and a second, within the same step, that turns it back. Infinite
+    where no dose up to 4 turns it; NaN, and a warning that says why, where no channel is one in which lesions are known
+    to be bright or dark.
+    """
+    network = as_network(network)
+    score = scorer_of(network, subject.image, lesion)
+    unit = score.crop(lesion_shape(subject, lesion))
+
+    def found(dose: float) -> bool:
+        above = score.probabilities([score.image + dose * unit])[0].numpy() > network.threshold
+        return _holds_a_lesion(score.voxels[above], min(MIN_VOXELS, len(score.voxels)))
+
+    as_it_is = found(0.0)
+    sign = -1.0 if as_it_is else 1.0
+    if not bool(unit.any()):
+        named = ", ".join(subject.channels)
+        warnings.warn(f"A dose is NaN: it is not known whether lesions are bright or dark in {named}.", stacklevel=3)
+        return Flip(as_it_is, math.nan)
+    steps = [sign * n * DOSE_STEP for n in range(1, round(MOST_DOSE / DOSE_STEP) + 1)]
+    far = next((dose for dose in steps if found(dose) != as_it_is), None)
+    if far is None:
+        return Flip(as_it_is, sign * math.inf)
+    near = far - sign * DOSE_STEP
+    while abs(far - near) > DOSE_EXACT:
+        middle = (near + far) / 2
+        near, far = (near, middle) if found(middle) != as_it_is else (middle, far)
+    return Flip(as_it_is, far)
+
+
+def _holds_a_lesion(voxels: np.ndarray, least: int) -> bool:
+    """Whether `least` of the voxels `(V, 3)` are connected."""
+    if len(voxels) < least:
+        return False
+    box = Box.around(voxels)
+    near = np.zeros(box.shape, dtype=bool)
+    near[tuple((voxels - box.start).T)] = True
+    labels: Any = ndimage.label(near, CONNECTIVITY)
+    return int(np.bincount(labels[0].ravel())[1:].max()) >= least

@@ -128,9 +128,35 @@ def lesion_pattern(subject: Subject, place: Any, size: float) -> tuple[Volume, L
     if met := int((ndimage.binary_dilation(mask, CONNECTIVITY) & others).sum()):
         there = f"one of {size:g} mm3 there would meet {met} voxels of the target"
         raise ValueError(f"A new lesion must not touch another, {there}; healthy_places draws places that are free.")
-    shape = torch.from_numpy(extent / extent[mask].mean()).to(subject.image.dtype)
-    pattern = torch.stack([channel(name).bright * shape for name in subject.channels])
-    return pattern, torch.from_numpy(mask)
+    return _as_pattern(subject, extent / extent[mask].mean()), torch.from_numpy(mask)
+
+
+@door
+def lesion_shape(subject: Subject, lesion: LesionLike) -> Volume:
+    """What makes a lesion that is there brighter in FLAIR by 1: `lesion_pattern` in its own shape, `(C, I, J, K)`.
+
+    With d the distance in mm to its border, below 0 inside, a voxel is 1 / (1 + exp(d / 0.5 mm)) lesion; the border
+    runs half a voxel outside its outermost voxels. Scaled so that the mean over its voxels is 1 in FLAIR; each other
+    channel has its share of that (`Channel.bright`: T1 -0.5), channels of which that is not known have nothing.
+    """
+    mask, spacing = as_mask(lesion, subject.shape), np.array(subject.spacing)
+    box = Box.around(mask).grow(np.ceil(HALO_MM / spacing).astype(int) + 1, mask.shape)
+    own, brain = mask[box], brain_mask(subject.image)[box]
+    if not (own & brain).any():
+        raise ValueError(f"A lesion must lie in the brain, this one lies where {subject.name} is 0 in all channels.")
+    padded, half = np.pad(own, 1), spacing.min() / 2
+    inward = np.asarray(ndimage.distance_transform_edt(padded, sampling=spacing))[1:-1, 1:-1, 1:-1] - half
+    outward = np.asarray(ndimage.distance_transform_edt(~own, sampling=spacing)) - half
+    away = np.where(own, -inward, outward)
+    extent = np.zeros(mask.shape)
+    extent[box] = np.where((away < HALO_MM) & brain, expit(-away / EDGE_MM), 0)
+    return _as_pattern(subject, extent / extent[mask].mean())
+
+
+def _as_pattern(subject: Subject, shape: np.ndarray) -> Volume:
+    """`(C, I, J, K)`: each channel's share of a lesion's contrast in FLAIR, on `shape` `(I, J, K)`."""
+    values = torch.from_numpy(shape).to(subject.image.dtype)
+    return torch.stack([channel(name).bright * values for name in subject.channels])
 
 
 def _radius(size: float) -> float:

@@ -10,13 +10,18 @@ import pytest
 import torch
 from scipy import ndimage
 
-from ies_helpers import Subject
+from ies_helpers import Lesion, Subject
 from ies_helpers.measures.regions import (
     OTHER_LESIONS,
+    OUT,
     OUTSIDE,
     OWN_LESION,
     REST,
     TISSUES,
+    ZONES,
+    LesionZones,
+    Zone,
+    below_tentorium,
     brain_tissues,
     distance_structures,
     join,
@@ -334,11 +339,11 @@ def test_joined_structures_are_unions_and_unknown_names_are_refused() -> None:
         join(parts, {"both": ["left", "top"]})
 
 
-def template_subject(stretch: tuple[float, float, float] = (1, 1, 1)) -> tuple[Subject, np.ndarray]:
+def template_subject(stretch: tuple[float, float, float] = (1, 1, 1), side: float = 4.0) -> tuple[Subject, np.ndarray]:
     """The template itself as a T1 at 4 mm, its brain stretched along each world axis, and its tissue at each voxel."""
-    affine = np.diag([4.0, 4.0, 4.0, 1.0])
+    affine = np.diag([side, side, side, 1.0])
     affine[:3, 3] = [-110, -140, -90]
-    shape = (55, 66, 50)
+    shape = (int(220 / side), int(264 / side), int(200 / side))
     world = np.tensordot(affine[:3, :3], np.indices(shape), axes=1) + affine[:3, 3, None, None, None]
     seen = world / np.reshape(stretch, (3, 1, 1, 1))
     white, grey, csf, _ = template_tissues(seen.astype(np.float32))
@@ -380,3 +385,97 @@ def test_a_brain_that_is_not_in_mni_space_is_refused() -> None:
             brain_tissues(Subject("template", subject.image, affine))
     with pytest.raises(ValueError, match=r"Dice coefficient of 0\.00"):
         brain_tissues(Subject("empty", torch.zeros(2, 8, 8, 8), np.eye(4)))
+
+
+# Zones
+
+
+@pytest.fixture(scope="module")
+def zones() -> tuple[Subject, LesionZones]:
+    subject, _ = template_subject(side=2.0)
+    return subject, LesionZones(subject)
+
+
+def lesion_at(subject: Subject, world: tuple[float, float, float], radius_mm: float = 3.0) -> Lesion:
+    centre = np.linalg.inv(subject.affine) @ [*world, 1]
+    return lesion_of(ball(subject.shape, tuple(centre[:3]), radius_mm / 2))
+
+
+PLACED = {  # mm of MNI space, as an atlas has them
+    "cerebellum": ((25, -62, -40), "infratentorial"),
+    "vermis": ((0, -60, -22), "infratentorial"),
+    "pons": ((4, -26, -30), "infratentorial"),
+    "medulla": ((0, -40, -52), "infratentorial"),
+    "body of the ventricle": ((-23, -20, 26), "periventricular"),
+    "occipital horn": ((30, -60, 12), "periventricular"),
+    "precentral gyrus": ((-38, -18, 58), "juxtacortical"),
+    "occipital pole": ((14, -94, 4), "juxtacortical"),
+    "fusiform gyrus": ((34, -50, -14), "juxtacortical"),
+    "parahippocampal gyrus": ((24, -30, -16), "juxtacortical"),
+    "putamen": ((26, 4, 0), "deep grey matter"),
+    "centrum semiovale": ((-26, -22, 38), "deep white matter"),
+}
+
+
+@pytest.mark.parametrize("place", PLACED)
+def test_places_of_an_atlas_have_their_zone(zones: tuple[Subject, LesionZones], place: str) -> None:
+    subject, zone_of = zones
+    world, expected = PLACED[place]
+    assert zone_of(lesion_at(subject, world)).name == expected
+
+
+def test_how_sure_a_zone_is_is_the_share_of_27_places_by_a_loop(zones: tuple[Subject, LesionZones]) -> None:
+    """On maps made by hand: ventricles are one plane, cortex another, 2 mm voxels, so a step of one voxel."""
+    subject, _ = zones
+    zone_of = LesionZones.__new__(LesionZones)
+    i = np.indices(subject.shape)[0].astype(float) * 2
+    zone_of.inside, zone_of.below, zone_of.deep = (np.full(subject.shape, v) for v in (True, False, False))
+    zone_of.to_ventricles, zone_of.to_cortex, zone_of._step = np.abs(i - 40), np.abs(i - 60), np.array([1, 1, 1])
+    shifts = [(a, b, c) for a in (-1, 0, 1) for b in (-1, 0, 1) for c in (-1, 0, 1)]
+    for at, expected in ((20, "periventricular"), (22, "deep white matter"), (24, "deep white matter")):
+        lesion = lesion_of(np.zeros(subject.shape, dtype=bool) | (np.indices(subject.shape) == at).all(axis=0))
+        told = []
+        for a, _, _ in shifts:
+            mm = 2.0 * (at + a)
+            near = min((abs(mm - 40), "periventricular"), (abs(mm - 60), "juxtacortical"))
+            told.append(near[1] if near[0] <= 3 else "deep white matter")
+        found = zone_of(lesion)
+        assert found.name == expected == max(set(told), key=told.count)
+        assert found.sure == pytest.approx(told.count(expected) / 27, abs=EXACT)
+        others = {name: told.count(name) for name in set(told) - {expected}}
+        assert found.why == ", ".join(f"{name} in {n} of 27" for name, n in others.items())
+
+
+def test_a_lesion_outside_the_template_is_told_and_one_at_the_border_of_the_scan_has_a_zone(
+    zones: tuple[Subject, LesionZones],
+) -> None:
+    subject, zone_of = zones
+    assert zone_of(lesion_at(subject, (0, 100, 60))) == Zone(OUT, 1.0)
+    corner = zone_of(lesion_of(ball(subject.shape, (0, 0, 0), 2)))
+    assert (corner.name, corner.sure) == (OUT, 1.0)
+
+
+def test_the_tentorium_parts_cerebellum_from_cerebrum_on_both_sides() -> None:
+    below = {
+        "lobule VI": (28, -62, -26),
+        "tonsil": (10, -52, -48),
+        "midbrain": (6, -24, -12),
+        "peduncle": (18, -40, -34),
+    }
+    above = {
+        "lingual": (12, -78, -4),
+        "temporal": (48, -30, -22),
+        "hippocampus": (28, -18, -18),
+        "thalamus": (10, -20, 6),
+    }
+    for side in (-1, 1):
+        for name, expected in [*((n, True) for n in below), *((n, False) for n in above)]:
+            x, y, z = (below | above)[name]
+            assert bool(below_tentorium(np.array([side * x, y, z], dtype=float))) == expected, name
+
+
+def test_zones_need_a_brain_in_mni_space() -> None:
+    subject, _ = template_subject()
+    with pytest.raises(ValueError, match="needs a brain in MNI space"):
+        LesionZones(Subject("template", subject.image, np.eye(4)))
+    assert len(set(ZONES)) == 5

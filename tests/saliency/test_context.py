@@ -12,12 +12,21 @@ from torch import nn
 
 from ies_helpers import Network, gradient, perilesional_curve
 from ies_helpers.arrays import CONNECTIVITY, as_mask
-from ies_helpers.saliency.context import BLUR_MM, DOSE_COLUMNS, dose_response, filled, steps_from
-from ies_helpers.subjects.editing import add_lesion, lesion_pattern
+from ies_helpers.saliency.context import (
+    BLUR_MM,
+    DOSE_COLUMNS,
+    DOSE_EXACT,
+    DOSE_STEP,
+    dose_response,
+    dose_to_flip,
+    filled,
+    steps_from,
+)
+from ies_helpers.subjects.editing import add_lesion, lesion_pattern, lesion_shape
 from ies_helpers.teaching import Linear, Neighbourhood
 from tests import oracles
 from tests.networks import nnunet, unet
-from tests.patients import UNEVEN, subject_in_memory
+from tests.patients import UNEVEN, ball, subject_in_memory
 
 SHAPE = (40, 34, 44)
 VOXELS = np.array([[20, 17, 22], [21, 17, 22], [21, 18, 22], [20, 17, 23]])
@@ -264,3 +273,58 @@ def test_steps_are_dilations(rng: np.random.Generator) -> None:
         region = ndimage.binary_dilation(region, CONNECTIVITY)
         wanted[region & (wanted < 0)] = step
     assert np.array_equal(steps_from(mask), wanted)
+
+
+# The dose that turns an answer
+
+
+LINEAR = Network(Linear(), "linear", stride=(1, 1, 1), threshold=0.5)
+"""A voxel is above the threshold where 2 FLAIR - T1 > 0, so a dose d adds 2.5 d times the lesion's shape to that."""
+
+
+def finds(logits: np.ndarray, gains: np.ndarray, voxels: np.ndarray, shape: tuple[int, ...], dose: float) -> bool:
+    """Whether six connected voxels are above zero, by a label image of the whole grid."""
+    above = np.zeros(shape, dtype=bool)
+    above[tuple(voxels[logits + dose * gains > 0].T)] = True
+    labels, count = ndimage.label(above, CONNECTIVITY)
+    return any(int((labels == n).sum()) >= 6 for n in range(1, count + 1))
+
+
+@pytest.mark.parametrize(("level", "is_found"), [(1.0, True), (-0.8, False)])
+def test_a_flip_is_where_a_linear_network_has_six_connected_voxels_by_hand(level: float, is_found: bool) -> None:
+    subject = subject_in_memory(affine=UNEVEN)
+    voxels = np.argwhere(ball(subject.shape, (12, 14, 10), 2.2))
+    at = tuple(voxels.T)
+    subject.image[:, *at] *= 0.3
+    subject.image[0][at] += level
+    shape = lesion_shape(subject, voxels).numpy()[0][at]
+    logits = 2 * subject.image[0][at].numpy() - subject.image[1][at].numpy()
+    flip = dose_to_flip(LINEAR, subject, voxels)
+    assert flip.found == is_found == finds(logits, 2.5 * shape, voxels, subject.shape, 0)
+    fine = np.arange(0, 4, 0.001) * (-1 if is_found else 1)
+    turns = next(d for d in fine if finds(logits, 2.5 * shape, voxels, subject.shape, d) != is_found)
+    assert abs(turns) <= abs(flip.dose) + 0.001 <= abs(turns) + DOSE_EXACT + 0.002
+    assert np.sign(flip.dose) == (-1 if is_found else 1)
+    assert abs(turns) % DOSE_STEP > DOSE_EXACT, "between two steps, so that halving is looked at"
+
+
+def test_a_dose_that_is_never_enough_is_infinite_and_one_without_meaning_nan() -> None:
+    subject = subject_in_memory()
+    voxels = np.argwhere(ball(subject.shape, (12, 14, 10), 2))
+    subject.image[0][tuple(voxels.T)] = 50.0
+    assert dose_to_flip(LINEAR, subject, voxels) == (True, -np.inf)
+    subject.image[0][tuple(voxels.T)] = -50.0
+    assert dose_to_flip(LINEAR, subject, voxels) == (False, np.inf)
+    unknown = replace(subject, channels=("dir", "swi"))
+    with pytest.warns(UserWarning, match="NaN: it is not known whether lesions are bright or dark in dir, swi"):
+        flip = dose_to_flip(LINEAR, unknown, voxels)
+    assert (flip.found, np.isnan(flip.dose)) == (False, True)
+
+
+def test_a_lesion_of_fewer_than_six_voxels_is_found_by_all_of_them() -> None:
+    subject = subject_in_memory()
+    subject.image[0, 12, 14, 8:11] = torch.tensor([1.0, 1.0, 0.2])
+    subject.image[1, 12, 14, 8:11] = 0.0
+    voxels = np.array([[12, 14, 8], [12, 14, 9], [12, 14, 10]])
+    last = float(lesion_shape(subject, voxels)[0, 12, 14, 10])
+    assert dose_to_flip(LINEAR, subject, voxels).dose == pytest.approx(-0.4 / (2.5 * last), abs=DOSE_EXACT)

@@ -16,6 +16,7 @@ from ies_helpers.subjects.editing import (
     healthy_places,
     lesion_contrast,
     lesion_pattern,
+    lesion_shape,
     remove_lesion,
 )
 from ies_helpers.subjects.tissue import white_matter
@@ -73,6 +74,37 @@ def test_each_voxel_gains_what_the_formula_says(spacing: tuple[float, float, flo
     for voxel, share in shares.items():
         assert gain[:, *voxel] == pytest.approx([1.3 * share / mean, -0.65 * share / mean], abs=STORED)
     assert not gain[:, ~ball(SHAPE, MIDDLE, 11)].any()
+
+
+@pytest.mark.parametrize("spacing", [(1.0, 1.0, 1.0), (0.8, 1.2, 3.0)])
+def test_a_lesions_own_shape_fades_half_a_voxel_outside_its_border(spacing: tuple[float, float, float]) -> None:
+    """Each voxel by a loop: half of the shortest side less than its distance to the nearest voxel of the other kind."""
+    subject = brain(0.1, np.diag([*spacing, 1.0]))
+    own = ball(SHAPE, MIDDLE, 2.5)
+    own[MIDDLE] = False  # a hole is no lesion
+    shape = lesion_shape(subject, own).double().numpy()
+    inside, around = np.argwhere(own), np.argwhere(ball(SHAPE, MIDDLE, 7) & ~own)
+    both, shares = {True: inside, False: around}, {}
+    for is_own, voxels in both.items():
+        for voxel in voxels:
+            away = np.sqrt((((both[not is_own] - voxel) * spacing) ** 2).sum(axis=1)).min() - min(spacing) / 2
+            share = 1 / (1 + np.exp((-away if is_own else away) / 0.5))
+            shares[tuple(voxel)] = share if is_own or away < 2 else 0.0
+    mean = np.mean([shares[tuple(voxel)] for voxel in inside])
+    for voxel, share in shares.items():
+        assert shape[:, *voxel] == pytest.approx([share / mean, -0.5 * share / mean], abs=STORED)
+    assert shape[0][own].mean() == pytest.approx(1, abs=STORED)
+
+
+def test_a_shape_ends_with_the_brain_and_lies_in_it() -> None:
+    subject = brain()
+    edge = ball(SHAPE, (24, 26, 47), 3)
+    assert (edge & ~BRAIN).any()
+    assert not lesion_shape(subject, edge)[:, ~torch.from_numpy(BRAIN)].any()
+    unknown = replace(subject, channels=("flair", "dir"))
+    assert not lesion_shape(unknown, edge)[1].any()
+    with pytest.raises(ValueError, match="this one lies where toy is 0"):
+        lesion_shape(subject, ball(SHAPE, (1, 1, 1), 1))
 
 
 def test_the_image_is_linear_in_the_contrast() -> None:
