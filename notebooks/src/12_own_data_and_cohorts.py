@@ -5,7 +5,7 @@
 #
 # **Objectives.** You load a BIDS folder and plain files. You break a scan in several ways, see which of them are refused
 # or told, and what the network makes of those that are not. You write a cohort's file, read the plan, run it on two processes, lose a subject
-# on purpose and go on. You know what changes on a cluster.
+# on purpose and go on. You know what changes on a cluster. You make the page of a patient of your own.
 #
 # **Minutes.** 2 on two CPU cores; not measured on a GPU.
 #
@@ -442,6 +442,53 @@ Markdown((home / "bids/derivatives/ies/evaluation/summary.md").read_text())
 # Two draws, lesions of two ranges of size and three synthetic patients: read the table for its form, not for who is ahead.
 
 # %% [markdown]
+# ## The page of your own patient
+#
+# Maps and tables are for those who study many lesions. Whoever looks at one patient wants one page: where does this lesion lie, what
+# does the network's answer rest on, how firm is it? `report` makes it. In a terminal that is
+# `ies report SUBJECT --network NETWORK --out FOLDER`; here, for one lesion that the network finds and one that is not real or that it
+# misses.
+
+# %%
+from ies_helpers import report
+from ies_helpers.figures.report import SENTENCES
+from ies_helpers.saliency.methods import Recipe
+
+least = {len(le): le for le in results["as it is"] if le.group != "TP"}
+pair = [chosen[0], least[max(least)]] if least else chosen[:2]
+quick = Recipe(aggregate="mean", draws=2)
+mine = report(subject, network, pair, home / "report", recipe=quick, tell=print)
+
+# %% [markdown]
+# The page is one file. It loads nothing and runs nothing, so it can be sent by mail, read on a phone, or printed.
+
+# %%
+mine
+
+# %% [markdown]
+# Read it from the top: not for clinical use; which network, which settings; then the lesions by *doubt*, the most doubtful first. Each
+# lesion has three sentences. They are made from the numbers below them by rules that stand at the end of the page, and each can say
+# that it is *not sure*, and why. Here the sentences alone:
+
+# %%
+for facts in mine.facts:
+    print(f"\nLesion {facts.lesion} ({facts.group}, {facts.voxels} voxels)")
+    for sentence in SENTENCES:
+        print(" ", sentence(facts))
+
+# %% [markdown]
+# *Where* comes from a template of a brain, laid over this one in 27 places: a lesion whose zone changes when the template moves by
+# 2 mm is not sure. *What it rests on* is about the score: a channel in which small changes move it, and the rim of tissue with which
+# it keeps 95 % of its value (chapter 07). *How firm* is about the answer: the change of brightness that turns it, as
+# `dose_to_flip` finds it. None of them says whether the lesion is real: a false one can lie in a plausible place and be held
+# firmly.
+
+# %%
+table = mine.table()
+assert table["doubt"].is_monotonic_decreasing
+table[["lesion", "group", "zone", "zone_sure", "needs_mm", "dose", "doubt"]].round(2)
+
+# %% [markdown]
 # ## On a cluster
 #
 # The same command takes the address of a [Dask](https://docs.dask.org) cluster, `--dask tcp://...`, or its scheduler file. joblib, which runs
@@ -472,6 +519,7 @@ Markdown((home / "bids/derivatives/ies/evaluation/summary.md").read_text())
 # - Axes, voxel size, a skull, a background that is not 0 and channels that look swapped are told in a warning; different grids, damage and a missing modality are refused. Nothing is resampled, turned or filled.
 # - A zero channel is accepted by the network, and is no answer.
 # - A cohort is one file and one command. It says before what it will cost and after what failed, and goes on where it was.
+# - One patient is one page: three sentences a lesion, each with the form in which it is not sure.
 #
 # ## Limits
 #
