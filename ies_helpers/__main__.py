@@ -11,7 +11,19 @@ from typing import Any
 
 import typer
 
-from ies_helpers.cli import cohort, demo, evaluate, explain, fetch, perilesional, predict, refine, report, uncertainty, view
+from ies_helpers.cli import (
+    cohort,
+    demo,
+    evaluate,
+    explain,
+    fetch,
+    perilesional,
+    predict,
+    refine,
+    report,
+    uncertainty,
+    view,
+)
 
 UsageError: Any = typer.BadParameter.__bases__[0]  # Click's, or that of the copy that newer Typer carries
 INTERRUPTED = 130  # exit code after Ctrl-C, as shells have it

@@ -10,7 +10,6 @@ from base64 import b64encode
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from html import escape
-from importlib import import_module
 from importlib.resources import files
 from io import BytesIO
 from itertools import product
@@ -40,6 +39,7 @@ from ies_helpers.figures.slices import (
     symmetric,
 )
 from ies_helpers.measures.context import ContextTable, summarise_curves
+from ies_helpers.measures.features import map_features
 from ies_helpers.measures.maps import channel_shares, peak, proportional_energy
 from ies_helpers.measures.regions import OUT, LesionZones, Zone
 from ies_helpers.measures.uncertainty import lesion_uncertainty, member_probabilities, members_of
@@ -200,20 +200,11 @@ def _contrast(subject: Subject, lesion: Lesion, reasons: dict[str, str]) -> floa
     return value
 
 
-def _room(name: str) -> Any:
-    """A room of `measures`; None where it is not built yet."""
-    try:
-        return import_module(f"ies_helpers.measures.{name}")
-    except ModuleNotFoundError:
-        return None
-
-
 def _features(saliency: Saliency, lesion: Lesion, subject: Subject, channels: Sequence[str]) -> dict[str, float]:
     """Of the map; those without a value are NaN, and not compared."""
-    room = _room("features")
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*NaN")
-        return {} if room is None else room.map_features(saliency, lesion, subject.affine, channels)
+        return map_features(saliency, lesion, subject.affine, channels)
 
 
 # Which lesions of the run are most like it.
@@ -260,7 +251,7 @@ def most_alike(table: pd.DataFrame, groups: Mapping[int, str], lesion: int, by: 
 # Sentences. Each is one rule: what makes it unsure, and how it then reads; the page prints the rules too.
 
 SURE_ZONE = 0.75  # of 27 placements of the template
-MAIN_SHARE = 0.6  # of a map's strength that makes a channel the main one
+MAIN_SHARE = 2 / 3  # of a map's strength that makes a channel the main one
 FIRM_DOSE = 0.3  # z-scored units of FLAIR
 FIRM_STRUCTURAL = 0.5
 
@@ -332,12 +323,8 @@ def _shares(f: LesionFacts) -> str:
 def _rests_sure(f: LesionFacts) -> str:
     main = max(f.shares, key=lambda name: f.shares[name])
     share = f"{label_of(main)} is its only channel" if len(f.shares) == 1 else f"{_shares(f)} of the map's strength"
-    rim = (
-        f"with only the {f.needs_mm:g} mm of tissue around it in view"
-        if f.needs_mm
-        else "even with nothing else in view"
-    )
-    kept = f"{rim} and the rest blurred, the score stays above 95 % of its value"
+    far = f"all that lies more than {f.needs_mm:g} mm from it" if f.needs_mm else "all but the lesion itself"
+    kept = f"blurring {far} leaves the score above 95 % of its value"
     return f"The network's score for it reacts most to changes in {label_of(main)} ({share}); {kept}."
 
 

@@ -82,8 +82,8 @@ def test_all_three_sentences_of_a_firm_lesion_say_its_numbers() -> None:
         "It seems to lie at the lateral ventricles (periventricular): 25 of 27 placements of a template brain say so."
     )
     assert RESTS(FIRMLY) == (
-        "The network's score for it reacts most to changes in FLAIR (FLAIR 70 %, T1 30 % of the map's strength); with "
-        "only the 4 mm of tissue around it in view and the rest blurred, the score stays above 95 % of its value."
+        "The network's score for it reacts most to changes in FLAIR (FLAIR 70 %, T1 30 % of the map's strength); "
+        "blurring all that lies more than 4 mm from it leaves the score above 95 % of its value."
     )
     assert FIRM(FIRMLY) == (
         "Right or wrong, the network would not easily answer otherwise: it would be missed if FLAIR were 0.8 units "
@@ -121,7 +121,7 @@ def test_a_lesion_outside_the_template_and_a_brain_that_is_not_in_its_space_have
 @pytest.mark.parametrize(
     ("change", "doubt"),
     [
-        ({"shares": {"flair": 0.59, "t1": 0.41}}, "no channel stands out (FLAIR 59 %, T1 41 %)"),
+        ({"shares": {"flair": 0.66, "t1": 0.34}}, "no channel stands out (FLAIR 66 %, T1 34 %)"),
         ({"shares": {"all": 1.0}}, "this kind of map does not tell channels apart"),
         ({"shares": {"flair": math.nan, "t1": math.nan}}, "its map has no values"),
         ({"probability": 0.3}, "its score is too low to tell"),
@@ -136,8 +136,8 @@ def test_what_an_answer_rests_on_is_not_sure_without_one_channel_or_one_rim(chan
 
 def test_at_the_limit_a_channel_is_the_main_one_and_a_score_counts() -> None:
     at = replace(FIRMLY, shares={"flair": 1 - MAIN_SHARE, "t1": MAIN_SHARE}, probability=0.3 + 1e-6, needs_mm=0.0)
-    assert "most to changes in T1 (FLAIR 40 %, T1 60 %" in RESTS(at)
-    assert "; even with nothing else in view and the rest blurred" in RESTS(at)
+    assert "most to changes in T1 (FLAIR 33 %, T1 67 %" in RESTS(at)
+    assert "; blurring all but the lesion itself leaves" in RESTS(at)
     assert "(FLAIR is its only channel)" in RESTS(replace(FIRMLY, shares={"flair": 1.0}))
 
 
