@@ -660,7 +660,7 @@ COLUMNS: dict[str, Shown] = {
     "Group": lambda f: f.group,
     "Size": _size,
     "Zone": _zone,
-    "Probability": lambda f: f"{f.probability:.2f}" if isfinite(f.probability) else "unknown",
+    "Network's probability": lambda f: f"{f.probability:.2f}" if isfinite(f.probability) else "unknown",
     "Answer turns": _dose,
     "Doubt": lambda f: f"{f.doubt:.2f}" if isfinite(f.doubt) else "unknown",
 }
@@ -670,7 +670,7 @@ FACTS: dict[str, Shown] = {
     "Group": lambda f: f"{f.group}: {MEANINGS[f.group]}",
     "Size": lambda f: f"{_size(f)}, {f.voxels} voxels" if isfinite(f.volume_mm3) else _size(f),
     "Zone": lambda f: _zone(f) + (f"; {f.zone.why}" if f.zone.why else ""),
-    "Probability": lambda f: _known(
+    "Network's probability": lambda f: _known(
         f.probability, f"mean {f.probability:.2f}, largest {f.highest:.2f}; threshold {f.threshold:g}", f, "probability"
     ),
     "Channels": _channels,
