@@ -394,7 +394,7 @@ SENTENCES = (
 NOISY = 8  # copies of the scan that a network without members is shown
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Report:
     """The page of a subject, and the facts that it was made of, by doubt, the largest first."""
 
@@ -405,6 +405,10 @@ class Report:
     def table(self) -> pd.DataFrame:
         """A row a lesion: its facts, its doubt, and its three sentences."""
         return pd.DataFrame([_row(f) for f in self.facts])
+
+    def __repr__(self) -> str:
+        count = f"{len(self.facts)} lesions" if len(self.facts) != 1 else "1 lesion"
+        return f"Report({self.facts[0].subject}, {count}, {self.path})"
 
     def _repr_html_(self) -> str:
         title = f"Lesions of {self.facts[0].subject}"

@@ -502,6 +502,7 @@ def test_a_subject_without_target_has_a_page_that_says_so(toy) -> None:
     done = toy(None, target=None)
     assert {facts.group for facts in done.facts} == {"unknown"}
     assert [facts.alike for facts in done.facts] == [{}, {}]
+    assert repr(done) == f"Report(p1, 2 lesions, {done.path})"
     text = " ".join(read(done.html).text)
     assert "there is no reference drawing" in text
     assert "No other lesion of this run is known to be true or false" in text
