@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from ies_helpers import Network, gradcam_pp, gradient, load_network, predict_logits, smoothgrad
+from ies_helpers.measures.features import FEATURES
 from ies_helpers.measures.groupmaps import group_map
 from ies_helpers.measures.regions import structure_table
 from ies_helpers.saliency.context import perilesional_curve
@@ -22,6 +23,7 @@ from ies_helpers.teaching import (
     Linear,
     accuse,
     left_out,
+    phantom_lesions,
     planted_cue,
     suspects,
     trivial_group,
@@ -182,3 +184,13 @@ def test_the_results_folder_made_by_hand_is_an_nnunet_that_finds_what_is_bright(
     for name, other in left_out(network, (1.0, 1.0, 1.0)).items():
         wrong, image = prepare(other, Subject("toy", raw, np.eye(4), raw=raw))
         assert float((predict_logits(wrong, image.image)[1] - logits).abs().max()) > 0.1, name
+
+
+def test_the_table_of_lesions_has_what_is_judged_and_counts_the_missed() -> None:
+    table = phantom_lesions()
+    assert table["subject"].nunique() == 14
+    assert set(table["group"]) == {"TP", "FP", "FN"}
+    assert table.groupby("group")["flair_mean"].count()["FN"] == 0
+    found = table[table["group"] != "FN"]
+    assert found[["voxels", "probability", "uncertainty", "flair_mean", "t1_mean"]].notna().all(axis=None)
+    assert {f"{c}_{name}" for c in ("flair", "t1") for name in FEATURES} <= set(table)
