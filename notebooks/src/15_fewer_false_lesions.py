@@ -56,8 +56,8 @@ for ax, lesion in zip(axes, (true, false), strict=True):
     ies.plot_slice(subject, maps[lesion.group], lesion, ax=ax, reach_mm=12, title=title, unit="logit per unit")
 
 # %% [markdown]
-# FLAIR with the map over it, the lesion outlined; each panel has its own scale. Both are warm on the lesion, where more FLAIR raises its score. By eye nobody would
-# call one of them false.
+# FLAIR with the map over it, the lesion outlined; each panel has its own scale. Both are warm on the lesion, where more
+# FLAIR raises its score. By eye nobody would call one of them false.
 #
 # `map_features` says what such a picture shows. Each channel has its own; a few of FLAIR:
 
@@ -83,8 +83,8 @@ pd.DataFrame(rows, columns=["feature", "unit", "says"])
 #
 # Two lesions prove nothing, nor do those of five patients: chapter 09 ended with intervals too wide to act upon. So a
 # table comes with this chapter: the lesions that this network found and missed in 14 phantoms, each with size, mean
-# probability, uncertainty (chapter 14) and the features of its map. `tests/bench/refine.py` made it, and would make yours; `ies explain` and `ies refine` do it for
-# folders.
+# probability, uncertainty and the features of its map. `tests/bench/refine.py` made it, and would make yours; `ies
+# explain` and `ies refine` do it for folders.
 
 # %%
 from ies_helpers.teaching import phantom_lesions
@@ -93,8 +93,8 @@ table = phantom_lesions()
 table.groupby("group")["subject"].agg(["size", "nunique"])
 
 # %% [markdown]
-# Rows are lesions and patients that have them. One found lesion in five is false, and a quarter of the target's lesions is
-# missed. Missed ones stay in the table: without them sensitivity would be 1 whatever we throw out.
+# Rows are lesions and patients that have them. One found lesion in five is false, and a quarter of the target's lesions
+# is missed. Missed ones stay in the table: without them sensitivity would be 1 whatever we throw out.
 #
 # ## What costs nothing
 #
@@ -131,8 +131,8 @@ columns = ["judge", "auc", "tp", "fp", "fn", "sensitivity", "ppv", "f1", "f1_gai
 refined.judges[columns].round(2)
 
 # %% [markdown]
-# A row a judge, first what the network found. Every judge trades true lesions for false ones: PPV rises and sensitivity falls. The last two columns
-# are the interval of what F1 gained.
+# A row a judge, first what the network found. Every judge trades true lesions for false ones: PPV rises and sensitivity
+# falls. The last two columns are the interval of what F1 gained.
 
 # %%
 from ies_helpers.figures.charts import plot_refined
@@ -140,9 +140,9 @@ from ies_helpers.figures.charts import plot_refined
 figure = plot_refined(refined)
 
 # %% [markdown]
-# Bars are 95 % intervals over patients, the grey line is chance on the left and what was found elsewhere. Features tell false lesions from true ones about as
-# well as the size does. All judges raise PPV by a few hundredths and lose a few hundredths of sensitivity; what is left
-# for F1 is a hundredth or two, and its interval holds zero for every judge.
+# Bars are 95 % intervals over patients, the grey line is chance on the left and what was found elsewhere. Features tell
+# false lesions from true ones about as well as the size does. All judges raise PPV by a few hundredths and lose a few
+# hundredths of sensitivity; what is left for F1 is a hundredth or two, and its interval holds zero for every judge.
 #
 # ## Do the features add anything?
 #
@@ -172,8 +172,8 @@ weights.reindex(weights.abs().sort_values(ascending=False).index).head(8).round(
 #
 # ## How to find something in nothing
 #
-# There are more than fifty features. We shuffle which lesions are false, within each patient: now *nothing* is there to be
-# found. Then we do what one does when one looks around first: the area of every single feature, either side.
+# There are more than fifty features. We shuffle which lesions are false, within each patient: now *nothing* is there to
+# be found. Then we do what one does when one looks around first: the area of every single feature, either side.
 
 # %%
 found = table[table["group"].isin(["TP", "FP"])]
@@ -185,7 +185,8 @@ best = max(areas, key=lambda name: abs(areas[name] - 0.5))
 print(f"best of {len(names)}: {best}, AUC {max(areas[best], 1 - areas[best]):.2f}")
 
 # %% [markdown]
-# A tenth above the half that is there. It was chosen by the very lesions on which it is reported. The pipeline, asked the same:
+# A tenth above the half that is there. It was chosen by the very lesions on which it is reported. The pipeline, asked
+# the same:
 
 # %%
 nothing = pd.concat([shuffled, table[table["group"] == "FN"]])
@@ -207,10 +208,10 @@ judges[["judge", "auc", "within", "within_low", "within_high"]].round(2)
 #
 # ## Limits
 #
-# Phantoms, whose false lesions are made by rules of ours; one small network; one draw a map; 14 patients, so that a gain
-# of less than a few hundredths could hide in the intervals. Patients of one kind were judged by others of the same kind:
-# nothing here says what happens on another scanner. Found lesions that meet the same target lesion are each counted as
-# one true lesion.
+# Phantoms, whose false lesions are made by rules of ours; one small network; one draw a map; 14 patients, so that a
+# gain of less than a few hundredths could hide in the intervals. Patients of one kind were judged by others of the same
+# kind: nothing here says what happens on another scanner. Found lesions that meet the same target lesion are each
+# counted as one true lesion.
 #
 # ## Exercises
 #
@@ -227,8 +228,9 @@ judges[["judge", "auc", "within", "within_low", "within_high"]].round(2)
 #     print(f"{name} drawn: AUC {one.curves['all'].auc:.2f} ({low:.2f} to {high:.2f})")
 # ```
 #
-# Expected: a much narrower interval, though no patient was added. The area may move as well, as each lesion is now judged
-# by a model that knows its neighbours. Nobody who reads "95 % interval by bootstrap" can see it; ask what was drawn.
+# Expected: a much narrower interval, though no patient was added. The area may move as well, as each lesion is now
+# judged by a model that knows its neighbours. Nobody who reads "95 % interval by bootstrap" can see it; ask what was
+# drawn.
 #
 # </details>
 #
@@ -279,9 +281,10 @@ judges[["judge", "auc", "within", "within_low", "within_high"]].round(2)
 # - Zwanenburg A. and others (2020). The Image Biomarker Standardization Initiative. *Radiology* 295:328-338.
 #   [doi 10.1148/radiol.2020191145](https://doi.org/10.1148/radiol.2020191145). Co-occurrence and runs.
 # - Freedman D. and Lane D. (1983). A nonstochastic interpretation of reported significance levels. *Journal of Business
-#   & Economic Statistics* 1:292-298. [doi 10.1080/07350015.1983.10509354](https://doi.org/10.1080/07350015.1983.10509354).
-#   Permuting what is left.
+#   & Economic Statistics* 1:292-298.
+#   [doi 10.1080/07350015.1983.10509354](https://doi.org/10.1080/07350015.1983.10509354). Permuting what is left.
 #
 # ## Next
 #
-# [Chapter 12](12_own_data_and_cohorts.ipynb) takes your own patients through; `ies explain` and `ies refine` judge theirs.
+# [Chapter 12](12_own_data_and_cohorts.ipynb) takes your own patients through; `ies explain` and `ies refine` judge
+# theirs.
