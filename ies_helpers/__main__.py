@@ -14,6 +14,7 @@ import typer
 from ies_helpers.cli import (
     cohort,
     demo,
+    doctor,
     evaluate,
     explain,
     fetch,
@@ -33,7 +34,20 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (demo, fetch, predict, explain, perilesional, uncertainty, evaluate, refine, cohort, view, report):
+for command in (
+    demo,
+    fetch,
+    predict,
+    explain,
+    perilesional,
+    uncertainty,
+    evaluate,
+    refine,
+    cohort,
+    view,
+    report,
+    doctor,
+):
     app.command()(command)
 
 

@@ -15,6 +15,7 @@ from contextlib import suppress
 from dataclasses import Field, dataclass, fields, is_dataclass
 from functools import wraps
 from pathlib import Path
+from textwrap import TextWrapper
 from typing import Annotated, Any, get_type_hints
 
 import typer
@@ -645,3 +646,20 @@ def report(
     shown = ["lesion", "group", "voxels", "zone", "probability", "dose", "doubt"]
     lines = [table[shown].round(2).to_string(index=False, na_rep="n/a"), f"Open {made.path} in a browser."]
     print_result(lines, table.replace([float("inf"), -float("inf")], float("nan")), as_json)
+
+
+def doctor(as_json: JsonOption = False) -> int:
+    """Say what is installed on what machine, and test it against plain autograd, in seconds; for reports of bugs."""
+    from ies_helpers.doctor import examine
+
+    lines = TextWrapper(110, subsequent_indent=" " * 11, break_long_words=False, break_on_hyphens=False)
+    data: dict[str, Any] = {}
+    wrong: list[str] = []
+    for name, finding in examine():
+        data[name] = dict(finding.data)
+        wrong += [f"{name}: {sentence}." for sentence in finding.wrong]
+        if not as_json:
+            print(lines.fill(f"{name:10} {finding.said}"), flush=True)
+    data |= {"passed": not wrong, "wrong": wrong}
+    print_result([f"FAIL {sentence}" for sentence in wrong] or ["PASS"], _without_nan(data), as_json)
+    return 1 if wrong else 0
