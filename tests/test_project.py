@@ -1,5 +1,6 @@
 """The files around the code agree with each other and speak of the project alone."""
 
+import os
 import re
 import subprocess
 import tomllib
@@ -10,10 +11,13 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from ies_helpers.__main__ import app
+
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS = PROJECT["optional-dependencies"]
 TARGETS = ("demo", "test", "lint", "lab", "notebooks", "book", "browser", "workshop", "bench", "bench-gpu")
+FORMS = sorted((ROOT / ".github" / "ISSUE_TEMPLATE").iterdir())
 
 # The hosts are put together here, so that this file does not hold what it looks for.
 HOSTS = [name + ".org" for name in ("pypi", "python" + "hosted", "anaconda")]
@@ -94,6 +98,34 @@ def test_the_citation_names_our_software_and_the_paper() -> None:
 
 def test_the_version_stands_in_the_changelog() -> None:
     assert re.search(rf"^## .*{re.escape(PROJECT['version'])}", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+
+
+@pytest.mark.parametrize("form", FORMS, ids=lambda path: path.stem)
+def test_an_issue_form_has_what_github_wants_and_asks_in_fields_of_their_own(form: Path) -> None:
+    asked = yaml.safe_load(form.read_text(encoding="utf-8"))
+    assert {"name", "description", "body"} <= set(asked)
+    fields = [field for field in asked["body"] if field["type"] != "markdown"]
+    assert {field["type"] for field in fields} <= {"input", "textarea", "dropdown", "checkboxes"}
+    assert len({field["id"] for field in fields}) == len(fields)
+    assert len({field["attributes"]["label"] for field in fields}) == len(fields)
+
+
+def test_a_bug_comes_with_what_ies_doctor_says_and_a_page_with_its_chapter() -> None:
+    forms = {path.stem: path for path in FORMS}
+    body = {name: yaml.safe_load(path.read_text(encoding="utf-8"))["body"] for name, path in forms.items()}
+    required = {n: {f.get("id") for f in b if f.get("validations", {}).get("required")} for n, b in body.items()}
+    assert required == {"bug": {"did", "happened", "expected", "doctor"}, "page": {"chapter", "says", "should-say"}}
+    assert "`ies doctor`" in forms["bug"].read_text(encoding="utf-8")
+    assert "doctor" in {info.callback.__name__ for info in app.registered_commands if info.callback}
+
+
+def test_the_workflow_runs_what_every_machine_runs_on_the_tested_python() -> None:
+    (path,) = (ROOT / ".github" / "workflows").iterdir()
+    (job,) = yaml.safe_load(path.read_text(encoding="utf-8"))["jobs"].values()
+    assert [step["run"] for step in job["steps"] if "run" in step] == [".ci/run"]
+    assert os.access(ROOT / ".ci" / "run", os.X_OK)
+    (python,) = [step["with"]["python-version"] for step in job["steps"] if "python-version" in step.get("with", {})]
+    assert PROJECT["requires-python"] == f">={python}"
 
 
 def test_no_file_names_a_machine_or_a_registry() -> None:
