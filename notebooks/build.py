@@ -3,7 +3,8 @@
 python notebooks/build.py            write the notebooks that differ from their source
 python notebooks/build.py --check    only list them, and notebooks without a source; exit 1 if there are any
 
-The same source always gives the same bytes. The cell tagged `setup` gets its text from here.
+The same source always gives the same bytes. The cell tagged `setup` gets its text from here. Cells tagged `check` hold
+the chapter's asserts: the book leaves them out, JupyterLab and Colab fold their code, and they run everywhere.
 """
 
 import hashlib
@@ -38,6 +39,9 @@ if importlib.util.find_spec("ies_helpers") is None:
 COLAB = re.compile(r"\s*<!-- colab -->.*?<!-- /colab -->", re.DOTALL)
 """What `make notebooks` writes into the README."""
 
+FOLDED = {"jupyter": {"source_hidden": True}, "cellView": "form"}
+"""How JupyterLab and Colab are told to fold a cell's code."""
+
 METADATA = {
     "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
     "language_info": {"name": "python"},
@@ -67,7 +71,7 @@ def notebook(source: Path) -> str:
     """The `.ipynb` text of one percent source, with a link to Colab below its title.
 
     A cell's id is the hash of its content (with a number where content repeats), so that an edit
-    changes that cell alone.
+    changes that cell alone. Cells tagged `check` are marked so that a reader does not see them.
     """
     book = jupytext.reads(source.read_text(encoding="utf-8"), fmt="py:percent")
     seen: Counter[str] = Counter()
@@ -81,6 +85,8 @@ def notebook(source: Path) -> str:
         title, _, rest = book.cells[0].source.partition("\n")
         book.cells[0].source = f"{title}\n\n[Open this chapter in Colab]({link})\n{rest}"
     for cell in book.cells:
+        if "check" in cell.metadata.get("tags", []):
+            cell.metadata.update(nbformat.from_dict({**FOLDED, "tags": [*cell.metadata.tags, "remove-cell"]}))
         key = hashlib.sha256(f"{cell.cell_type}\n{cell.source}".encode()).hexdigest()[:8]
         seen[key] += 1
         cell.id = key if seen[key] == 1 else f"{key}-{seen[key]}"

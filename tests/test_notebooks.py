@@ -1,5 +1,6 @@
 """Every chapter is derived from its source, keeps the handbook's form, and runs from top to bottom."""
 
+import ast
 import os
 import re
 import time
@@ -41,7 +42,20 @@ SOURCE = """\
 
 # %%
 1 + 1
+
+# %% tags=["check"]
+assert 1 + 1 == 2
 """
+
+
+def is_check(cell: NotebookNode) -> bool:
+    """Whether a cell holds asserts that readers do not see."""
+    return "check" in cell.metadata.get("tags", [])
+
+
+def asserts_alone(body: list[ast.stmt]) -> bool:
+    """Whether there is nothing but asserts, and loops over them."""
+    return all(isinstance(s, ast.Assert) or (isinstance(s, ast.For) and asserts_alone(s.body)) for s in body)
 
 
 def read(chapter: str) -> NotebookNode:
@@ -71,7 +85,14 @@ def test_the_generator_gives_the_same_bytes_each_time_and_no_id_twice(throwaway:
     text = build.notebook(throwaway / "src" / "42_throwaway.py")
     assert text == build.notebook(throwaway / "src" / "42_throwaway.py")
     ids = [cell.id for cell in nbformat.reads(text, as_version=4).cells]
-    assert len(set(ids)) == len(ids) == 6
+    assert len(set(ids)) == len(ids) == 7
+
+
+def test_a_check_is_left_out_of_the_book_and_folded_elsewhere_and_nothing_else_is(throwaway: Path) -> None:
+    *others, check = nbformat.read(throwaway / "42_throwaway.ipynb", as_version=4).cells
+    assert check.source == "assert 1 + 1 == 2"
+    assert check.metadata == {"tags": ["check", "remove-cell"], "jupyter": {"source_hidden": True}, "cellView": "form"}
+    assert [dict(cell.metadata) for cell in others if cell.metadata] == [{"tags": ["setup"]}]
 
 
 def test_an_edit_of_one_cell_leaves_the_ids_of_the_others(throwaway: Path) -> None:
@@ -149,10 +170,22 @@ def test_a_chapter_has_one_title_and_closes_with_the_fixed_sections(chapter: str
 @each_chapter
 def test_prose_stands_between_code_cells_and_cells_are_short(chapter: str) -> None:
     cells = read(chapter).cells
-    kinds = [cell.cell_type for cell in cells]
+    kinds = [cell.cell_type for cell in cells if not is_check(cell)]
     assert [i for i in range(1, len(kinds)) if kinds[i - 1 : i + 1] == ["code", "code"]] == []
     sizes = {i: len(c.source.splitlines()) for i, c in enumerate(cells) if c.cell_type == "code"}
     assert {i: lines for i, lines in sizes.items() if lines > CELL_LINES} == {}
+
+
+@each_chapter
+def test_a_check_follows_the_cell_that_it_checks_and_where_there_are_checks_no_assert_stands_elsewhere(
+    chapter: str,
+) -> None:
+    cells = read(chapter).cells
+    checks = [i for i, cell in enumerate(cells) if is_check(cell)]
+    assert [i for i in checks if cells[i - 1].cell_type != "code" or is_check(cells[i - 1])] == []
+    assert [i for i in checks if not asserts_alone(ast.parse(cells[i].source).body)] == []
+    shown = [c.source for c in cells if c.cell_type == "code" and not is_check(c)]
+    assert [source for source in shown if checks and re.search(r"^\s*assert\b", source, re.MULTILINE)] == []
 
 
 @each_chapter
