@@ -1,12 +1,12 @@
 """Networks and images of which the truth is known, for chapters and tests: a map of them is right or wrong.
 
 Toys whose gradients are known by hand; a cue planted where nobody would look; copies of a network of which each but
-one has a fault; a classifier of images that differ in a known mask, as in ClinicaDL's "trivial data"; and a table of
-lesions of phantoms.
+one has a fault; a classifier of images that differ in a known mask, as in ClinicaDL's "trivial data"; a table of
+lesions of phantoms. At the end, steps that the package takes in passing, one at a time: for chapters that take it apart.
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,11 +16,23 @@ import pandas as pd
 import torch
 from torch import nn
 
-from ies_helpers.arrays import Affine, LabelMap, Saliency, Volume, Voxels
+from ies_helpers.arrays import Affine, Box, LabelMap, LesionLike, Saliency, Volume, Voxels, as_voxels
+from ies_helpers.saliency.gradients import Aggregate, LesionGradient
+from ies_helpers.saliency.smoothgrad import (
+    NOISE_SHARE,
+    Average,
+    Draws,
+    check_noise,
+    has_enough_draws,
+    noise_sigma,
+    noisy_image,
+)
+from ies_helpers.segmentation.field import receptive_field
 from ies_helpers.segmentation.grid import Grid
-from ies_helpers.segmentation.network import Copies, Network, copy_of
+from ies_helpers.segmentation.network import Copies, Network, as_network, copy_of
 from ies_helpers.segmentation.nnunet import Plans, build_network, read_plans
 from ies_helpers.subjects.files import data_folder, replacing, write_text
+from ies_helpers.subjects.subject import SHIPPED, Subject, normalise
 
 # Toys. All map `(B, C, I, J, K)` to logits `(B, 2, I, J, K)` with class 0 at zero.
 
@@ -369,3 +381,62 @@ def left_out(network: Network, spacing: Sequence[float]) -> dict[str, Network]:
         "the other folds": {"module": Copies([module.members[0]], sorted({flip for _, flip in module.passes}))},
     }
     return {name: replace(network, **change) for name, change in without.items()}
+
+
+# Steps that the package takes in passing, one at a time.
+
+
+def rescanned(subject: Subject, *, gain: float = 1.0, background: float = 0.0) -> Subject:
+    """The subject as another scanner, or another program, would have written it: its image is z-scored anew.
+
+    Args:
+        gain: factor on every value of the files.
+        background: what stands where the files hold exactly 0.
+    """
+    if subject.raw is None:
+        raise ValueError(f"A subject needs the values of its files, {subject.name} has none; take load_subject.")
+    raw = torch.where(subject.raw == 0, background, gain * subject.raw)
+    return replace(subject, raw=raw, image=normalise(raw, subject.channels))
+
+
+def reach_table(network: Network | nn.Module, spacing: Sequence[float] = (1.0, 1.0, 1.0)) -> pd.DataFrame:
+    """How far the network looks: one row an axis, in voxels, and all of it in mm; infinite where there is no bound.
+
+    All output voxels of a cell depend on the same box of input, `before` and `after` the cell.
+    """
+    network = as_network(network)
+    field, unbounded = receptive_field(network, len(network.channels or SHIPPED)), (float("inf"),) * 3
+    table = pd.DataFrame({"cell": field.stride}, index=["I", "J", "K"])
+    table["before"], table["after"] = field.before or unbounded, field.after or unbounded
+    table["in all"] = table.sum(axis=1)
+    return table.assign(mm=table["in all"] * np.array(spacing))
+
+
+def receptive_box(network: Network | nn.Module, image: Volume, lesion: LesionLike) -> Box:
+    """The voxels on which a lesion's logits can depend, as three slices: `image[:, *box]`.
+
+    They lie along the network's grid, and may end beyond the image, in the zeros with which `(I, J, K)` is filled up to
+    a multiple of the network's stride; indexing the image leaves these away. Without a bound it is the whole volume.
+    """
+    shape = tuple(image.shape[1:])
+    return receptive_field(as_network(network), len(image)).crop(Box.around(as_voxels(lesion, shape)), shape)
+
+
+def draw_by_draw(
+    network: Network | nn.Module,
+    image: Volume,
+    lesion: LesionLike,
+    *,
+    aggregate: Aggregate = "max",
+    draws: Draws = "auto",
+    noise: float = NOISE_SHARE,
+    seed: int = 0,
+) -> Iterator[Average]:
+    """`smoothgrad_average` in slow motion: the same average, yielded again after each of its draws."""
+    check_noise(draws, noise, seed)
+    network = as_network(network)
+    engine, sigma = LesionGradient(network, image, lesion, aggregate), noise_sigma(image, noise, network.channels)
+    average = Average(len(image), engine.box, network.device)
+    while not has_enough_draws(average, draws):
+        average.add(engine(noisy_image(image, sigma, seed, average.draws)), engine.report)
+        yield average

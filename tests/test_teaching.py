@@ -8,8 +8,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
-from ies_helpers import Network, gradcam_pp, gradient, load_network, predict_logits, smoothgrad
+from ies_helpers import (
+    Network,
+    gradcam_pp,
+    gradient,
+    load_network,
+    load_subject,
+    predict_logits,
+    smoothgrad,
+    smoothgrad_average,
+)
 from ies_helpers.measures.features import FEATURES
 from ies_helpers.measures.groupmaps import group_map
 from ies_helpers.measures.regions import structure_table
@@ -21,10 +31,16 @@ from ies_helpers.teaching import (
     CUE_STEPS,
     FAULTS,
     Linear,
+    Neighbourhood,
+    Quadratic,
     accuse,
+    draw_by_draw,
     left_out,
     phantom_lesions,
     planted_cue,
+    reach_table,
+    receptive_box,
+    rescanned,
     suspects,
     trivial_group,
     write_results,
@@ -194,3 +210,35 @@ def test_the_table_of_lesions_has_what_is_judged_and_counts_the_missed() -> None
     found = table[table["group"] != "FN"]
     assert found[["voxels", "probability", "uncertainty", "flair_mean", "t1_mean"]].notna().all(axis=None)
     assert {f"{c}_{name}" for c in ("flair", "t1") for name in FEATURES} <= set(table)
+
+
+def test_another_scanner_or_background_gives_the_same_image() -> None:
+    subject = load_subject("demo")
+    for other in (rescanned(subject, gain=3.0), rescanned(subject, background=-1024.0)):
+        assert not torch.equal(other.raw, subject.raw)
+        assert torch.allclose(other.image, subject.image, atol=SINGLE)
+        assert torch.equal(other.image == 0, subject.image == 0)
+    with pytest.raises(ValueError, match="toy has none"):
+        rescanned(Subject("toy", subject.image, np.eye(4)))
+
+
+def test_a_box_and_a_table_say_how_far_a_network_looks(sound: Network) -> None:
+    image, voxels = torch.zeros(2, 12, 12, 12), np.array([[0, 5, 6], [2, 5, 6]])
+    box = receptive_box(Neighbourhood(), image, voxels)
+    assert (box.start.tolist(), box.stop.tolist()) == ([0, 4, 5], [4, 7, 8])
+    assert reach_table(Neighbourhood(), (1.0, 2.0, 3.0)).loc["K"].tolist() == [1, 1, 1, 3, 9]
+    assert receptive_box(sound, torch.zeros(2, 100, 40, 40), np.array([[99, 20, 20]])).stop.tolist() == [112, 48, 48]
+    assert reach_table(nn.Sequential(nn.Conv3d(2, 2, 1), nn.InstanceNorm3d(2)))["in all"].tolist() == [np.inf] * 3
+
+
+def test_smoothgrad_in_slow_motion_ends_with_smoothgrad() -> None:
+    image, lesion = (
+        torch.randn(2, 8, 8, 8, generator=torch.Generator().manual_seed(0)),
+        np.array([[3, 4, 5], [4, 4, 5]]),
+    )
+    counts = [average.draws for average in draw_by_draw(Quadratic(), image, lesion, draws=3, seed=1)]
+    *_, last = draw_by_draw(Quadratic(), image, lesion, draws=3, seed=1)
+    assert counts == [1, 2, 3]
+    assert torch.equal(last.full((8, 8, 8)), smoothgrad(Quadratic(), image, lesion, draws=3, seed=1))
+    *_, alike = draw_by_draw(Linear(), image, lesion)
+    assert alike.draws == smoothgrad_average(Linear(), image, lesion, draws="auto").draws == 10
