@@ -330,7 +330,8 @@ print(f"a voxel of the lesion has {near / far:.0f} times the gradient of a voxel
 #
 # $$
 # p = \frac{e^{z_1}}{e^{z_0} + e^{z_1}}, \qquad
-# \frac{\partial p}{\partial x} = p\,(1 - p)\left(\frac{\partial z_1}{\partial x} - \frac{\partial z_0}{\partial x}\right).
+# \frac{\partial p}{\partial x} = p\,(1 - p)
+# \left(\frac{\partial z_1}{\partial x} - \frac{\partial z_0}{\partial x}\right).
 # $$
 #
 # The factor $p(1-p)$ is the trouble. Where the network is sure, it vanishes, and the gradient vanishes with it. How
