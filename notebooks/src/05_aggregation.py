@@ -26,7 +26,10 @@
 #
 # Equation (3) keeps, at each input voxel, the gradient of largest absolute value, with its sign:
 #
-# $$M_\text{max}(x) = \frac{1}{N} \sum_{n} g_{v^*}^{(n)}(x), \qquad v^* = \arg\max_{v \in \Omega} \left| g_v^{(n)}(x) \right|.$$
+# $$
+# M_\text{max}(x) = \frac{1}{N} \sum_{n} g_{v^*}^{(n)}(x), \qquad
+# v^* = \arg\max_{v \in \Omega} \left| g_v^{(n)}(x) \right|.
+# $$
 #
 # The third, `sum`, is (2) without the division. All three average over draws; they differ in how the *voxels* of the
 # lesion are put together.
@@ -111,7 +114,7 @@ sizes
 
 # %% [markdown]
 # One plain gradient each is enough here (no noise), so that the chapter stays short. For `mean` and `sum` one backward
-# pass does for all voxels.
+# pass is enough for all voxels.
 
 # %%
 means = [gradient(network, subject.image, le, aggregate="mean") for le in chosen]
@@ -372,9 +375,9 @@ print(f"peak by equation (3) at least {maxima[-1].abs().max():.3f}, in chunks of
 # Expected: `[3.0, 0.333, 1.0]`. Only three voxels of a line lie within one step of any place, so `sum` is 3 and `mean`
 # 3/9.
 #
-# *The usual wrong answer:* “9, 1 and 1, as for nine voxels of a cube.” The number of voxels alone does not decide: what
-# counts is how many of them lie within the network's reach of the same place. A thin lesion fades sooner than a round
-# one.
+# *The usual wrong answer:* “9, 1 and 1: nine voxels, so nine gradients of 1.” The number of voxels alone does not
+# decide: what counts is how many of them lie within the network's reach of the same place. A thin lesion fades sooner
+# than a round one.
 #
 # </details>
 #
