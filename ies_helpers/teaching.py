@@ -2,7 +2,8 @@
 
 Toys whose gradients are known by hand; a cue planted where nobody would look; copies of a network of which each but
 one has a fault; a classifier of images that differ in a known mask, as in ClinicaDL's "trivial data"; a table of
-lesions of phantoms. At the end, steps that the package takes in passing, one at a time: for chapters that take it apart.
+lesions of phantoms. At the end, steps that the package takes in passing, one at a time: for chapters that take it
+apart.
 """
 
 import json
