@@ -292,7 +292,7 @@ from ies_helpers import view
 view(subject, {("gradient", how): m for how, m in maps.items()}, lesion)
 
 # %% [markdown]
-# You need not trust your eye. What is the mean inside the lesion?
+# Do not trust your eye alone. What is the mean inside the lesion?
 
 # %%
 best, mask = maps["max"], lesion.mask(subject.shape)
