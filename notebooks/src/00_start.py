@@ -139,9 +139,8 @@ means = pd.DataFrame(means, index=subject.channels)
 means.round(3)
 
 # %% tags=["check"]
-flair = means.loc["flair"]
-assert flair["inside"] > flair["up to 1 mm"] > 0, "brighter in the lesion raises its score, most of all inside"
-assert flair["1 to 6 mm"] < 0.1 * flair["inside"], "around it little or nothing speaks for it"
+assert means["inside"]["flair"] > means["up to 1 mm"]["flair"] > 0, "brighter in the lesion raises its score"
+assert means["1 to 6 mm"]["flair"] < 0.1 * means["inside"]["flair"], "around it little or nothing speaks for it"
 
 # %% [markdown]
 # In FLAIR the mean inside the lesion is positive: *brighter in here* speaks for a lesion. So does the rim, less

@@ -77,7 +77,7 @@ from ies_helpers import gradient
 from ies_helpers.teaching import Neighbourhood
 
 toy, sheet = Neighbourhood(), torch.zeros(2, 13, 13, 13)
-solved = pd.DataFrame(index=pd.Index([1, 3, 5, 7], name="side"))
+solved = pd.DataFrame({"voxels": [1, 27, 125, 343]}, index=pd.Index([1, 3, 5, 7], name="side"))
 for how in ("sum", "mean", "max"):
     solved[how] = [float(gradient(toy, sheet, cube(side), aggregate=how).max()) for side in solved.index]
 solved.round(3)
@@ -152,7 +152,7 @@ peaks.round(3)
 
 # %%
 slopes = {how: np.polyfit(np.log(sizes), np.log(peaks[how]), 1)[0] for how in peaks}
-print({how: f"{slope:+.2f}" for how, slope in slopes.items()})
+pd.Series(slopes).round(2)
 
 # %% tags=["check"]
 assert slopes["mean"] < -0.4, "mean fades"
@@ -218,7 +218,8 @@ bar = figure.colorbar(axes[0, 0].images[0], ax=axes, label="FLAIR, logit per uni
 from ies_helpers import smoothgrad
 
 maps = {how: smoothgrad(network, subject.image, lesion, aggregate=how, draws=DRAWS) for how in ("mean", "max")}
-print({how: f"peak {values.abs().max():.2f} in {DRAWS} draws" for how, values in maps.items()})
+for how, values in maps.items():
+    print(f"{how:4}: peak {values.abs().max():.2f} in {DRAWS} draws")
 
 # %% [markdown]
 # We draw one above the other.
