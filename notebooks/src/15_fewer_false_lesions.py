@@ -56,8 +56,8 @@ for ax, lesion in zip(axes, (true, false), strict=True):
     ies.plot_slice(subject, maps[lesion.group], lesion, ax=ax, reach_mm=12, title=title, unit="logit per unit")
 
 # %% [markdown]
-# FLAIR with the map over it, the lesion outlined; each panel has its own scale. Both are warm on the lesion, where more
-# FLAIR raises its score. By eye nobody would call one of them false.
+# FLAIR with the map over it, the lesion outlined; each panel has its own scale. Both are mostly warm on the lesion,
+# where more FLAIR raises its score. By eye nobody would call one of them false.
 #
 # `map_features` says what such a picture shows. Each channel has its own; a few of FLAIR:
 
@@ -141,8 +141,9 @@ figure = plot_refined(refined)
 
 # %% [markdown]
 # Bars are 95 % intervals over patients, the grey line is chance on the left and what was found elsewhere. Features tell
-# false lesions from true ones about as well as the size does. All judges raise PPV by a few hundredths and lose a few
-# hundredths of sensitivity; what is left for F1 is a hundredth or two, and its interval holds zero for every judge.
+# false lesions from true ones about as well as the size does. All judges raise PPV, by five to nine hundredths, and
+# lose three or four hundredths of sensitivity; what is left for F1 is two hundredths at most, and its interval holds
+# zero for every judge.
 #
 # ## Do the features add anything?
 #
