@@ -2,13 +2,15 @@
 
 Toys whose gradients are known by hand; a cue planted where nobody would look; copies of a network of which each but
 one has a fault; a classifier of images that differ in a known mask, as in ClinicaDL's "trivial data"; a table of
-lesions of phantoms. At the end, steps that the package takes in passing, one at a time: for chapters that take it
-apart.
+lesions of phantoms. At the end, steps that the package takes in passing, one at a time, and what else chapters need
+beside the public names.
 """
 
 import json
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,8 @@ import torch
 from torch import nn
 
 from ies_helpers.arrays import Affine, Box, LabelMap, LesionLike, Saliency, Volume, Voxels, as_voxels
+from ies_helpers.measures.agg2exp import read_dependencies, simulated_table
+from ies_helpers.measures.groupmaps import MNI_AFFINE, MNI_SHAPE
 from ies_helpers.saliency.gradients import Aggregate, LesionGradient
 from ies_helpers.saliency.smoothgrad import (
     NOISE_SHARE,
@@ -27,12 +31,15 @@ from ies_helpers.saliency.smoothgrad import (
     has_enough_draws,
     noise_sigma,
     noisy_image,
+    smoothgrad_each,
 )
 from ies_helpers.segmentation.field import receptive_field
 from ies_helpers.segmentation.grid import Grid
 from ies_helpers.segmentation.network import Copies, Network, as_network, copy_of
 from ies_helpers.segmentation.nnunet import Plans, build_network, read_plans
+from ies_helpers.subjects.downloads import fetch
 from ies_helpers.subjects.files import data_folder, replacing, write_text
+from ies_helpers.subjects.phantom import template_tissues
 from ies_helpers.subjects.subject import SHIPPED, Subject, normalise
 
 # Toys. All map `(B, C, I, J, K)` to logits `(B, 2, I, J, K)` with class 0 at zero.
@@ -441,3 +448,88 @@ def draw_by_draw(
     while not has_enough_draws(average, draws):
         average.add(engine(noisy_image(image, sigma, seed, average.draws)), engine.report)
         yield average
+
+
+# What chapters need beside the public names.
+
+
+def middle_of(subject: Subject, sides: Sequence[int]) -> Subject:
+    """The middle of a scan, `sides` `(3,)` voxels of it or all where it has fewer; every voxel keeps its place in mm.
+
+    Chapters take it where they must be quick. The values of the files are left behind, so that a network which
+    normalises by itself refuses it.
+    """
+    whole = Box.whole(subject.shape)
+    start = np.maximum(0, np.subtract(subject.shape, sides) // 2)
+    box = Box.of(start, start + sides) & whole
+    affine = subject.affine.copy()
+    affine[:3, 3] += affine[:3, :3] @ box.start
+    drawn = {name: getattr(subject, name) for name in ("target", "instances")}
+    cut: Any = {name: labels[box] for name, labels in drawn.items() if labels is not None}
+    return replace(subject, image=subject.image[:, *box], affine=affine, raw=None, **cut)
+
+
+def maps_of(
+    network: Network | nn.Module, image: Volume, lesions: Sequence[LesionLike], **settings: Any
+) -> Iterator[tuple[LesionLike, Saliency]]:
+    """Each lesion with its `smoothgrad` map `(C, I, J, K)`, one at a time; `settings` are those of `smoothgrad`.
+
+    The maps are the same as those of one call a lesion, but the noisy images are made once for all lesions.
+    """
+    shape = tuple(image.shape[1:])
+    for n, average in smoothgrad_each(network, image, lesions, **settings):
+        yield lesions[n], average.full(shape)
+
+
+def mni_picture() -> np.ndarray:
+    """`(I, J, K)` float32: the template's tissues in grey, white matter brightest, on the grid of `in_mni`."""
+    places = np.indices(MNI_SHAPE) * np.diag(MNI_AFFINE)[:3, None, None, None] + MNI_AFFINE[:3, 3, None, None, None]
+    white, grey = template_tissues(places.astype(np.float32))[:2]
+    return white + 0.6 * grey
+
+
+def dependency_table() -> tuple[pd.DataFrame, str]:
+    """The table of masses that Agg2Exp published, a row a patient, and what it is called in figures.
+
+    Where nothing can be downloaded it is a made-up one (`agg2exp.simulated_table`): its name and a warning say so.
+    """
+    try:
+        return read_dependencies(fetch("agg2exp")["table"]), "published table of Agg2Exp"
+    except (OSError, ValueError) as error:
+        warnings.warn(f"{str(error)[:120]} ...: a made-up table takes the place of the published one.", stacklevel=2)
+        return simulated_table(), "SIMULATED table, nothing could be fetched"
+
+
+HANDED_ON = {
+    "healthy_places": "subjects.editing",
+    "lesion_contrast": "subjects.editing",
+    "brain_tissues": "measures.regions",
+    "lesion_table": "measures.regions",
+    "wide_table": "measures.regions",
+    "aligned_at_centre": "measures.groupmaps",
+    "centred_affine": "measures.groupmaps",
+    "in_mni": "measures.groupmaps",
+    "save_group_map": "measures.groupmaps",
+    "explained": "measures.agg2exp",
+    "dependency_matrix": "measures.agg2exp",
+    "strongest_dependencies": "measures.agg2exp",
+    "outliers": "measures.agg2exp",
+    "dice_correlation": "measures.agg2exp",
+    "calibration": "measures.refine",
+    "plot_group_map": "figures.lesions",
+    "plot_roc": "figures.charts",
+    "plot_calibration": "figures.charts",
+    "plot_lesion_structures": "figures.charts",
+    "plot_matrix": "figures.charts",
+    "plot_boxes": "figures.charts",
+    "plot_graph": "figures.charts",
+    "plot_outliers": "figures.charts",
+}
+"""Functions that a chapter shows and the package's public names leave out, and where they live: each is imported from
+there when a chapter first asks for it here."""
+
+
+def __getattr__(name: str) -> Any:
+    if name not in HANDED_ON:
+        raise AttributeError(f"ies_helpers.teaching has no {name!r}; it hands on {', '.join(HANDED_ON)}")
+    return getattr(import_module(f"ies_helpers.{HANDED_ON[name]}"), name)

@@ -19,6 +19,7 @@ from ies_helpers import (
     predict_logits,
     smoothgrad,
     smoothgrad_average,
+    teaching,
 )
 from ies_helpers.measures.features import FEATURES
 from ies_helpers.measures.groupmaps import group_map
@@ -30,12 +31,17 @@ from ies_helpers.teaching import (
     CUE_GAIN,
     CUE_STEPS,
     FAULTS,
+    HANDED_ON,
     Linear,
     Neighbourhood,
     Quadratic,
     accuse,
+    dependency_table,
     draw_by_draw,
     left_out,
+    maps_of,
+    middle_of,
+    mni_picture,
     phantom_lesions,
     planted_cue,
     reach_table,
@@ -242,3 +248,51 @@ def test_smoothgrad_in_slow_motion_ends_with_smoothgrad() -> None:
     assert torch.equal(last.full((8, 8, 8)), smoothgrad(Quadratic(), image, lesion, draws=3, seed=1))
     *_, alike = draw_by_draw(Linear(), image, lesion)
     assert alike.draws == smoothgrad_average(Linear(), image, lesion, draws="auto").draws == 10
+
+
+def test_the_middle_of_a_scan_is_cut_out_and_stays_where_it_was() -> None:
+    affine = np.array([[-2.0, 0, 0, 50], [0, 1, 0, -20], [0, 0, 3, 5], [0, 0, 0, 1]])
+    image = torch.randn(2, 9, 8, 5, generator=torch.Generator().manual_seed(0))
+    whole = Subject("toy", image, affine, target=image[0] > 1, raw=image)
+    middle = middle_of(whole, (4, 20, 3))
+    assert middle.shape == (4, 8, 3)
+    assert torch.equal(middle.image, image[:, 2:6, :, 1:4])
+    assert torch.equal(middle.target, whole.target[2:6, :, 1:4])
+    assert (middle.affine @ [0, 0, 0, 1]).tolist() == (affine @ [2, 0, 1, 1]).tolist()
+    assert middle.raw is None
+    assert whole.affine.tolist() == affine.tolist()
+
+
+def test_maps_of_many_lesions_are_those_of_one_call_each() -> None:
+    cue = planted_cue(6)
+    lesions = [cue.lesion, cue.lesion[:3] + 2]
+    found = list(maps_of(cue.network, cue.image, lesions, aggregate="mean", draws=2))
+    assert [lesion.tolist() for lesion, _ in found] == [lesion.tolist() for lesion in lesions]
+    for lesion, saliency in found:
+        alone = smoothgrad(cue.network, cue.image, lesion, aggregate="mean", draws=2)
+        assert saliency.numpy() == pytest.approx(alone.numpy(), abs=SINGLE)
+
+
+def test_the_template_is_drawn_on_the_grid_of_maps_in_mni_space() -> None:
+    picture = mni_picture()
+    assert picture.shape == (91, 109, 91)
+    assert picture[0, 0, 0] == 0
+    inside = np.round(np.linalg.inv(teaching.MNI_AFFINE) @ [26, -20, 26, 1])[:3].astype(int)  # deep white matter
+    assert picture[tuple(inside)] > 0.8
+
+
+def test_without_a_download_the_table_is_made_up_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(name: str) -> dict[str, Path]:
+        raise OSError(f"no way to {name}")
+
+    monkeypatch.setattr(teaching, "fetch", fail)
+    with pytest.warns(UserWarning, match="no way to agg2exp"):
+        table, source = dependency_table()
+    assert "SIMULATED" in source
+    assert len(table) == 32
+
+
+def test_what_is_handed_on_can_be_called_and_nothing_else_is_there() -> None:
+    assert [name for name in HANDED_ON if not callable(getattr(teaching, name))] == []
+    with pytest.raises(AttributeError, match="no 'predict_all'"):
+        teaching.predict_all  # noqa: B018
