@@ -523,7 +523,7 @@ for name, m in (("Grad-CAM++", ours[0]), ("|SmoothGrad|", strength)):
 # Expected: the deeper map reaches clearly further, by several millimetres. Its cells are larger, and more of them
 # have a way to the lesion.
 #
-# *A wrong answer that you will hear:* "So the network uses more of the surroundings than the first map showed." It is
+# *The usual wrong answer:* “So the network uses more of the surroundings than the first map showed.” It is
 # the same network with the same prediction. What changed is the layer that we read, and with it the size of the cells
 # and the length of the way from them to the logits. The width of a Grad-CAM++ map measures that, not what the network
 # looks at.
@@ -545,8 +545,8 @@ for name, m in (("Grad-CAM++", ours[0]), ("|SmoothGrad|", strength)):
 #
 # Expected: `0.0`
 #
-# *A wrong answer that you will hear:* "The dark lesion above had a bright map, so this one, which is less dark, has a
-# fainter map." That takes the map for a smooth function of the image. It is not: the map of the dark lesion came from
+# *The usual wrong answer:* “The dark lesion above had a bright map, so this one, which is less dark, has a
+# fainter map.” That takes the map for a smooth function of the image. It is not: the map of the dark lesion came from
 # a denominator below zero, and here the denominator is above zero. In between it passes through zero, where the
 # weights jump from one sign to the other.
 #
@@ -571,7 +571,7 @@ for name, m in (("Grad-CAM++", ours[0]), ("|SmoothGrad|", strength)):
 # $g^3$ and shrinks by $V^3$. Where $2g^2$ rules the denominator, that shrinks by $V^2$, and the map by $V$. Where the
 # sum over space rules, the denominator shrinks by $V^3$, too, and the map stays.
 #
-# *A wrong answer that you will hear:* "Nothing but a constant factor: mean is sum over $V$." That holds for a gradient,
+# *The usual wrong answer:* “Nothing but a constant factor: mean is sum over $V$.” That holds for a gradient,
 # which scales with its score. Grad-CAM++ depends on the scale of the score in no simple way.
 #
 # </details>

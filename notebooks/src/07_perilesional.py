@@ -454,8 +454,8 @@ assert (slopes["measured"] / slopes["from the gradient"] - 1).between(-0.1, 0.1)
 #
 # Expected: a curve of the same kind. Needing surroundings does not tell a false lesion from a true one.
 #
-# *A wrong answer that you will hear:* "A false lesion needs more surroundings, because it is the surroundings that
-# mislead the network." That is a story, and the curve does not tell it. It says at which distance a hole stops doing
+# *The usual wrong answer:* “A false lesion needs more surroundings, because it is the surroundings that
+# mislead the network.” That is a story, and the curve does not tell it. It says at which distance a hole stops doing
 # harm, for a false lesion as for a true one.
 #
 # </details>
@@ -472,7 +472,7 @@ assert (slopes["measured"] / slopes["from the gradient"] - 1).between(-0.1, 0.1)
 #
 # Expected: near 0. The lesion is necessary. Whether it is sufficient is what the curves at their left end say.
 #
-# *A wrong answer that you will hear:* "Well above 0: the network knows from the surroundings where lesions are." It may
+# *The usual wrong answer:* “Well above 0: the network knows from the surroundings where lesions are.” It may
 # well use them. But they alone do not make a lesion of this place. (Zero is an edit that no scanner makes, here as
 # before. `remove_lesion` is the fairer test, and there the score has fallen, too.)
 #
@@ -492,7 +492,7 @@ assert (slopes["measured"] / slopes["from the gradient"] - 1).between(-0.1, 0.1)
 # Expected: next to nothing. Each channel was z-scored over the brain, so its mean over the brain is zero up to
 # rounding: the colleague made the same experiment twice.
 #
-# *A wrong answer that you will hear:* "Two fills that agree show that the result does not depend on the fill." Two
+# *The usual wrong answer:* “Two fills that agree show that the result does not depend on the fill.” Two
 # fills that *differ* would. The blurred image differs, and with it the curve is another one.
 #
 # </details>
