@@ -1,11 +1,12 @@
 # %% [markdown]
 # # 13 · The paper's figures
 #
-# **Question.** Which figures of the paper can be made with open data and the shipped networks, and what do they then say?
+# **Question.** Which figures of the paper can be made with open data and the shipped networks, and what do they then
+# say?
 #
-# **Objectives.** You make Figures 1 and 2 (one periventricular lesion, its maps for nnU-Net and Swin UNETR, here also the U-Net's)
-# and Figure 3 (how much tissue around a lesion is needed), cell by cell. You read a table of what is comparable and what
-# is not, before anybody else asks.
+# **Objectives.** You make Figures 1 and 2 (one periventricular lesion, its maps for nnU-Net and Swin UNETR, here also
+# the U-Net's) and Figure 3 (how much tissue around a lesion is needed), cell by cell. You read a table of what is
+# comparable and what is not, before anybody else asks.
 #
 # **Minutes.** 3 on two CPU cores with the embedded subject; patient 26 about ten times as long. Not measured on a GPU.
 #
@@ -15,19 +16,12 @@
 # setup
 
 # %% [markdown]
-# One parameter decides what the figures are made of: `demo`, the embedded synthetic patient, or `openms:patient26`, the real one that
-# no shipped network was trained on. `AGGREGATE` is `max`, as in the paper; `mean` is faster, one pass for all voxels.
+# One parameter decides what the figures are made of: `demo`, the embedded synthetic patient, or `openms:patient26`, the
+# real one that no shipped network was trained on. `AGGREGATE` is `max`, as in the paper; `mean` is faster, one pass for
+# all voxels.
 
 # %%
 import os
-from dataclasses import replace
-
-import numpy as np
-import pandas as pd
-
-import ies_helpers as ies
-from ies_helpers import plot_maps, summarise_curves
-from ies_helpers.arrays import Box
 
 SMALL = os.environ.get("IES_SMALL") == "1"
 SUBJECT, AGGREGATE = "demo", "max"
@@ -36,136 +30,228 @@ NAMES = ("unet", "nnunet") if SMALL else ("unet", "nnunet", "swin_unetr")
 # %% [markdown]
 # ## Figures 1 and 2: one lesion, its maps
 #
-# The paper shows a periventricular lesion in a coronal plane: FLAIR, then what FLAIR and MPRAGE count, for nnU-Net (Figure 1)
-# and Swin UNETR (Figure 2), 50 draws each. We take a lesion that all networks found, of 20 to 150 voxels, nearest to
-# the middle of the brain.
+# The paper shows a periventricular lesion in a coronal plane: FLAIR, then the maps of FLAIR and MPRAGE, for nnU-Net
+# (Figure 1) and Swin UNETR (Figure 2), 50 draws each. Our patient, and our networks:
 
 # %%
-subject = ies.load_subject(SUBJECT)
-networks = {name: ies.load_network(name) for name in NAMES}
-if SMALL:  # the middle of the brain, through smaller windows
-    middle = Box.of((16, 16, 16), (80, 112, 80))
-    subject = replace(subject, image=subject.image[:, *middle], target=subject.target[middle])
+from ies_helpers import load_network, load_subject
+
+subject = load_subject(SUBJECT)
+networks = {name: load_network(name) for name in NAMES}
+
+# %% [markdown]
+# Where the tests run this chapter, it looks at the middle of the brain, and through smaller windows.
+
+# %%
+from dataclasses import replace
+
+from ies_helpers.teaching import middle_of
+
+if SMALL:
+    subject = middle_of(subject, (64, 96, 64))
     networks = {name: replace(network, window=64) for name, network in networks.items()}
 
 # %% [markdown]
-# Their lesions, and the one that we take:
+# What does each network find?
 
 # %%
-found = {}
-for name, network in networks.items():
-    probability = ies.predict(network, subject.image)
-    found[name] = ies.find_lesions(probability, subject.target, threshold=network.threshold, affine=subject.affine)
-true = [found[name].label_map(subject.shape, "TP") > 0 for name in NAMES]
-brain = np.argwhere(subject.image[0].numpy() != 0).mean(axis=0)
-common = [le for le in found["unet"].of("TP") if 20 <= len(le) <= 150]
-common = [le for le in common if all(bool(mask[le.mask(subject.shape)].any()) for mask in true)]
-lesion = min(common, key=lambda le: float(np.linalg.norm(le.voxels.mean(axis=0) - brain)))
-print(lesion, *(f"{name}: {lesions}" for name, lesions in found.items()), sep="\n")
+from ies_helpers import find_lesions
+
+found = {name: find_lesions(network, subject) for name, network in networks.items()}
+print(*(f"{name}: {lesions}" for name, lesions in found.items()), sep="\n")
 
 # %% [markdown]
-# The maps, each network seen through its windows, of one draw to keep the time short; the pattern is there after a few, and
-# chapter 04 says how sure it is. U-Net and nnU-Net are explained by all voxels of the lesion. The Swin UNETR's maximum
-# is dear even so (chapter 08), and of the lesion it gets four voxels, a dense pass for each in each window. For all of them set
-# `FEWER` to `()`, which takes some minutes more.
+# We want a lesion of 20 to 150 voxels that all networks found: one of the U-Net's that shares a voxel with a true
+# positive of each.
+
+# %%
+true = [found[name].label_map(subject.shape, "TP") > 0 for name in NAMES]
+common = found["unet"].select("TP:20-150")
+common = [le for le in common if all(bool(mask[le.mask(subject.shape)].any()) for mask in true)]
+
+# %% [markdown]
+# Of these we take the one nearest to the middle of the brain.
+
+# %%
+import numpy as np
+
+middle = np.argwhere(subject.image[0].numpy() != 0).mean(axis=0)
+lesion = min(common, key=lambda le: float(np.linalg.norm(le.voxels.mean(axis=0) - middle)))
+lesion
+
+# %% [markdown]
+# The maps, each network seen through its windows, of one draw to keep the time short; the pattern is there after a few,
+# and chapter 04 says how sure it is. We explain U-Net and nnU-Net by all voxels of the lesion. The Swin UNETR's maximum
+# is costly even so (chapter 08), and it gets only four voxels of the lesion, with a dense pass for each in each window.
+# To take all voxels in every network, set `FEWER` to `()`; that takes some minutes more.
 
 # %%
 FEWER = NAMES if SMALL else ("swin_unetr",)
-some, maps = lesion.voxels[np.linspace(0, len(lesion) - 1, 2 if SMALL else 4).astype(int)], {}
-for name, network in networks.items():
-    seen, voxels = network.explained_through("windows"), lesion.voxels
-    how = {"aggregate": AGGREGATE, "draws": 1}
-    if name in FEWER and AGGREGATE == "max":
-        voxels, how["accuracy"] = some, "exact"
-    maps[name] = ies.smoothgrad(seen, subject.image, voxels, **how)
+some = lesion.voxels[np.linspace(0, len(lesion) - 1, 2 if SMALL else 4).astype(int)]
+
+# %% [markdown]
+# One function makes the map of a network.
+
+# %%
+from ies_helpers import smoothgrad
+
+
+def map_of(name):
+    """A network's map through its windows, of the whole lesion or of some of its voxels."""
+    few = name in FEWER and AGGREGATE == "max"
+    voxels, accuracy = (some, "exact") if few else (lesion.voxels, "auto")
+    network = networks[name].explained_through("windows")
+    return smoothgrad(network, subject.image, voxels, aggregate=AGGREGATE, draws=1, accuracy=accuracy)
+
+
+# %% [markdown]
+# And `plot_maps` draws them one below the other.
+
+# %%
+from ies_helpers import plot_maps
+
+maps = {name: map_of(name) for name in NAMES}
 figure = plot_maps(subject, maps, lesion)
 
 # %% [markdown]
-# One row a network; the second row is the paper's Figure 1, the third its Figure 2, the first an addition. White is the lesion's
-# outline. In all rows FLAIR is positive (orange to red) inside the lesion, as in the paper. Close to the border signs mix, and two
-# to five voxels out it is slightly negative (blue) on average, weaker than the paper reports. T1 is mostly negative inside: a dark
-# spot in T1 speaks for a lesion. Compare colours within a row only. With `AGGREGATE = "mean"` values are several times smaller, by
-# at most as many times as the lesion has voxels, since they are divided by their number, and the maps are smoother (chapter 05).
+# One row for each network; the second row is the paper's Figure 1, the third its Figure 2, the first an addition. White
+# is the lesion's outline. In all rows FLAIR is positive (orange to red) inside the lesion, as in the paper. Close to
+# the border signs mix, and two to five voxels out it is slightly negative (blue) on average, weaker than the paper
+# reports. T1 is mostly negative inside: a dark spot in T1 speaks for a lesion.
+#
+# Compare colours within a row only. With `AGGREGATE = "mean"` values are several times smaller, by at most as many
+# times as the lesion has voxels, since they are divided by their number, and the maps are smoother (chapter 05).
+#
 # Slice by slice, a network at a time:
 
 # %%
-ies.view(subject, {(name, AGGREGATE): m for name, m in maps.items()}, lesion)
+from ies_helpers import view
+
+view(subject, {(name, AGGREGATE): m for name, m in maps.items()}, lesion)
 
 # %% [markdown]
-# The paper's plane is the coronal one; the other two show as well how close to the border the colours end. In numbers:
+# The paper's plane is the coronal one; the other two show as well how close to the border the colours end.
+#
+# Now in numbers. We need two places: the lesion itself, and the shell from two to five voxels beyond it.
 
 # %%
-from ies_helpers.measures.removal import surroundings
+from scipy import ndimage
 
-inside = lesion.mask(subject.shape)
-shell = surroundings(lesion, subject.shape, 5) & ~surroundings(lesion, subject.shape, 2)
-rows = []
-for name, values in maps.items():
-    share = float(values[0].abs().sum() / values.abs().sum())
-    means = [float(values[channel][where].mean()) for channel, where in ((0, inside), (0, shell), (1, inside))]
-    rows.append((name, *means, share))
-pd.DataFrame(rows, columns=["network", "FLAIR inside", "FLAIR 2 to 5", "T1 inside", "share of FLAIR"]).round(4)
+inside = lesion.mask(subject.shape).numpy()
+away = ndimage.distance_transform_edt(~inside)
+shell = (away > 2) & (away <= 5)
 
 # %% [markdown]
-# `FLAIR inside` should be positive and `T1 inside` negative, and FLAIR should count more than half: the three statements of the
-# paper about modalities that a single lesion can be held against. `FLAIR 2 to 5` is the mean of the shell two to five voxels out.
+# For each network the mean of the map in these places, and the share of its absolute values that FLAIR has:
+
+# %%
+import pandas as pd
+
+rows = {}
+for name, values in maps.items():
+    flair, t1 = values.numpy()
+    rows[name] = {"FLAIR inside": flair[inside].mean(), "FLAIR 2 to 5": flair[shell].mean()}
+    rows[name] |= {"T1 inside": t1[inside].mean(), "share of FLAIR": abs(flair).sum() / float(values.abs().sum())}
+pd.DataFrame(rows).T.round(4)
+
+# %% [markdown]
+# `FLAIR inside` should be positive and `T1 inside` negative, and FLAIR should count more than half: these are the three
+# statements of the paper about modalities that we can hold a single lesion against. `FLAIR 2 to 5` is the mean of the
+# shell.
 #
 # ## Figure 3: how much tissue around
 #
-# The paper's experiment of chapter 07 for all networks: the number of lesions seen, and the mean score with one standard deviation,
-# against the distance. The paper takes true positives of 91 to 119 voxels from 35 patients. We take those true positives
-# of the U-Net that come closest to that.
+# The paper's experiment of chapter 07 for all networks: the number of lesions seen, and the mean score with one
+# standard deviation, against the distance. The paper takes true positives of 91 to 119 voxels from 35 patients. We take
+# those true positives of the U-Net that come closest to that.
 
 # %%
-distances = (0, 7, 20) if SMALL else (0, 2, 4, 7, 10, 15, 20, 30)
 chosen = sorted(found["unet"].of("TP"), key=lambda le: abs(len(le) - 105))[: 1 if SMALL else 2]
-parts = []
-for name, network in networks.items():
-    for le in chosen:
-        curve = ies.perilesional_curve(network, subject.image, le, distances=distances, affine=subject.affine)
-        about = {"subject": subject.name, "lesion": le.number, "group": le.group, "network": name, "fill": "zero"}
-        parts.append(curve.assign(**about, volume_mm3=le.volume_mm3))
-curves = pd.concat(parts, ignore_index=True)
-figure = ies.plot_perilesional(curves)
+distances = (0, 7, 20) if SMALL else (0, 2, 4, 7, 10, 15, 20, 30)
 
 # %% [markdown]
-# Left and middle are the paper's two panels, right each lesion by itself. In the paper the mean score climbs and is flat from about
-# 7 mm for the U-Net and 12 to 15 mm for Swin UNETR. Ours do not line up like that, and with two lesions they could not. (Where
-# two networks see all lesions at every distance, their lines on the left lie on each other.)
-# The distances from which on a lesion keeps 95 % of its score:
+# As in chapter 07, we write beside each curve whose it is.
 
 # %%
-summarise_curves(curves).pivot_table(index="lesion", columns="network", values="keeps_mm", dropna=False)
+from ies_helpers import perilesional_curve
+
+
+def curve_of(network, lesion, fill="zero"):
+    """One lesion's curve, a row for each distance, and whose it is."""
+    how = {"distances": distances, "fill": fill, "affine": subject.affine}
+    curve = perilesional_curve(network, subject.image, lesion, **how)
+    about = {"subject": subject.name, "lesion": lesion.number, "group": lesion.group, "network": network.name}
+    return curve.assign(**about, fill=fill, volume_mm3=lesion.volume_mm3)
+
 
 # %% [markdown]
-# An empty entry (NaN) means that the score is not there at the last distance: not yet reached, or reached and lost again. The
-# curves tell which: one still climbs, the other has come down.
+# All networks, all chosen lesions:
+
+# %%
+from ies_helpers import plot_perilesional
+
+curves = [curve_of(network, le) for network in networks.values() for le in chosen]
+curves = pd.concat(curves, ignore_index=True)
+figure = plot_perilesional(curves)
+
+# %% [markdown]
+# Left and middle are the paper's two panels, right each lesion by itself. In the paper the mean score climbs and is
+# flat from about 7 mm for the U-Net and 12 to 15 mm for Swin UNETR. Ours do not line up like that, and with two lesions
+# they could not. (Where two networks see all lesions at every distance, their lines on the left lie on each other.)
+#
+# From which distance on does a lesion keep 95 % of its score?
+
+# %%
+from ies_helpers import summarise_curves
+
+summary = summarise_curves(curves)
+summary.pivot_table(index="lesion", columns="network", values="keeps_mm", dropna=False)
+
+# %% [markdown]
+# An empty entry (NaN) means that the score is not there at the last distance: not yet reached, or reached and lost
+# again. The curves tell which: one still climbs, the other has come down.
 #
 # ## The peaks of four groups
 #
-# The paper compares the largest values of SmoothGrad maps: they fall from true to false positives, to missed lesions, to true
-# negatives. It does not say what a true negative is; ours is a true lesion's shape moved into healthy white matter. So that size
-# plays no part, each lesion is explained by the `max` of six of its voxels (chapter 09 says why that matters). We ask for eight
-# true negatives; a shape that fits nowhere in healthy white matter is left out.
+# The paper compares the largest values of SmoothGrad maps: they fall from true to false positives, to missed lesions,
+# to true negatives. It does not say what a true negative is; ours is a true lesion's shape moved into healthy white
+# matter. We ask for eight of them; a shape that fits nowhere in healthy white matter is left out.
 
 # %%
-from ies_helpers import plot_groups, true_negatives
+from ies_helpers import true_negatives
 
 controls = true_negatives(subject, found["unet"], found["unet"].of("TP")[:8])
-rows = []
-for le in [*found["unet"], *controls]:
+
+# %% [markdown]
+# So that size plays no part, we explain each lesion by the `max` of six of its voxels (chapter 09 says why that
+# matters).
+
+# %%
+from ies_helpers import peak
+
+
+def peaks_of(le):
+    """Largest values of one lesion's map, by modality."""
     six = le.voxels[np.linspace(0, len(le) - 1, 6).astype(int)]
-    values = ies.smoothgrad(networks["unet"], subject.image, six, aggregate="max", draws=1 if SMALL else 2)
-    top = ies.peak(values)
-    rows.append({"subject": subject.name, "group": le.group, "flair": top["flair_max"], "t1": top["t1_max"]})
-peaks = pd.DataFrame(rows)
+    top = peak(smoothgrad(networks["unet"], subject.image, six, aggregate="max", draws=1 if SMALL else 2))
+    return {"subject": subject.name, "group": le.group, "flair": top["flair_max"], "t1": top["t1_max"]}
+
+
+# %% [markdown]
+# All lesions that the U-Net found or missed, and the controls:
+
+# %%
+from ies_helpers import plot_groups
+
+peaks = pd.DataFrame([peaks_of(le) for le in [*found["unet"], *controls]])
 figure = plot_groups(peaks, {"flair": "FLAIR, max of six voxels", "t1": "T1, max of six voxels"})
 
 # %% [markdown]
-# A dot is a lesion, the thick line a median; the axis says how many there are (of the eight true negatives the largest shapes
-# found no place). In FLAIR the true negatives of this subject lie lowest, as in the paper, but in T1 they lie highest. True, false and
-# missed lesions overlap, and no step leads down from one to the next. One subject proves nothing: chapter 09 takes several, with
-# intervals, and there false lesions rather stand above. FLAIR counts more than T1 in all groups, as in the paper.
+# A dot is a lesion, the thick line a median; the axis says how many there are (of the eight true negatives the largest
+# shapes found no place). In FLAIR the true negatives of this subject lie lowest, as in the paper, but in T1 they lie
+# highest. True, false and missed lesions overlap, and no step leads down from one to the next. One subject proves
+# nothing: chapter 09 takes several, with intervals, and there false lesions rather stand above. FLAIR counts more than
+# T1 in all groups, as in the paper.
 #
 # ## Paper and ours
 #
@@ -182,14 +268,14 @@ figure = plot_groups(peaks, {"flair": "FLAIR, max of six voxels", "t1": "T1, max
 #
 # ## What we saw
 #
-# - The paper's maps can be made for any patient and network with a few lines, exact or to an error that is said.
-# - Signs and shares agree in direction; distances do not carry over to other networks, and depend on the fill; of the order
-#   of peaks little is found again.
+# - A few lines make the paper's maps for any patient and network, exact or to an error that is stated.
+# - Signs and shares agree in direction. Distances do not carry over to other networks, and depend on the fill. Of the
+#   order of peaks we found little again.
 #
 # ## Limits
 #
-# A figure of one lesion is an illustration. Nothing here confirms or refutes the paper's statistics; for these one needs its patients, or
-# many of one's own: `ies explain` and `ies perilesional` run over them and go on after an interruption.
+# A figure of one lesion is an illustration. Nothing here confirms or refutes the paper's statistics. For that you need
+# its patients, or many of your own: `ies explain` and `ies perilesional` run over them and go on after an interruption.
 #
 # ## Exercises
 #
@@ -200,12 +286,16 @@ figure = plot_groups(peaks, {"flair": "FLAIR, max of six voxels", "t1": "T1, max
 # ```python
 # both = {}
 # for aggregate in ("max", "mean"):
-#     both[aggregate] = ies.smoothgrad(networks["unet"], subject.image, lesion.voxels, aggregate=aggregate, draws=2)
+#     both[aggregate] = smoothgrad(networks["unet"], subject.image, lesion.voxels, aggregate=aggregate, draws=2)
 # print(f"{float(both['max'].abs().max() / both['mean'].abs().max()):.0f} times the mean's peak")
 # figure = plot_maps(subject, both, lesion)
 # ```
 #
 # Expected: a peak several times higher, at most as many times as the lesion has voxels.
+#
+# *The usual wrong answer:* “As many times higher as the lesion has voxels, since the mean divides by that.” It would be
+# so if only one voxel had a gradient at the place of the peak. Several neighbours have one there, mostly of the same
+# sign, and the mean adds them up before it divides.
 #
 # </details>
 #
@@ -215,20 +305,22 @@ figure = plot_groups(peaks, {"flair": "FLAIR, max of six voxels", "t1": "T1, max
 #
 # ```python
 # for name, network in networks.items():
-#     how = {"distances": distances, "fill": "blurred", "affine": subject.affine}
-#     curve = ies.perilesional_curve(network, subject.image, chosen[0], **how)
-#     print(name, curve["score"].round(2).tolist())
+#     print(name, curve_of(network, chosen[0], fill="blurred")["score"].round(2).tolist())
 # ```
 #
-# Expected: higher scores from the first distances on, but an order all the same. In the demo Swin UNETR is near 1 at once, nnU-Net
-# follows, and the U-Net stays below both until the longest distances.
+# Expected: higher scores from the first distances on, but an order all the same. In the demo Swin UNETR is near 1 at
+# once, nnU-Net follows, and the U-Net stays below both until the longest distances.
+#
+# *The usual wrong answer:* “The order stays, so it shows which network needs the most tissue.” The distances have
+# changed with the fill, and a number that does so is not the network's alone. One lesion of one patient would be too
+# little in any case.
 #
 # </details>
 #
-# **3.** *The project: which of four sees what it should?* Somebody handed you four copies of the U-Net. One is `sound`. One is
-# `deaf`: its first layer no longer hears T1. One is `tired`: the weights of its deepest level are zero. And one has a `cue`: it also
-# listens to one FLAIR voxel some millimetres away. Three of them find about the same lesions. One finds clearly fewer, and more that
-# are none; the counts alone do not say what ails it.
+# **3.** *The project: which of four sees what it should?* Somebody handed you four copies of the U-Net. One is `sound`.
+# One is `deaf`: its first layer no longer hears T1. One is `tired`: the weights of its deepest level are zero. And one
+# has a `cue`: it also listens to one FLAIR voxel some millimetres away. Three of them find about the same lesions. One
+# finds clearly fewer, and more false ones; from the counts alone you cannot tell what is wrong with it.
 #
 # ```python
 # from ies_helpers.teaching import accuse, suspects
@@ -237,26 +329,25 @@ figure = plot_groups(peaks, {"flair": "FLAIR, max of six voxels", "t1": "T1, max
 # accuse({"A": "cue", "B": "sound", "C": "deaf", "D": "tired"}, seed=1)  # a guess
 # ```
 #
-# `accuse` answers with one sentence for each network that you named wrongly, and an empty list when all are right. Take whatever the
-# handbook taught you. Do not read the module `puzzle`: it knows.
+# `accuse` answers with one sentence for each network that you named wrongly, and an empty list when all are right. Use
+# whatever the handbook taught you. Do not read the code of `suspects`: it knows.
 #
 # <details><summary>Solution</summary>
 #
-# The maps tell. A deaf network's map of T1 is zero. A tired one's reaches less far. A cue is a second, shifted lesion in FLAIR, and
-# of the two that are left it has the stronger values more than six voxels away. We take `max`, which keeps one voxel's cue where the
-# mean would thin it out, and only some voxels, because a network with a side entrance is explained by a slower way.
+# The maps tell. A deaf network's map of T1 is zero. A tired one's reaches less far. A cue is a second, shifted lesion
+# in FLAIR, and of the two that are left it has the stronger values more than six voxels away. We take `max`, which
+# keeps one voxel's cue where the mean would thin it out, and only some voxels, because a network with a side entrance
+# is explained by a slower way.
 #
 # ```python
-# from scipy.ndimage import distance_transform_edt
-#
 # from ies_helpers.teaching import accuse, suspects
 #
 # four, rows = suspects(networks["unet"], seed=1), {}
 # some, away = lesion.voxels[:8], np.ones(subject.shape)
 # away[tuple(some.T)] = 0
-# away = distance_transform_edt(away)
+# away = ndimage.distance_transform_edt(away)
 # for letter, network in four.items():
-#     flair, t1 = ies.smoothgrad(network, subject.image, some, aggregate="max", draws=2).abs().numpy()
+#     flair, t1 = smoothgrad(network, subject.image, some, aggregate="max", draws=2).abs().numpy()
 #     rows[letter] = {"T1": t1.max(), "reach": away[flair > 0].max(), "far": flair[away > 6].max() / flair.max()}
 # clues = pd.DataFrame(rows).T
 # print(clues.round(3))
@@ -266,8 +357,11 @@ figure = plot_groups(peaks, {"flair": "FLAIR, max of six voxels", "t1": "T1, max
 # print(answer, accuse(answer, seed=1))
 # ```
 #
-# Expected: an empty list behind the answer. Counting lesions would have told that one of the four is poor, and hardly which of the
-# other three is sound: a network can be right for a wrong reason, and that is why one explains it.
+# Expected: an empty list behind the answer.
+#
+# *The usual wrong answer:* “The network that finds the most lesions is the sound one.” Counting tells that one of the
+# four is poor, and hardly which of the other three is sound: a network can be right for a wrong reason, and that is why
+# we explain it.
 #
 # </details>
 #
