@@ -16,18 +16,12 @@
 # setup
 
 # %% [markdown]
-# We import what we need. One word decides who is looked at: `phantoms` are made on the spot; `patients` are three open
-# ones, of whom the shipped network has seen 07 and 19 in its training; `thirty` are all open patients, downloaded once,
-# and take much longer.
+# One word decides whom we look at. `phantoms` are made on the spot. `patients` are three open ones, of whom the shipped
+# network has seen 07 and 19 in its training. `thirty` are all open patients; they are downloaded once, and take much
+# longer.
 
 # %%
 import os
-
-import matplotlib.pyplot as plt
-import numpy as np
-import pandas as pd
-
-import ies_helpers as ies
 
 SMALL = os.environ.get("IES_SMALL") == "1"
 COHORT = "phantoms"
@@ -45,92 +39,122 @@ SUBJECTS = {
 # places where neither has a lesion. It leaves open which. Ours: for each chosen TP its shape, moved to a place in
 # healthy-looking white matter that a seed draws, clear of all lesions. So a TN has a TP's size.
 #
-# We take at most a handful of each group and subject, so that no subject drowns the others.
+# A subject by its name (in a test run, the middle of its brain):
 
 # %%
-MOST, DRAWS = (4, 1) if SMALL else (8, 2)
-network = ies.load_network("unet")
-
-# %% [markdown]
-# A subject by its name:
-
-# %%
-from dataclasses import replace
-
-from ies_helpers.arrays import Box
+from ies_helpers import load_subject
+from ies_helpers.teaching import middle_of
 
 
 def load(name):
-    subject = ies.load_subject(name)
-    if not SMALL:
-        return subject
-    size = np.array([96, 128, 96])  # for the tests: the middle of the brain
-    start = (subject.shape - size) // 2
-    middle = Box.of(start, start + size)
-    return replace(subject, image=subject.image[:, *middle], target=subject.target[middle])
+    """A subject that is ready for the network."""
+    subject = load_subject(name)
+    return middle_of(subject, (96, 128, 96)) if SMALL else subject
+
+
+# %% [markdown]
+# We take at most a handful of each group and subject, so that no subject drowns out the others.
+
+# %%
+import numpy as np
+
+MOST, DRAWS = (4, 1) if SMALL else (8, 2)
+
+
+def some_of(every):
+    """At most `MOST` lesions of a group, drawn by a seed."""
+    return [every[n] for n in np.random.default_rng(0).permutation(len(every))[:MOST]]
 
 
 # %% [markdown]
 # The sorting, as a function of the subject:
 
 # %%
-from ies_helpers import true_negatives
+from ies_helpers import find_lesions, load_network, true_negatives
+
+network = load_network("unet")
 
 
 def groups_of(subject):
-    probability = ies.predict(network, subject.image)
-    lesions = ies.find_lesions(probability, subject.target, threshold=network.threshold, affine=subject.affine)
-    some = {}
-    for group in ("TP", "FP", "FN"):
-        every = lesions.of(group)
-        some[group] = [every[n] for n in np.random.default_rng(0).permutation(len(every))[:MOST]]
-    controls = true_negatives(subject, lesions, some["TP"]) if some["TP"] else []
-    return [*some["TP"], *some["FP"], *some["FN"], *controls]
+    """Some lesions of each group, and a control for each of the true ones."""
+    lesions = find_lesions(network, subject)
+    true, false, missed = (some_of(lesions.of(group)) for group in ("TP", "FP", "FN"))
+    return [*true, *false, *missed, *(true_negatives(subject, lesions, true) if true else [])]
 
 
 # %% [markdown]
-# How many are that in the first subject?
+# How many are there in the first subject?
 
 # %%
+import pandas as pd
+
 subject = load(SUBJECTS[0])
 pd.Series([lesion.group for lesion in groups_of(subject)], name=subject.name).value_counts()
 
 # %% [markdown]
 # ## A peak for each lesion
 #
-# The peak of a map is its largest value, in logits per unit, one for each modality. We make two maps of each lesion:
+# The peak of a map is its largest value, in logits per unit, one for each modality.
+
+# %%
+from ies_helpers import peak
+from ies_helpers.teaching import maps_of
+
+
+def peaks_of(subject, lesions, aggregate):
+    """Largest value of each lesion's map in FLAIR, and in T1."""
+    maps = maps_of(network, subject.image, lesions, aggregate=aggregate, draws=DRAWS)
+    tops = [peak(saliency) for _, saliency in maps]
+    return [(top["flair_max"], top["t1_max"]) for top in tops]
+
+
+# %% [markdown]
+# We make two maps of each lesion:
 #
 # - `mean`, equation 2: the gradient of the *mean* logit of the lesion's voxels. Times the number of voxels it is the
 #   gradient of their `sum`, which is what the published scripts compute for most lesions (chapter 05);
-# - `max`, equation 3: at each voxel of the image the largest of the gradients of *single* lesion voxels. Of each lesion
-#   we take six voxels that a seed draws: the smallest lesion has no more, and the largest of many values is larger than
-#   that of a few, for no other reason than their number. Six are also quick.
+# - `max`, equation 3: at each voxel of the image the largest of the gradients of *single* lesion voxels.
+#
+# For the `max` we take six voxels of each lesion, which a seed draws: the smallest lesion has no more, and the largest
+# of many values is larger than that of a few, for no other reason than their number. Six are also quick.
 
 # %%
-from ies_helpers.saliency.smoothgrad import smoothgrad_each as each
+from dataclasses import replace
 
 
-def peaks(subject):
+def six_of(lesion):
+    """A lesion with six of its voxels alone."""
+    drawn = np.random.default_rng([0, lesion.number]).permutation(lesion.voxels)[:6]
+    return replace(lesion, voxels=drawn)
+
+
+# %% [markdown]
+# All that we want to know of a subject, in a table with one row for each lesion:
+
+
+# %%
+def table_of(subject):
+    """Group, size, probability and peaks of a subject's lesions."""
     chosen = groups_of(subject)
-    rows = [{"subject": subject.name, "group": le.group, "voxels": len(le), "p": le.mean_probability} for le in chosen]
-    six = [np.random.default_rng([0, le.number]).permutation(le.voxels)[:6] for le in chosen]
-    for aggregate, what in (("mean", chosen), ("max", six)):
-        for n, average in each(network, subject.image, what, aggregate=aggregate, draws=DRAWS):
-            top = ies.peak(average.full(subject.shape))
-            rows[n] |= {f"{aggregate}_flair": top["flair_max"], f"{aggregate}_t1": top["t1_max"]}
-    return pd.DataFrame(rows)
+    table = pd.DataFrame({"subject": subject.name, "group": [le.group for le in chosen]})
+    table["voxels"], table["p"] = [len(le) for le in chosen], [le.mean_probability for le in chosen]
+    table[["mean_flair", "mean_t1"]] = peaks_of(subject, chosen, "mean")
+    table[["max_flair", "max_t1"]] = peaks_of(subject, [six_of(le) for le in chosen], "max")
+    return table
 
 
 # %% [markdown]
 # Now all subjects, one after the other; this is what takes the time.
 
 # %%
-table = pd.concat([peaks(load(name)) for name in SUBJECTS], ignore_index=True)
+table = pd.concat([table_of(load(name)) for name in SUBJECTS], ignore_index=True)
 table.groupby(["subject", "group"], sort=False).size().unstack(fill_value=0)
 
 # %% [markdown]
-# A row a subject, a column a group. The synthetic subjects are a choice: of the phantoms at hand, some on which this
-# network marks false lesions. First the peaks of the `mean` map, and of the `sum`, in FLAIR.
+# A row for each subject, a column for each group. We chose these synthetic subjects: of the phantoms at hand, some on
+# which this network marks false lesions.
+#
+# First the peaks of the `mean` map, and of the `sum`, in FLAIR.
 
 # %%
 from ies_helpers import plot_groups
@@ -139,60 +163,69 @@ table["sum_flair"] = table["mean_flair"] * table["voxels"]
 figure = plot_groups(table, {"mean_flair": "FLAIR, mean", "sum_flair": "FLAIR, sum"})
 
 # %% [markdown]
-# A dot is a lesion, a marker and a column of dots a subject, a colour a group; the box holds the middle half, the thick
-# line is the median. The two panels show the same gradients, and they contradict each other. By the `mean`, false
-# lesions have the *higher* peaks, and missed ones come next. By the `sum`, true lesions lie above false ones, as in the
-# paper, and so do the true negatives, where there is no lesion at all. What do TP and TN have in common here? Their
-# size.
+# Each dot is a lesion. Each subject has a marker and a column of dots, each group a colour; the box holds the middle
+# half, the thick line is the median. The two panels show the same gradients, and they contradict each other. By the
+# `mean`, false lesions have the *higher* peaks, and missed ones come next. By the `sum`, true lesions lie above false
+# ones, as in the paper, and so do the true negatives, where there is no lesion at all. What do TP and TN have in common
+# here? Their size. So let us see how each peak goes with it.
+
+# %%
+for measure in ("mean_flair", "sum_flair", "max_flair"):
+    rho = table[[measure, "voxels"]].corr(method="spearman").iloc[0, 1]
+    print(f"{measure}: rank correlation with the lesion's size {rho:+.2f}")
+
+# %% [markdown]
+# And how large are the lesions of each group? The table has the middle half of the sizes and of each measure.
 
 # %%
 from ies_helpers import group_table
 
-for measure in ("mean_flair", "sum_flair", "max_flair"):
-    rho = table[[measure, "voxels"]].corr(method="spearman").iloc[0, 1]
-    print(f"{measure}: rank correlation with the lesion's size {rho:+.2f}")
 group_table(table, ["voxels", "mean_flair", "sum_flair", "max_flair"]).round(2)
 
 # %% [markdown]
-# The table has the sizes of the groups, and the middle half of each measure. False and missed lesions are small, true
-# ones large: a network misses and invents what is small. The `mean` divides by the number of voxels, so its peak falls
-# with size, almost as if it were nothing else; the `sum` grows with it. Any difference in size between two groups
-# becomes a difference in peaks. The peak of six voxels depends on size least; what is left of the correlation may be
-# real: voxels inside a large lesion and voxels at the border of a small one are not alike. So we look at that one.
+# False and missed lesions are small, true ones large: a network misses and invents what is small. The `mean` divides by
+# the number of voxels, so its peak falls with size, almost as if it were nothing else; the `sum` grows with it. Any
+# difference in size between two groups becomes a difference in peaks. The peak of six voxels depends on size least;
+# what is left of the correlation may be real: voxels inside a large lesion and voxels at the border of a small one are
+# not alike. So we look at that one.
 
 # %%
 figure = plot_groups(table, {"max_flair": "FLAIR, max of six voxels", "max_t1": "T1, max of six voxels"})
 
 # %% [markdown]
 # The boxes overlap widely. A unit more of FLAIR where it matters most moves a voxel's logit by about two, and that is
-# so in a true lesion, in a false one, and in healthy tissue. T1 counts about a quarter of that; more FLAIR than T1 is
-# what the paper reports, too. If a group stands out it is the false lesions, and they stand *above*.
+# so in a true lesion, in a false one, and in healthy tissue. T1 counts for about a quarter of that; more FLAIR than T1
+# is what the paper reports, too. If a group stands out it is the false lesions, and they stand *above*.
 #
 # ## A hundred lesions are not a hundred patients
 #
 # The paper compares groups with the Mann-Whitney U test: how often is a value of the one group larger than one of the
 # other? `delta` says how much more often than smaller, from -1 (never) over 0 to 1 (always): Cliff's delta. The test
 # takes every lesion as an independent witness. But lesions of one subject share its contrast, its noise, and the
-# network's luck with it: twenty of them are fewer than twenty witnesses. So beside the interval that resamples lesions
-# (`naive`) stands one that resamples whole subjects. `p_holm` is the p-value of the usual test, corrected for six
-# comparisons.
+# network's luck with it: twenty of them are fewer than twenty witnesses.
 
 # %%
 from ies_helpers import compare_groups
 
 compared = compare_groups(table, "max_flair")
-pair = compared["first"] + " > " + compared["second"]
-compared = compared.assign(pair=pair)
+compared["pair"] = compared["first"] + " > " + compared["second"]
 compared[["pair", "n_first", "n_second", "p_holm", "delta", "naive_low", "naive_high", "low", "high"]].round(3)
 
 # %% [markdown]
-# A row a pair. Where `low` and `high` lie on one side of zero the difference holds over subjects. The interval over
-# subjects is mostly the wider one, not always: with a handful of subjects it is itself uncertain, and rather too narrow
-# than too wide. The note in the table says so. One more question can be asked of few subjects: *in the same subject*,
-# is the peak of a true lesion larger than that of a false one? Then no difference between subjects can play a part.
+# A row for each pair of groups. `p_holm` is the p-value of the usual test, corrected for six comparisons. Of the two
+# intervals of delta, `naive_low` to `naive_high` resamples lesions, `low` to `high` resamples whole subjects. Where
+# `low` and `high` lie on one side of zero the difference holds over subjects. The interval over subjects is usually the
+# wider one, but not always: with a handful of subjects it is itself uncertain, and more likely too narrow than too
+# wide. The note in the table says so:
 
 # %%
 print("; ".join(sorted(set(compared["note"]))))
+
+# %% [markdown]
+# We can ask one more question of few subjects: *in the same subject*, is the peak of a true lesion larger than that of
+# a false one? Then no difference between subjects can play a part.
+
+# %%
 compared[["pair", "delta", "within", "within_low", "within_high"]].round(2)
 
 # %% [markdown]
@@ -200,39 +233,52 @@ compared[["pair", "delta", "within", "within_low", "within_high"]].round(2)
 #
 # ## Is this one false?
 #
-# Groups may differ and a single lesion still not be told. What a reader has before them is a *found* lesion, TP or FP,
-# and a number. Put a threshold anywhere, call what lies on one side false: the ROC curve shows which share of the false
-# lesions is caught, and which share of the true ones is called false, for all thresholds. The area below it (AUC) is
-# the chance that of a false and a true lesion the false one looks more false: 0.5 is a coin. We say beforehand which
-# side is which, as the paper's order has it: a *low* peak speaks for a false lesion.
+# Groups may differ, and still you cannot tell what a single lesion is. What you have before you is a *found* lesion, TP
+# or FP, and a number. Put a threshold anywhere, call what lies on one side false: the ROC curve shows which share of
+# the false lesions is caught, and which share of the true ones is called false, for all thresholds. The area below it
+# (AUC) is the chance that of a false and a true lesion the false one looks more false: 0.5 is a coin.
 #
+# We say beforehand which side is which, as the paper's order has it: a *low* peak speaks for a false lesion.
+
+# %%
+from ies_helpers import roc
+
+table["size"] = np.log(table["voxels"])
+curves = {f"low peak, {how}": roc(table, f"{how}_flair") for how in ("max", "sum")}
+curves["small size"] = roc(table, "size")
+
+# %% [markdown]
 # Beside single numbers we take two models, logistic regressions: one of what is known without any map, size and mean
 # probability; and one of size and peaks. Each subject is judged by a model that was fitted, scaled and calibrated on
 # other subjects.
 
 # %%
-from ies_helpers import predict_false, roc
-from ies_helpers.figures.charts import plot_roc
-from ies_helpers.measures.refine import calibration
+from ies_helpers import predict_false
 
-table["size"] = np.log(table["voxels"])
 plain = predict_false(table, ["size", "p"])
 peaked = predict_false(table, ["size", "mean_flair", "max_flair"])
-curves = {f"low peak, {how}": roc(table, f"{how}_flair") for how in ("max", "sum")}
-curves |= {"small size": roc(table, "size"), "size and probability": roc(plain, "p_false", false_when="high")}
-curves |= {"size and peaks": roc(peaked, "p_false", false_when="high")}
+
+# %% [markdown]
+# All five curves:
+
+# %%
+from ies_helpers.teaching import plot_roc
+
+curves["size and probability"] = roc(plain, "p_false", false_when="high")
+curves["size and peaks"] = roc(peaked, "p_false", false_when="high")
 figure = plot_roc(curves)
 
 # %% [markdown]
 # The further a curve bends to the upper left the better; the band belongs to the first. The low peak of `max` runs
-# *below* the diagonal: the rule from the paper points the wrong way for this network. (An AUC below 0.5 is no success
-# that waits to be turned round: whoever picks the side afterwards finds more than 0.5 in pure chance.) The low peak of
-# the `sum` does better, because it knows the size; the size alone does better still. The two models do
-# no better than the size alone, given their intervals. If a peak knows something beyond size, it is not more than the probability
+# *below* the diagonal: the rule from the paper points the wrong way for this network. (Do not turn an AUC below 0.5
+# round and call it a success: if you pick the side afterwards, you find more than 0.5 in pure chance.) The low peak of
+# the `sum` does better, because it knows the size; the size alone does better still. The two models do no better than
+# the size alone, given their intervals. If a peak knows something beyond size, it is not more than the probability
 # knows, which comes free. Do they know the same? We come back to that with a lesion of our own making.
 #
-# One trap: each fold has its own model, and the curve pools them. A subject with many false lesions is judged by a model
-# that has met few. That can push a model's area down, below 0.5 even. Areas inside subjects do not suffer from it:
+# There is one trap: each fold has its own model, and the curve pools them. A subject with many false lesions is judged
+# by a model that has met few. That can push a model's area down, even below 0.5. Areas inside subjects do not suffer
+# from it:
 
 # %%
 for name, curve in curves.items():
@@ -242,65 +288,99 @@ for name, curve in curves.items():
 # %% [markdown]
 # Where the two differ much, subjects differ in more than their lesions.
 #
-# A model should not only sort lesions. If it says 0.3, three in ten should be false.
+# A model should not only sort lesions. If it says 0.3, three in ten should be false. Are they?
 
 # %%
-from ies_helpers.figures.charts import plot_calibration
+from ies_helpers.teaching import calibration, plot_calibration
 
 figure = plot_calibration({"size and probability": calibration(plain), "size and peaks": calibration(peaked)})
 
 # %% [markdown]
 # Lesions in bins of equal number: across, what the model said on average; up, how many were false, with 95 % intervals.
 # Points near the diagonal are honest probabilities. The Brier score is the mean squared error, smaller is better;
-# `share alone` is what one gets by telling every lesion the overall share. The intervals are wide. Nobody should act
-# upon a probability that is known this badly.
+# `share alone` is what you get by giving every lesion the overall share. The intervals are wide. Nobody should act on a
+# probability that is known this badly.
 #
 # ## Turn a true negative into a lesion
 #
-# Groups differ in many ways at once: size, place, subject. With a synthetic lesion we change one thing. A ball of 100
-# mm³ in healthy white matter, always the same voxels; its contrast grows from nothing (a true negative) to that of a
-# plain lesion (chapter 07). If the peak told lesions from healthy tissue, it would have to change on the way.
+# Groups differ in many ways at once: size, place, subject. With a synthetic lesion we change one thing. We put a ball
+# of 100 mm³ into healthy white matter, always the same voxels; its contrast grows from nothing (a true negative) to
+# that of a plain lesion (chapter 07). If the peak told lesions from healthy tissue, it would have to change on the way.
+
+# %%
+from ies_helpers.teaching import healthy_places
+
+SIZE = 100
+places = healthy_places(subject, SIZE, 2 if SMALL else 4, seed=1)
+contrasts = (0.0, 1.0, 2.0) if SMALL else (0.0, 0.5, 1.0, 1.5, 2.0)
+
+# %% [markdown]
+# The voxels of the ball are those that `add_lesion` adds to the target.
 
 # %%
 from ies_helpers import add_lesion
-from ies_helpers.subjects.editing import healthy_places, lesion_pattern
 
-SIZE, rows = 100, []
-for n, place in enumerate(healthy_places(subject, SIZE, 2 if SMALL else 4, seed=1)):
-    voxels = np.argwhere(lesion_pattern(subject, place, SIZE)[1].numpy())
-    six = np.random.default_rng([0, n]).permutation(voxels)[:6]
-    for contrast in (0.0, 1.0, 2.0) if SMALL else (0.0, 0.5, 1.0, 1.5, 2.0):
-        image = add_lesion(subject, place, SIZE, contrast).image
-        top = ies.smoothgrad(network, image, six, aggregate="max", draws=DRAWS)[0].max()
-        mean = ies.smoothgrad(network, image, voxels, aggregate="mean", draws=DRAWS)[0].max()
-        score = ies.predict(network, image)[tuple(voxels.T)].mean()
-        rows.append((n, contrast, float(score), float(top), float(mean)))
-grown = pd.DataFrame(rows, columns=["place", "contrast", "score", "max", "mean"])
+
+def ball_at(place):
+    """Voxels of the ball around a place."""
+    grown = add_lesion(subject, place, SIZE, 1.0)
+    return np.argwhere((grown.target & ~subject.target).numpy())
+
 
 # %% [markdown]
-# A line a place.
+# At one contrast we ask for three numbers: the score, and the peaks of both maps.
 
 # %%
+from ies_helpers import predict, smoothgrad
+
+
+def answers(place, contrast, voxels, six):
+    """Mean probability of the ball, and the peaks of its maps in FLAIR."""
+    image = add_lesion(subject, place, SIZE, contrast).image
+    top = smoothgrad(network, image, six, aggregate="max", draws=DRAWS)[0].max()
+    mean = smoothgrad(network, image, voxels, aggregate="mean", draws=DRAWS)[0].max()
+    score = predict(network, image)[tuple(voxels.T)].mean()
+    return {"contrast": contrast, "score": float(score), "max": float(top), "mean": float(mean)}
+
+
+# %% [markdown]
+# All places, all contrasts:
+
+# %%
+rows = []
+for n, place in enumerate(places):
+    voxels = ball_at(place)
+    six = np.random.default_rng([0, n]).permutation(voxels)[:6]
+    rows += [{"place": n} | answers(place, contrast, voxels, six) for contrast in contrasts]
+grown = pd.DataFrame(rows)
+
+# %% [markdown]
+# A line for each place:
+
+# %%
+import matplotlib.pyplot as plt
+
 names = {"score": "mean probability", "max": "FLAIR peak, max of six", "mean": "FLAIR peak, mean"}
 figure, axes = plt.subplots(1, 3, figsize=(10, 3.4), layout="constrained")
 for ax, (column, name) in zip(axes, names.items(), strict=True):
-    for _, line in grown.groupby("place"):
-        ax.plot(line["contrast"], line[column], color="#0072B2", marker="o", lw=1.5, alpha=0.8)
-    ax.set_title(name, fontsize=13)
-    ax.set_xlabel("contrast in FLAIR", fontsize=12)
-    ax.set_ylim(bottom=0)
-for ax in axes[1:]:
-    ax.set_ylabel("logit per unit", fontsize=12)
+    lines = grown.pivot(index="contrast", columns="place", values=column)
+    ax.plot(lines.index, lines, color="#0072B2", marker="o", alpha=0.8)
+    unit = "" if column == "score" else "logit per unit"
+    ax.set(title=name, xlabel="contrast in FLAIR", ylabel=unit, ylim=(0, None))
 
 # %% [markdown]
-# Left, the score: from sure that there is none to sure that there is one. Middle, the peak of single voxels: it goes up
-# and down by place and noise, and has no direction. The network's answer changes completely, its sensitivity hardly.
-# Right, the peak of the `mean`: mostly largest on the way, just before the score rises, and lower at both ends. A peak
-# tells how steep the logit is at this image, not how high. Steep is where a decision is about to fall. That is why
-# small, doubtful lesions, false ones among them, may peak above plain ones; and why a peak, once the size is known,
-# tells no more than the probability: both say how decided the network is.
+# Left, the score: at first the network is sure that there is no lesion, at the end that there is one. Middle, the peak
+# of single voxels: it goes up and down by place and noise, and has no direction. The network's answer changes
+# completely, its sensitivity hardly. Right, the peak of the `mean`: mostly largest on the way, just before the score
+# rises, and lower at both ends.
+#
+# A peak tells how steep the logit is at this image, not how high. It is steep where a decision is about to fall. That
+# is why small, doubtful lesions, false ones among them, may peak above plain ones; and why a peak, once the size is
+# known, tells no more than the probability: both say how decided the network is.
 #
 # ## Paper and ours
+#
+# The medians of the groups, highest first:
 
 # %%
 for measure in ("mean_flair", "sum_flair", "max_flair"):
@@ -323,9 +403,9 @@ for measure in ("mean_flair", "sum_flair", "max_flair"):
 #
 # Do patients say the same? Try `COHORT = "patients"`. When we ran them with ten draws and up to twenty lesions a group,
 # the `sum` put TP above the other three groups, TN of the same shape included, while FP and FN lay below TN. With six
-# voxels each, TP, FP and FN were alike, and all above TN. So the `sum` found the first place of the paper's order, `max`
-# the last, and neither the order between. Two of the three patients had been in the network's training. Over these
-# patients and ten phantoms together, a model of size and peaks was no better than size alone.
+# voxels each, TP, FP and FN were alike, and all above TN. So the `sum` found the first place of the paper's order,
+# `max` the last, and neither the order between. Two of the three patients had been in the network's training. Over
+# these patients and ten phantoms together, a model of size and peaks was no better than size alone.
 #
 # ## What we saw
 #
@@ -341,12 +421,12 @@ for measure in ("mean_flair", "sum_flair", "max_flair"):
 # One small network; synthetic brains, on which its false lesions need not be like those in patients; few subjects; few
 # draws. Of five subjects an interval is a rough guess. Six voxels of a lesion are a sample of it. That size explains
 # our peaks does not prove that it explains the paper's. And other features of a map than its peak may tell more:
-# `measure_map` has a dozen.
+# `ies evaluate` measures a dozen.
 #
 # ## Exercises
 #
-# **1.** Compare like with like: only lesions of up to 50 voxels. Which differences in the `sum` go, which stay? Mind
-# that TN have the shapes of TP.
+# **1.** Compare like with like: only lesions of up to 50 voxels. Which differences in the `sum` go, which stay?
+# Remember that TN have the shapes of TP.
 #
 # <details><summary>Solution</summary>
 #
@@ -359,6 +439,10 @@ for measure in ("mean_flair", "sum_flair", "max_flair"):
 # Expected: TP lie above FP and FN, but TP are still the larger ones. They also lie above TN, and those are of the same
 # size: among small lesions, where the network is less sure, a true one does have a higher peak than healthy tissue.
 # Over all sizes this was hidden. A group of fewer than five is not compared, and the note says so.
+#
+# *The usual wrong answer:* “All lesions are small now, so size is ruled out, and TP above FP is a finding.” Up to 50
+# voxels is still a range, and within it true lesions are the larger ones: look at the medians. Only TN are matched to
+# TP lesion by lesion.
 #
 # </details>
 #
@@ -378,14 +462,18 @@ for measure in ("mean_flair", "sum_flair", "max_flair"):
 # Expected: a middle near 0.5, though not exactly, as subjects have different levels and shares of false lesions; 95 %
 # of the shuffled areas lie within 0.15 or 0.2 of it. A real one outside is more than chance mostly does.
 #
+# *The usual wrong answer:* “Chance gives 0.5, so an AUC of 0.6 is something.” It gives 0.5 on average. With so few
+# lesions it often gives 0.6, and 0.4 as often.
+#
 # </details>
 #
-# **3.** On paper: five true lesions all peak above five false ones. Which p does the test give, at most how small can
-# it get with five against five? And what do we know if all ten are of one subject?
+# **3.** On paper: five true lesions all peak above five false ones. Which p does the test give? Could it be any smaller
+# with five against five? And what do we know if all ten are of one subject?
 #
 # <details><summary>Solution</summary>
 #
-# There are 252 ways to choose five of ten, two of them (all above, all below) are this extreme: 2/252.
+# There are 252 ways to choose five of ten, two of them (all above, all below) are this extreme: 2/252. It cannot get
+# smaller.
 #
 # ```python
 # ten = pd.DataFrame({"subject": "one", "group": ["TP"] * 5 + ["FP"] * 5, "peak": [9, 8, 7, 6, 5, 4, 3, 2, 1, 0]})
@@ -395,15 +483,19 @@ for measure in ("mean_flair", "sum_flair", "max_flair"):
 #
 # Expected: `0.0079` twice, and no interval: about other subjects nothing is known.
 #
+# *The usual wrong answer:* “p is below 0.01, so true lesions peak higher.” In this subject they do, and you did not
+# need a test to see it. The test takes its ten lesions as ten witnesses for all subjects. There is one witness.
+#
 # </details>
 #
 # ## References
 #
 # - Spagnolo F. and others (2026). Instance-level quantitative saliency in multiple sclerosis lesion segmentation.
 #   *Scientific Reports*. [arXiv 2406.09335](https://arxiv.org/abs/2406.09335). The order of peaks.
-# - Cliff N. (1993). Dominance statistics: ordinal analyses to answer ordinal questions. *Psychological Bulletin* 114:494-509.
-#   [doi 10.1037/0033-2909.114.3.494](https://doi.org/10.1037/0033-2909.114.3.494).
-# - Holm S. (1979). A simple sequentially rejective multiple test procedure. *Scandinavian Journal of Statistics* 6:65-70.
+# - Cliff N. (1993). Dominance statistics: ordinal analyses to answer ordinal questions. *Psychological Bulletin*
+#   114:494-509. [doi 10.1037/0033-2909.114.3.494](https://doi.org/10.1037/0033-2909.114.3.494).
+# - Holm S. (1979). A simple sequentially rejective multiple test procedure. *Scandinavian Journal of Statistics*
+#   6:65-70.
 #
 # ## Next
 #
