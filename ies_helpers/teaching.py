@@ -10,7 +10,6 @@ import json
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -498,38 +497,3 @@ def dependency_table() -> tuple[pd.DataFrame, str]:
     except (OSError, ValueError) as error:
         warnings.warn(f"{str(error)[:120]} ...: a made-up table takes the place of the published one.", stacklevel=2)
         return simulated_table(), "SIMULATED table, nothing could be fetched"
-
-
-HANDED_ON = {
-    "healthy_places": "subjects.editing",
-    "lesion_contrast": "subjects.editing",
-    "brain_tissues": "measures.regions",
-    "lesion_table": "measures.regions",
-    "wide_table": "measures.regions",
-    "aligned_at_centre": "measures.groupmaps",
-    "centred_affine": "measures.groupmaps",
-    "in_mni": "measures.groupmaps",
-    "save_group_map": "measures.groupmaps",
-    "explained": "measures.agg2exp",
-    "dependency_matrix": "measures.agg2exp",
-    "strongest_dependencies": "measures.agg2exp",
-    "outliers": "measures.agg2exp",
-    "dice_correlation": "measures.agg2exp",
-    "calibration": "measures.refine",
-    "plot_group_map": "figures.lesions",
-    "plot_roc": "figures.charts",
-    "plot_calibration": "figures.charts",
-    "plot_lesion_structures": "figures.charts",
-    "plot_matrix": "figures.charts",
-    "plot_boxes": "figures.charts",
-    "plot_graph": "figures.charts",
-    "plot_outliers": "figures.charts",
-}
-"""Functions that a chapter shows and the package's public names leave out, and where they live: each is imported from
-there when a chapter first asks for it here."""
-
-
-def __getattr__(name: str) -> Any:
-    if name not in HANDED_ON:
-        raise AttributeError(f"ies_helpers.teaching has no {name!r}; it hands on {', '.join(HANDED_ON)}")
-    return getattr(import_module(f"ies_helpers.{HANDED_ON[name]}"), name)

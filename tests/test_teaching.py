@@ -31,7 +31,6 @@ from ies_helpers.teaching import (
     CUE_GAIN,
     CUE_STEPS,
     FAULTS,
-    HANDED_ON,
     Linear,
     Neighbourhood,
     Quadratic,
@@ -290,9 +289,3 @@ def test_without_a_download_the_table_is_made_up_and_says_so(monkeypatch: pytest
         table, source = dependency_table()
     assert "SIMULATED" in source
     assert len(table) == 32
-
-
-def test_what_is_handed_on_can_be_called_and_nothing_else_is_there() -> None:
-    assert [name for name in HANDED_ON if not callable(getattr(teaching, name))] == []
-    with pytest.raises(AttributeError, match="no 'predict_all'"):
-        teaching.predict_all  # noqa: B018

@@ -205,7 +205,7 @@ figure = plot_perilesional(compared)
 # in z-scored units (standard deviations of the brain). How strong are this patient's own lesions?
 
 # %%
-from ies_helpers.teaching import lesion_contrast
+from ies_helpers.subjects.editing import lesion_contrast
 
 rows = [{"group": le.group, "voxels": len(le)} | lesion_contrast(subject, le) for le in lesions]
 contrasts = pd.DataFrame(rows)
@@ -222,7 +222,7 @@ contrasts.groupby("group")[["voxels", "flair", "t1"]].median().round(2)
 # every true lesion.
 
 # %%
-from ies_helpers.teaching import healthy_places
+from ies_helpers.subjects.editing import healthy_places
 
 SIZE, CONTRAST = 100, 1.5
 place = healthy_places(subject, SIZE, 1, seed=0)[0]

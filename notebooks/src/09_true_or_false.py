@@ -262,7 +262,7 @@ peaked = predict_false(table, ["size", "mean_flair", "max_flair"])
 # All five curves:
 
 # %%
-from ies_helpers.teaching import plot_roc
+from ies_helpers.figures.charts import plot_roc
 
 curves["size and probability"] = roc(plain, "p_false", false_when="high")
 curves["size and peaks"] = roc(peaked, "p_false", false_when="high")
@@ -291,7 +291,8 @@ for name, curve in curves.items():
 # A model should not only sort lesions. If it says 0.3, three in ten should be false. Are they?
 
 # %%
-from ies_helpers.teaching import calibration, plot_calibration
+from ies_helpers.figures.charts import plot_calibration
+from ies_helpers.measures.refine import calibration
 
 figure = plot_calibration({"size and probability": calibration(plain), "size and peaks": calibration(peaked)})
 
@@ -308,7 +309,7 @@ figure = plot_calibration({"size and probability": calibration(plain), "size and
 # that of a plain lesion (chapter 07). If the peak told lesions from healthy tissue, it would have to change on the way.
 
 # %%
-from ies_helpers.teaching import healthy_places
+from ies_helpers.subjects.editing import healthy_places
 
 SIZE = 100
 places = healthy_places(subject, SIZE, 2 if SMALL else 4, seed=1)

@@ -84,7 +84,7 @@ print(f"mass {mass:.4f}, mean {float(strength[inside].mean()):.4f}")
 # %%
 import numpy as np
 
-from ies_helpers.teaching import lesion_table
+from ies_helpers.measures.regions import lesion_table
 
 table = lesion_table(subject, lesions, {lesion.number: saliency})
 shown = table[table["part"] == "abs"].set_index("structure")[["voxels", "mass", "mean"]]
@@ -131,7 +131,7 @@ assert signed["positive"]["2-5 mm"] < signed["negative"]["2-5 mm"]
 # %%
 import torch
 
-from ies_helpers.teaching import brain_tissues
+from ies_helpers.measures.regions import brain_tissues
 
 tissues = brain_tissues(subject)
 labels = sum(n * torch.as_tensor(mask) for n, mask in enumerate(tissues.values(), 1))[None]
@@ -223,7 +223,7 @@ assert np.isclose(by_side["mass"][2], by_side["mass"][:2].sum())
 # Now all lesions at once. Each gets structures of its own: its shells, and the *other* lesions.
 
 # %%
-from ies_helpers.teaching import plot_lesion_structures
+from ies_helpers.figures.charts import plot_lesion_structures
 
 table = lesion_table(subject, lesions, maps, tissues=tissues)
 figure = plot_lesion_structures(table)
@@ -270,7 +270,7 @@ assert (times.loc["this lesion"] > 20).all()
 # middle of its lesion, turned to right, anterior and superior.
 
 # %%
-from ies_helpers.teaching import aligned_at_centre
+from ies_helpers.measures.groupmaps import aligned_at_centre
 
 true = [le for le in lesions.of("TP") if le.number in maps]
 cubes = [aligned_at_centre(maps[le.number], le, subject.affine, reach_mm=12) for le in true]
@@ -281,7 +281,7 @@ cubes = [aligned_at_centre(maps[le.number], le, subject.affine, reach_mm=12) for
 
 # %%
 from ies_helpers import group_map
-from ies_helpers.teaching import centred_affine
+from ies_helpers.measures.groupmaps import centred_affine
 
 group = group_map(cubes, centred_affine(12))
 
@@ -289,7 +289,7 @@ group = group_map(cubes, centred_affine(12))
 # The three of them, and some of the single maps:
 
 # %%
-from ies_helpers.teaching import plot_group_map
+from ies_helpers.figures.lesions import plot_group_map
 
 names = [f"lesion {le.number}" for le in true]
 figure = plot_group_map(group, cubes, names, title=f"FLAIR, {len(cubes)} TP")
@@ -307,7 +307,7 @@ figure = plot_group_map(group, cubes, names, title=f"FLAIR, {len(cubes)} TP")
 # maps reach each voxel. Zero millimetres is the middle of the lesion.
 
 # %%
-from ies_helpers.teaching import save_group_map
+from ies_helpers.measures.groupmaps import save_group_map
 
 for file in save_group_map(path.parent, "tp", group):
     image = nibabel.load(file)
@@ -396,7 +396,7 @@ assert r < -0.9
 # give `find_lesions` the target in place of a prediction.
 
 # %%
-from ies_helpers.teaching import in_mni
+from ies_helpers.measures.groupmaps import in_mni
 
 
 def patient_map(name):
@@ -412,7 +412,7 @@ def patient_map(name):
 # Three patients (two in a test run), and their group map:
 
 # %%
-from ies_helpers.teaching import MNI_AFFINE
+from ies_helpers.measures.groupmaps import MNI_AFFINE
 
 names = ("demo", "phantom:1") if SMALL else ("demo", "phantom:1", "phantom:2")
 one_a_patient = [patient_map(name) for name in names]
@@ -448,7 +448,7 @@ figure = plot_group_map(patients, one_a_patient, names, **picture)
 # columns of any tidy table. Those of our patient, by distance, with lesions in the place of classes:
 
 # %%
-from ies_helpers.teaching import wide_table
+from ies_helpers.measures.regions import wide_table
 
 wide = wide_table(table[table["by"] == "distance"])
 print(wide.shape, *wide.columns[:3], sep="\n")
@@ -461,7 +461,8 @@ assert np.isclose(wide[f"{lesion.label}_explanation_in_this lesion_mass"][0], ma
 # only demonstrates the tools, and says nothing about organs.
 
 # %%
-from ies_helpers.teaching import dependency_table, explained
+from ies_helpers.measures.agg2exp import explained
+from ies_helpers.teaching import dependency_table
 
 ct, source = dependency_table()
 classes = explained(ct)
@@ -471,7 +472,8 @@ print(f"{source}: {len(ct)} patients, {len(classes)} classes")
 # The means over patients, class by class:
 
 # %%
-from ies_helpers.teaching import dependency_matrix, plot_matrix
+from ies_helpers.figures.charts import plot_matrix
+from ies_helpers.measures.agg2exp import dependency_matrix
 
 matrix = dependency_matrix(ct)
 figure = plot_matrix(matrix, title=source)
@@ -489,7 +491,7 @@ assert np.allclose(matrix.sum(axis="columns"), 1, atol=1e-3)
 # Without the background, for two classes:
 
 # %%
-from ies_helpers.teaching import plot_boxes
+from ies_helpers.figures.charts import plot_boxes
 
 figure = plot_boxes(ct, ["heart", "ribs"])
 
@@ -502,7 +504,8 @@ figure = plot_boxes(ct, ["heart", "ribs"])
 # lies.
 
 # %%
-from ies_helpers.teaching import plot_graph, strongest_dependencies
+from ies_helpers.figures.charts import plot_graph
+from ies_helpers.measures.agg2exp import strongest_dependencies
 
 edges = strongest_dependencies(matrix, 2)
 figure = plot_graph(edges, title=f"Two strongest dependencies of each class, {source}")
@@ -521,7 +524,8 @@ edges.head(5).round(3)
 # odd ones.
 
 # %%
-from ies_helpers.teaching import outliers, plot_outliers
+from ies_helpers.figures.charts import plot_outliers
+from ies_helpers.measures.agg2exp import outliers
 
 found = outliers(ct)
 figure = plot_outliers(found)
@@ -534,7 +538,7 @@ title = figure.suptitle(source)
 # Does the score know something about the quality of the segmentation? Spearman's correlation with Dice, class by class:
 
 # %%
-from ies_helpers.teaching import dice_correlation
+from ies_helpers.measures.agg2exp import dice_correlation
 
 correlation = dice_correlation(found).set_index("explained")
 correlation[["patients", "score_rho", "score_p", "own_mass_rho"]].round(3)
