@@ -198,16 +198,15 @@ def _self_test() -> Finding:
 def _some_voxels() -> "tuple[torch.Tensor, Any]":
     """A cube of the demo subject `(C, SIDE, SIDE, SIDE)`, and the first, a middle and the last voxel of a lesion."""
     import numpy as np
-    from scipy import ndimage
 
-    from ies_helpers.arrays import CONNECTIVITY, Box
+    from ies_helpers.arrays import Box
+    from ies_helpers.segmentation.lesions import find_lesions
     from ies_helpers.subjects.sources import load_subject
 
     subject = load_subject("demo")
     assert subject.target is not None, "the demo has its lesions"
-    labels, count = ndimage.label(subject.target.numpy(), CONNECTIVITY)  # pyright: ignore[reportGeneralTypeIssues]
-    lesions = [np.argwhere(labels == number + 1) for number in range(count)]
-    voxels = max(lesions, key=lambda lesion: (len(lesion) < 150, len(lesion)))  # a focal one, not the plaque
+    lesions = find_lesions(subject.target.float(), threshold=0.5)
+    voxels = max(lesions, key=lambda lesion: (len(lesion) < 150, len(lesion))).voxels  # a focal one, not the plaque
     start = np.clip(voxels.mean(axis=0).astype(int) - SIDE // 2, 0, np.array(subject.shape) - SIDE)
     some = voxels[np.linspace(0, len(voxels) - 1, VOXELS).astype(int)]
     return subject.image[:, *Box.of(start, start + SIDE)], some - start
