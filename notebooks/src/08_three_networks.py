@@ -431,8 +431,7 @@ torch.save(networks["swin_unetr"].module.state_dict(), file)
 
 # %%
 orders = ("mergingv2", "monai-0.9", "monai-1.5")
-known = {"architecture": "swin_unetr", "channels": (12,)}
-swins = {order: load_network(file, merging=order, **known).module for order in orders}
+swins = {order: load_network(file, architecture="swin_unetr", merging=order).module for order in orders}
 
 # %% [markdown]
 # What does each of them answer in the first window? We take the log odds of lesion.
@@ -495,12 +494,13 @@ for ax, order in zip(axes[1:], orders[1:], strict=True):
 # it is an argument of `load_network`. The gradient is the same.
 
 # %%
-for again in (True,) if SMALL else (False, True):
-    swin = load_network(file, merging="mergingv2", use_checkpoint=again, **known).module
+for less in (True,) if SMALL else (False, True):
+    how = {"merging": "mergingv2", "use_checkpoint": less}
+    swin = load_network(file, architecture="swin_unetr", **how).module
     leaf, begun = one_window.clone().requires_grad_(), time.time()
     g = torch.autograd.grad(swin(leaf)[0, 1].sum(), leaf)[0]
     took = time.time() - begun
-    print(f"use_checkpoint={again}: {took:.1f} s, keeps {kept(swin, one_window):.1f} GB, sum {float(g.sum()):.2f}")
+    print(f"use_checkpoint={less}: {took:.1f} s, keeps {kept(swin, one_window):.1f} GB, sum {float(g.sum()):.2f}")
 
 # %% [markdown]
 # One window at a time already bounds memory, so you need this only where a single window is too much.
