@@ -149,9 +149,9 @@ def test_notebooks_are_what_their_sources_give() -> None:
     assert build.orphans() == []
 
 
-def test_the_book_lists_every_chapter_in_order() -> None:
+def test_the_book_lists_every_chapter_once() -> None:
     contents = yaml.safe_load((build.HERE / "book" / "_toc.yml").read_text())
-    assert [entry["file"] for entry in contents["parts"][0]["chapters"]] == CHAPTERS
+    assert sorted(entry["file"] for entry in contents["parts"][0]["chapters"]) == CHAPTERS
 
 
 @each_chapter
