@@ -107,12 +107,12 @@ own = gradcam_pp(network, image, lesion)
 from ies_helpers.measures.removal import surroundings
 
 near = surroundings(lesion, subject.shape, 10)
-shares = {name: float(m[0][near].sum() / m.sum()) for name, m in (("whole class", first), ("our lesion", own))}
+shares = {name: float(m[0][near].sum() / m.sum()) for name, m in (("the whole class", first), ("our lesion", own))}
 for name, share in shares.items():
     print(f"Grad-CAM++ of {name}: {share:.0%} of it within 10 voxels of our lesion")
 
 # %% tags=["check"]
-assert shares["whole class"] < 0.5 < shares["our lesion"]
+assert shares["the whole class"] < 0.5 < shares["our lesion"]
 
 # %% [markdown]
 # And now the whole head. We look down through it and see the largest value along each line of sight.
