@@ -291,7 +291,7 @@ with warnings.catch_warnings():
 print({n: f"{errors[n] / path.change:.0%} of the change" for n in STEPS})
 
 # %% [markdown]
-# With two steps the error is as large as the change itself, and larger than with one. From there it falls, to a percent
+# With two steps the error is larger than the change itself, and larger than with one. From there it falls, to a percent
 # or so with 32. Report this number with every map of integrated gradients. It costs two forward passes.
 #
 # ## Compared with what?
@@ -414,9 +414,9 @@ for side, (name, saliency) in zip((5, 10), sizes.items(), strict=True):
     print(f"{name}: largest drop {float(drops.max()):.1f}, all drops together {float(drops.sum()):.1f} logits")
 
 # %% [markdown]
-# The same tissue, hidden in other pieces, gives another sum, and neither is the 18 logits of integrated gradients from
-# zero, which hide the whole head. There is no right size. A cube smaller than the lesion misses what is there twice; a
-# larger one cannot say where.
+# About the same tissue, hidden in other pieces, gives another sum, and neither is the 18 logits of integrated gradients
+# from zero, which take the whole head away. There is no right size. A cube smaller than the lesion misses what is there
+# twice; a larger one cannot say where.
 #
 # ## A fair share, but how sure?
 #
@@ -442,9 +442,10 @@ print(f"median share {cubes.abs().stack().median():.2f}, median difference {diff
 assert abs(cubes["seed 0"].sum() - cubes["seed 1"].sum()) < 0.05
 
 # %% [markdown]
-# The sums agree: shares always add up to what it costs to hide all cubes at once. But half of the shares are no larger
-# than the difference between the seeds. With these samples only the strongest cubes are known, and the rest is noise.
-# Four times as many samples would halve it. Run two seeds before you read anything into a pale cube.
+# The sums agree: shares always add up to what it costs to hide all cubes at once. But the median share is no larger
+# than the median difference between the seeds. With these samples only the strongest cubes are known well, and a pale
+# one may have either sign. Four times as many samples would halve the difference. Run two seeds before you read
+# anything into a pale cube.
 #
 # ## Something far away
 #
@@ -479,7 +480,7 @@ assert found.loc["occlusion, reach 8"].isna().all()
 # ## What each costs
 #
 # Here is what we noted on the way. A pass of the first three goes forward and back, one of the others only forward. A
-# gradient is worth about three forward passes.
+# gradient is worth two to three forward passes.
 
 # %%
 hook.remove()
@@ -559,13 +560,13 @@ summary.round(2)
 #
 # ## What we saw
 #
-# - On a linear score the methods agree, up to the unit. On a quadratic, a saturated or a redundant one each has its own
-#   answer, and each is right for its own question.
+# - On a linear score the methods agree, up to the unit. On a quadratic, a saturated or a redundant one they part, and
+#   each is right for its own question.
 # - Four of the five compare with a baseline, and cannot see what looks like it. Here that was the lesion's T1.
 # - Integrated gradients add up, given enough steps. Input x gradient does not.
 # - From zero, most of the score's rise happens in images that no scanner makes. From the filled lesion the map is tidy
 #   because it must be.
-# - Cubes and samples are choices, too: the picture changes with them. Weak shares of KernelSHAP are noise.
+# - Cubes and samples are choices, too: the picture changes with them. Weak shares of KernelSHAP change with the seed.
 # - All agree on the strongest cube. Beyond it they do not.
 #
 # ## Limits
@@ -574,6 +575,7 @@ summary.round(2)
 #   will not.
 # - The score is the mean logit. The `max` of chapter 05 is no score but a choice among gradients, so only gradients
 #   have it.
+# - Occlusion's cubes may overlap (`stride`). That makes its map smoother, and costs more passes.
 # - Zero, filled and blurred baselines are three of many. None is a healthy scan of this patient.
 # - KernelSHAP had 200 samples for some fifty cubes. The package's default is 1000, which takes five times as long.
 # - For networks with instance norm (nnU-Net) the way from zero is worse still: take `baseline="blurred"`.
