@@ -371,6 +371,16 @@ class PlacedGradient(LesionGradient):
         return self.inner.way
 
     @property
+    def split(self) -> Split | None:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """As `LesionGradient.split`."""
+        return self.inner.split
+
+    @property
+    def accuracy(self) -> float:  # pyright: ignore[reportIncompatibleVariableOverride]
+        """As `LesionGradient.accuracy`."""
+        return self.inner.accuracy
+
+    @property
     def report(self) -> Report | None:  # pyright: ignore[reportIncompatibleVariableOverride]
         """As `LesionGradient.report`."""
         return self.inner.report

@@ -1,13 +1,17 @@
 """The time told up front: counted over voxels, parts and draws, by a clock that the test holds."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
+from ies_helpers import Subject, load_network, prepare
 from ies_helpers.saliency import estimate
 from ies_helpers.saliency.estimate import estimate_scores, estimate_seconds, in_words
 from ies_helpers.saliency.gradients import LesionGradient
 from ies_helpers.saliency.score import LesionScore
+from ies_helpers.teaching import write_results
 from tests.networks import unet
 
 IMAGE = torch.randn(2, 16, 16, 64)
@@ -41,6 +45,19 @@ def test_the_mean_is_scaled_by_what_is_looked_at() -> None:
     sides = [e.box[2].stop - e.box[2].start for e in engines]
     both, _ = estimate_seconds(network, IMAGE, [e.voxels for e in engines], aggregate="mean")
     assert both == pytest.approx(2.5 * sum(sides) / sides[0])
+
+
+@pytest.mark.usefixtures("clock")
+def test_the_maximum_of_an_nnunet_on_its_own_grid_is_counted_by_fields(tmp_path: Path) -> None:
+    """It has more voxels than are taken densely; each draw costs the same."""
+    raw = 100 + 5 * torch.randn(2, 56, 80, 60, generator=torch.Generator().manual_seed(0))
+    folder = write_results(tmp_path, folds=(0,))
+    network, scan = prepare(load_network(folder, mirroring=False), Subject("toy", raw, np.eye(4), raw=raw))
+    cube = np.argwhere(np.ones((3, 3, 3))) + 30
+    once, way = estimate_seconds(network, scan.image, [cube])
+    assert way == "fields"
+    assert once > 2.5
+    assert estimate_seconds(network, scan.image, [cube], draws=10)[0] == pytest.approx(10 * once)
 
 
 def test_edited_images_are_scaled_by_what_is_looked_at(monkeypatch: pytest.MonkeyPatch) -> None:
