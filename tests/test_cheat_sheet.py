@@ -17,8 +17,8 @@ from tests.patients import write_network, write_patient
 
 SHEET = (build.HERE / "book" / "cheat_sheet.md").read_text(encoding="utf-8")
 PYTHON, COMMANDS = (re.findall(rf"```{kind}\n(.*?)```", SHEET, re.DOTALL) for kind in ("python", "sh"))
-LINES = 100
-"""Of A4 at the size in which the book prints."""
+LINES, COLUMNS = 80, 100
+"""Of A4, printed with 9 points of text and 8 of code."""
 
 SPOTS = {"TP": (15, 22, 26), "FP": (32, 22, 22), "FN": (24, 33, 21)}
 COHORT = 'subjects = ["patient"]\nnetwork.name = "narrow.safetensors"\nout = "cohort"\n\n[[explain]]\ndraws = 2\n'
@@ -80,6 +80,7 @@ def test_the_commands_run_one_after_the_other() -> None:
 
 def test_the_sheet_fits_on_a_page_and_every_name_in_it_is_public() -> None:
     assert len(SHEET.splitlines()) <= LINES
+    assert max(len(line) for block in (*PYTHON, *COMMANDS) for line in block.splitlines()) <= COLUMNS
     called = set(re.findall(r"(?<![.\w])([a-z_]+)\(", PYTHON[0])) - {"min", "len", "abs"}
     assert called <= set(ies_helpers.__all__)
     assert len(called) > 15
