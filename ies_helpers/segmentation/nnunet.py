@@ -13,6 +13,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import numpy as np
@@ -318,9 +319,10 @@ def read_results(word: str | Path, *, mirroring: bool = True, checkpoint: str = 
         try:
             module.load_state_dict(content["network_weights"])
         except RuntimeError as error:
+            why = shorten(str(error), 120, placeholder=" ...")
             raise ValueError(
-                f"{path.name} of {path.parent.name} must hold the network of the plans beside it, it does not "
-                f"({' '.join(str(error).split())[:120]}). It is of another plan, or of a trainer with its own network."
+                f"{path.name} of {path.parent.name} must hold the network of the plans beside it, it does not ({why}). "
+                "It is of another plan, or of a trainer with its own network."
             ) from error
         axes = tuple(content.get("inference_allowed_mirroring_axes") or ())
         modules.append(module)

@@ -537,7 +537,8 @@ g = gradient(mine, subject.image, lesion, aggregate="max")
 print(f"peak {float(g.max()):.4f}, which should be 1 / 27 = {1 / 27:.4f}; T1 counts {float(g[1].abs().max())}")
 
 # %% [markdown]
-# An **nnU-Net v2** results folder is a network by its path, with `:0` behind it for one fold alone:
+# An **nnU-Net v2** results folder is a network by its path, with `:0` behind it for one fold alone
+# ([chapter 18](18_your_own_nnunet.ipynb) goes through such a folder):
 #
 # ```python
 # network = load_network("results/Dataset501_ms/nnUNetTrainer__nnUNetPlans__3d_fullres")
