@@ -23,7 +23,7 @@ WORKERS := 2
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 18
 
-demo: .venv/.installed-core ## explain the lesions of the demo subject; figures and maps in demo/
+demo: .venv/.installed-core ## explain three lesions of the demo subject, and name the page to open
 	@$(PYTHON) -m ies_helpers demo --out demo
 
 test: lint ## lint, then every test, each chapter executed
