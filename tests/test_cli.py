@@ -494,6 +494,7 @@ def test_a_disk_that_is_really_full_is_one_sentence(small_disk: Path, patient, n
     assert run("predict", patient, "--network", network, "--out", small_disk / "out", "--json") == 2
     error = capsys.readouterr().err
     assert "No space left on device" in error
+    assert "make room" in error
     assert error.count("\n") == 1
     assert [name for name in files_below(small_disk) if name.endswith(".nii.gz")] == []
     assert strays(small_disk) == []
