@@ -277,7 +277,9 @@ def demo(out: Out = Path("demo")) -> None:
         explain_lesions(subject, network, chosen, out, method=method, draws=draws, progress=True, command="ies demo")
     *_, page = [*draw_folder(out), *draw_overview([out])]
     print(f"\nWhy did the network call these spots lesions? Open {page} in a browser.\n\nGo on:")
-    print("\n".join(f"  {command:58} {what}" for command, what in _next_steps()))
+    steps = list(_next_steps())
+    width = max(len(command) for command, _ in steps)
+    print("\n".join(f"  {command:{width}}   {what}" for command, what in steps))
 
 
 def _next_steps() -> Iterator[tuple[str, str]]:
