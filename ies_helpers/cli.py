@@ -284,9 +284,7 @@ def demo(out: Out = Path("demo")) -> None:
 
 def _next_steps() -> Iterator[tuple[str, str]]:
     """What to type after the demo, and why. Only a checkout has chapters, and `ies` may not be on the path."""
-    import ies_helpers
-
-    if (Path(ies_helpers.__file__).parents[1] / "notebooks" / "src").is_dir():
+    if (Path(__file__).parents[1] / "notebooks" / "src").is_dir():
         yield "make lab", "the chapters, in JupyterLab"
     beside = Path(sys.executable).with_name("ies")
     here = beside.relative_to(Path.cwd()) if beside.is_relative_to(Path.cwd()) else beside

@@ -22,7 +22,6 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-import ies_helpers
 from ies_helpers import (
     cli,
     find_lesions,
@@ -204,7 +203,7 @@ def test_the_demo_ends_with_one_page_to_open_which_leads_to_all_the_others(shown
 def test_what_the_demo_proposes_can_be_typed_where_it_ran(checkout: bool, monkeypatch, tmp_path) -> None:
     """`make lab` needs a checkout, and `ies` is on the path only where its environment is active."""
     if not checkout:
-        monkeypatch.setattr(ies_helpers, "__file__", str(tmp_path / "site-packages" / "ies_helpers" / "__init__.py"))
+        monkeypatch.setattr(cli, "__file__", str(tmp_path / "site-packages" / "ies_helpers" / "cli.py"))
     for path in (f"{Path(sys.executable).parent}:{os.environ['PATH']}", "/usr/bin:/bin"):
         monkeypatch.setenv("PATH", path)
         commands = [command.split() for command, _ in cli._next_steps()]
