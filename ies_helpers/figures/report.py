@@ -443,7 +443,8 @@ def report(
 ) -> Report:
     """One page a patient, one section a lesion, as `out/figures/sub-<name>_report.html`.
 
-    Maps and perilesional curves that `out` holds are kept, see `explain`; what is made goes there too.
+    A page of some lesions ends in `_chosen_report.html`, so that it never replaces the page of all. Maps and
+    perilesional curves that `out` holds are kept, see `explain`; what is made goes there too.
 
     Args:
         subject, network: are fitted to each other, see `prepare`.
@@ -475,7 +476,8 @@ def report(
     facts = sorted(with_alike(facts, found), key=lambda f: (-f.doubt if isfinite(f.doubt) else 0, f.lesion))
     for number in {alike.lesion for f in facts for alike in f.alike.values()} - set(pictures):
         pictures[number] = draw_lesion(space, known[number], None)
-    path = out / "figures" / f"sub-{subject.name}_report.html"
+    some = "" if len(chosen) == len(found) else "_chosen"
+    path = out / "figures" / f"sub-{subject.name}{some}_report.html"
     html = page(facts, pictures, about(run, maps[chosen[0].number].record, recipe))
     write_text(path, html)
     return Report(tuple(facts), html, path)

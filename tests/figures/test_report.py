@@ -518,7 +518,8 @@ def test_the_command_writes_the_page_tells_before_and_prints_rows(made, tmp_path
     assert main(command) == 0
     told = capsys.readouterr().out
     assert told.startswith("1 lesion of p1 for the page, 1 map to make, ")
-    assert f"Open {tmp_path / 'figures' / 'sub-p1_report.html'} in a browser." in told
+    assert f"Open {tmp_path / 'figures' / 'sub-p1_chosen_report.html'} in a browser." in told
+    assert not (tmp_path / "figures" / "sub-p1_report.html").exists()  # of all lesions: never replaced by one of some
     assert main([*command, "--json"]) == 0
     (row,) = json.loads(capsys.readouterr().out, parse_constant=lambda word: pytest.fail(f"{word} is no JSON"))
     assert (row["group"], row["zone"]) == ("TP", "")
