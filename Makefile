@@ -23,7 +23,7 @@ WORKERS := 2
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 18
 
-demo: .venv/.installed-core ## explain the lesions of the demo subject; figures and maps in demo/
+demo: .venv/.installed-core ## explain three lesions of the demo subject, and name the page to open
 	@$(PYTHON) -m ies_helpers demo --out demo
 
 test: lint ## lint, then every test, each chapter executed
@@ -64,7 +64,7 @@ notebooks/_build/.package: $(wildcard ies_helpers/*.py ies_helpers/*/*.py data/c
 
 # A stamp is touched only after its recipe succeeded; -qq keeps pip to its errors.
 .venv/.installed-%: pyproject.toml constraints.txt | .venv/.made
-	@echo "Installing ies-helpers$(EXTRAS_$*) into .venv (a few minutes the first time) ..."
+	@echo "Installing ies-helpers$(EXTRAS_$*) into .venv, 1.5 GB or more: minutes the first time, without a word ..."
 	@$(PYTHON) -m pip install -qq --disable-pip-version-check -c constraints.txt -e ".$(EXTRAS_$*)"
 	@$(if $(ALONE_$*),$(PYTHON) -m pip install -qq --disable-pip-version-check -c constraints.txt --no-deps $(ALONE_$*))
 	@for name in $(COVERS_$*); do touch ".venv/.installed-$$name"; done

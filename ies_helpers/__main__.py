@@ -1,5 +1,6 @@
 """The command line: `ies` and `python -m ies_helpers`."""
 
+import errno
 import io
 import os
 import sys
@@ -84,6 +85,9 @@ def _run(arguments: Sequence[str] | None) -> int:
     except BrokenPipeError:
         raise
     except OSError as error:
+        if error.errno == errno.ENOSPC:
+            where = f" ({error.filename})" if error.filename else ""
+            return _fail(f"No space left on device{where}: make room, and the same command goes on where it was.", 2)
         return _fail(f"{error.filename} cannot be used, {error.strerror}." if error.filename else str(error), 2)
     except ValueError as error:
         if _of_matplotlib(error):

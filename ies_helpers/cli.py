@@ -15,6 +15,7 @@ from contextlib import suppress
 from dataclasses import Field, dataclass, fields, is_dataclass
 from functools import wraps
 from pathlib import Path
+from shutil import which
 from textwrap import TextWrapper
 from typing import Annotated, Any, get_type_hints
 
@@ -261,24 +262,36 @@ def _list_lines(rows: Sequence[dict[str, Any]]) -> Iterator[str]:
 def demo(out: Out = Path("demo")) -> None:
     """Explain one true, one false and one missed lesion of the shipped synthetic patient."""
     from ies_helpers.figures.lesions import plot_lesions
-    from ies_helpers.figures.pages import draw_folder, save_figure
+    from ies_helpers.figures.pages import LESIONS_PICTURE, draw_folder, draw_overview, save_figure
     from ies_helpers.saliency.explain import explain as explain_lesions
 
     subject, network, lesions = segment_subject("demo", FileOptions(), NetworkOptions(), out, progress=False)
-    print(f"{subject}\n{lesions}\n{lesions.table().round(2).to_string(index=False)}\n")
-    chosen = [max(lesions.of(group), key=lambda le: (len(le) < 150, len(le))) for group in ("TP", "FP", "FN")]
-    save_figure(plot_lesions(subject, lesions), out / "figures" / "lesions.png")
+    true, false, missed = (lesions.of(group) for group in ("TP", "FP", "FN"))
+    found = f"The network found {len(true) + len(false)} lesions: {len(true)} are true (TP), {len(false)} false (FP)."
+    print(
+        f"{subject}\n{found}\nIt missed {len(missed)} (FN). We explain one of each kind, by two methods.\n", flush=True
+    )
+    chosen = [max(group, key=lambda le: (len(le) < 150, len(le))) for group in (true, false, missed)]
+    save_figure(plot_lesions(subject, lesions), out / "figures" / LESIONS_PICTURE)
     for method, draws in (("smoothgrad", 8), ("gradcam++", 1)):
         explain_lesions(subject, network, chosen, out, method=method, draws=draws, progress=True, command="ies demo")
-    pictures = [str(path) for path in draw_folder(out)]
-    print(f"\nWhy did the network call this spot a lesion? Open {out / 'figures' / 'lesions.png'}, then:")
-    print("\n".join(f"  {path}" for path in pictures))
-    print(
-        "\nGo on:  make lab                                 the chapters, in JupyterLab\n"
-        "        ies explain demo --lesions TP --out mine   all true lesions, 50 draws\n"
-        "        ies explain openms:patient26 --out mine    a real patient (downloads 8 MB)\n"
-        "(from a checkout, ies is .venv/bin/ies)"
-    )
+    *_, page = [*draw_folder(out), *draw_overview([out])]
+    print(f"\nWhy did the network call these spots lesions? Open {page} in a browser.\n\nGo on:")
+    steps = list(_next_steps())
+    width = max(len(command) for command, _ in steps)
+    print("\n".join(f"  {command:{width}}   {what}" for command, what in steps))
+
+
+def _next_steps() -> Iterator[tuple[str, str]]:
+    """What to type after the demo, and why. Only a checkout has chapters, and `ies` may not be on the path."""
+    if (Path(__file__).parents[1] / "notebooks" / "src").is_dir():
+        yield "make lab", "the chapters, in JupyterLab"
+    beside = Path(sys.executable).with_name("ies")
+    here = beside.relative_to(Path.cwd()) if beside.is_relative_to(Path.cwd()) else beside
+    ies = "ies" if which("ies") else str(here) if beside.exists() else "python -m ies_helpers"
+    yield f"{ies} explain demo --lesions TP --out mine", "all true lesions, 50 draws"
+    yield f"{ies} explain --flair F.nii.gz --t1 T.nii.gz --out mine", "scans of your own"
+    yield f"{ies} explain openms:patient26 --out mine", "a real patient (downloads 8 MB)"
 
 
 @with_options

@@ -22,18 +22,20 @@ HERE = Path(__file__).resolve().parent
 # Dependencies have lower bounds only, so pip leaves the torch and numpy it finds as they are.
 SETUP = """\
 # Installs ies_helpers where it is missing (in Colab, for example); elsewhere it does nothing.
-import importlib.util
 import sys
+from importlib.metadata import distributions
 from pathlib import Path
 
 ADDRESS = "{address}"
-if importlib.util.find_spec("ies_helpers") is None:
+if not any(distributions(name="ies-helpers")):
     here = Path.cwd()
     clone = next((f for f in (here, *here.parents) if (f / "ies_helpers/__init__.py").is_file()), None)
     if clone is None and not ADDRESS:
         raise ImportError("ies_helpers is not installed and has no address yet: open this notebook in a clone.")
     source = f'-e "{{clone}}"' if clone else ADDRESS
     %pip install -q {{source}}
+    if not any(distributions(name="ies-helpers")):
+        raise ImportError("pip could not install ies_helpers, see above: choose .venv of a clone after `make lab`.")
     sys.path.append(str(clone or here))  # an editable installation shows only in the next session"""
 
 COLAB = re.compile(r"\s*<!-- colab -->.*?<!-- /colab -->", re.DOTALL)

@@ -9,10 +9,20 @@ import yaml
 
 from notebooks import build
 
+ROOT = build.HERE.parent
 BOOK = build.HERE / "book"
 CHAPTERS = {source.stem: source.read_text(encoding="utf-8") for source in build.sources()}
 PAGES = {path.stem: path.read_text(encoding="utf-8") for path in BOOK.glob("*.md")}
 CONFIG = yaml.safe_load((BOOK / "_config.yml").read_text())
+TEXTS = (
+    PAGES
+    | CHAPTERS
+    | {
+        path.relative_to(ROOT).as_posix(): path.read_text(encoding="utf-8")
+        for path in (ROOT / "README.md", *ROOT.glob("data/**/*.md"))
+    }
+)
+SHORTEST_ALT = 10  # letters, as in tests/browser
 LINK = re.compile(r"\]\(\.\./([^)#]+)\.ipynb(?:#([^)]+))?\)")
 
 
@@ -68,7 +78,7 @@ def test_whatever_chapters_cite_stands_in_the_references() -> None:
 def test_the_timing_tables_repeat_the_minutes_of_the_chapters_and_add_up() -> None:
     minutes = {name: int(re.search(r"\*\*Minutes\.\*\* (?:Less than )?(\d+)", t)[1]) for name, t in CHAPTERS.items()}
     tables = re.findall(r"^### [^\n]*, (\d) h ?(\d*)\n(.*?)(?=^#|^If )", PAGES["instructor"], re.MULTILINE | re.DOTALL)
-    assert len(tables) == 2
+    assert len(tables) == 3
     for hours, more, table in tables:
         rows = [
             [cell.strip() for cell in row.split("|")[1:-1]] for row in table.splitlines() if re.match(r"\| \d", row)
@@ -82,11 +92,41 @@ def test_the_timing_tables_repeat_the_minutes_of_the_chapters_and_add_up() -> No
             assert [minutes[name] for name in named] == [int(runs or 0)] * len(named)
 
 
+def pictures(text: str) -> list[str]:
+    """The text that stands for each picture of a Markdown source, empty where it has none."""
+    inline = re.findall(r"!\[([^\]]*)\]\(", text)
+    tags = re.findall(r"<img\b[^>]*>", text)
+    bodies = re.findall(r"^[`:]{3,}\{(?:figure|image)\}[^\n]*\n(.*?)^[`:]{3,}$", text, re.MULTILINE | re.DOTALL)
+    of_tags = [re.search(r'\balt="([^"]*)"', tag) for tag in tags]
+    of_bodies = [re.search(r"^:?alt: *(?:>-?)?\s*(.*?)(?=^\S|\Z)", body, re.MULTILINE | re.DOTALL) for body in bodies]
+    return inline + [found[1].strip() if found else "" for found in of_tags + of_bodies]
+
+
+def test_every_picture_of_a_page_has_a_text() -> None:
+    mute = {name: [alt for alt in pictures(text) if len(alt) < SHORTEST_ALT] for name, text in TEXTS.items()}
+    assert {name: found for name, found in mute.items() if found} == {}
+    assert sum(len(pictures(text)) for text in TEXTS.values()) >= 2
+
+
+@pytest.mark.parametrize(
+    "mute",
+    [
+        "![](a.png)",
+        "```{figure} a.png\nA caption is no text.\n```\n",
+        "```{figure} a.png\n---\nalt: >-\nwidth: 3em\n---\nA caption.\n```\n",
+        ":::{image} a.png\n:width: 3em\n:::\n",
+        '<img src="a.png">',
+    ],
+)
+def test_a_picture_without_a_text_is_found(mute: str) -> None:
+    assert pictures(f"Above.\n\n{mute}\n\nBelow.") == [""]
+
+
 def test_the_book_warns_and_stops_and_knows_no_address() -> None:
     settings = CONFIG["sphinx"]["config"]
     assert settings["nb_ipywidgets_js"] == {}
     assert not {"sphinx_thebe", "sphinx.ext.intersphinx"} & set(settings["extensions"])
-    assert re.search(r"jupyter-book build \. --warningiserror", (build.HERE.parent / "Makefile").read_text())
+    assert re.search(r"jupyter-book build \. --warningiserror", (ROOT / "Makefile").read_text())
     assert [p.name for p in BOOK.rglob("*") if p.suffix in {".yml", ".css", ".js"} and "://" in p.read_text()] == []
 
 

@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tarfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 
 import nibabel
@@ -174,6 +174,41 @@ def test_view_draws_every_map_and_names_what_it_drew(explained, capsys) -> None:
     assert len(told) == 2 * (3 + 2) + 2
     assert [Path(path).name for path in told[-2:]] == ["sheet.png", "index.html"]
     assert [path for path in told if not Path(path).is_file()] == []
+
+
+@pytest.fixture(scope="module")
+def shown(patient: Path, network: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """The folder of `ies demo`, with another patient and network, and what it said."""
+    out, said, segment = tmp_path_factory.mktemp("demo") / "demo", io.StringIO(), cli.segment_subject
+    quick = cli.NetworkOptions(network=str(network))
+    with pytest.MonkeyPatch.context() as patched, redirect_stdout(said):
+        patched.setattr(
+            cli, "segment_subject", lambda _, files, __, *rest, **how: segment(patient, files, quick, *rest, **how)
+        )
+        assert run("demo", "--out", out) == 0
+    return out, said.getvalue()
+
+
+def test_the_demo_ends_with_one_page_to_open_which_leads_to_all_the_others(shown) -> None:
+    out, said = shown
+    (page,) = [Path(word) for word in said.split() if word.startswith(str(out))]
+    links = re.findall(r'href="([^"]+)"', page.read_text())
+    assert links[:2] == ["lesions.png", "sheet.png"]
+    assert len(links) == 2 + 2 * 6
+    assert [link for link in links if not (page.parent / link).is_file()] == []
+    assert "1 are true (TP), 1 false (FP).\nIt missed 1 (FN)." in said
+
+
+@pytest.mark.parametrize("checkout", [True, False])
+def test_what_the_demo_proposes_can_be_typed_where_it_ran(checkout: bool, monkeypatch, tmp_path) -> None:
+    """`make lab` needs a checkout, and `ies` is on the path only where its environment is active."""
+    if not checkout:
+        monkeypatch.setattr(cli, "__file__", str(tmp_path / "site-packages" / "ies_helpers" / "cli.py"))
+    for path in (f"{Path(sys.executable).parent}:{os.environ['PATH']}", "/usr/bin:/bin"):
+        monkeypatch.setenv("PATH", path)
+        commands = [command.split() for command, _ in cli._next_steps()]
+        assert (["make", "lab"] in commands) is checkout
+        assert [c[0] for c in commands if c[0] != "make" and not shutil.which(c[0])] == []
 
 
 def test_fetch_lists_what_there_is_as_text_and_json(capsys) -> None:
@@ -458,6 +493,7 @@ def test_a_disk_that_is_really_full_is_one_sentence(small_disk: Path, patient, n
     assert run("predict", patient, "--network", network, "--out", small_disk / "out", "--json") == 2
     error = capsys.readouterr().err
     assert "No space left on device" in error
+    assert "make room" in error
     assert error.count("\n") == 1
     assert [name for name in files_below(small_disk) if name.endswith(".nii.gz")] == []
     assert strays(small_disk) == []

@@ -1,8 +1,10 @@
 """Every chapter is derived from its source, keeps the handbook's form, and runs from top to bottom."""
 
 import ast
+import importlib.metadata
 import os
 import re
+import sys
 import time
 from pathlib import Path
 
@@ -142,6 +144,28 @@ def test_a_source_without_a_setup_cell_is_refused(throwaway: Path) -> None:
     source.write_text(SOURCE.replace(' tags=["setup"]', ""))
     with pytest.raises(ValueError, match=r"42_throwaway\.py needs one cell .* got 0"):
         build.notebook(source)
+
+
+def set_up(monkeypatch: pytest.MonkeyPatch, folder: Path, installed: list[bool]) -> list[str]:
+    """What the set-up cell asks of pip in a folder, if the package is found, or not, each time it looks."""
+    asked: list[str] = []
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setattr(importlib.metadata, "distributions", lambda name: [name] * installed.pop(0))
+    exec(build.setup_cell().replace("%pip install -q {source}", "asked.append(source)"), {"asked": asked})
+    return asked
+
+
+@pytest.mark.parametrize("folder", [build.HERE, build.HERE.parent])
+def test_the_setup_installs_the_clone_from_any_of_its_folders(folder: Path, monkeypatch) -> None:
+    """Editors start kernels beside the notebook or at the root, where the package could be imported half."""
+    assert set_up(monkeypatch, folder, [True]) == []
+    assert set_up(monkeypatch, folder, [False, True]) == [f'-e "{build.HERE.parent}"']
+
+
+def test_the_setup_stops_where_pip_failed_which_it_does_without_an_error(monkeypatch) -> None:
+    with pytest.raises(ImportError, match="pip could not install"):
+        set_up(monkeypatch, build.HERE, [False, False])
 
 
 def test_notebooks_are_what_their_sources_give() -> None:

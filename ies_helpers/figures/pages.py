@@ -300,6 +300,8 @@ def _add_bar_of_shares(figure: Figure, axes: list[Axes], tiles: Sequence[Tile], 
 
 # All maps together as a table on one page that can be narrowed, on a phone too.
 
+LESIONS_PICTURE = "lesions.png"  # all lesions of the patient, where `ies demo` drew them
+
 
 def draw_overview(folders: Sequence[Path], *, threshold: float = FAINT, subjects: Sequence[str] = ()) -> Iterator[Path]:
     """Draw all maps of folders together: yields contact sheets and `index.html`, in `figures/` of the first folder.
@@ -322,11 +324,12 @@ def index_page(tiles: Sequence[Tile], sheets: Sequence[Path], out: Path, *, thre
     """The page: a row a map, its picture inside the page, links to its PNG and page relative to the folder `out`."""
     subjects = {tile.record["subject"] for tile in tiles}
     whose = ", ".join(sorted(subjects)) if len(subjects) < 4 else f"{len(subjects)} subjects"
+    lesions = [out / LESIONS_PICTURE] if (out / LESIONS_PICTURE).is_file() else []
     parts = {
         "title": escape(f"{len(tiles)} saliency maps of {whose}"),
         "channels": escape(" or ".join(dict.fromkeys(tile.channel for tile in tiles))),
         "threshold": f"{threshold:.0%}",
-        "links": " ".join(f'<a href="{_link(sheet, out)}">{sheet.name}</a>' for sheet in sheets),
+        "links": ", ".join(f'<a href="{_link(sheet, out)}">{sheet.name}</a>' for sheet in (*lesions, *sheets)),
         "filters": "".join(_choice(name, [tile.columns[name] for tile in tiles]) for name in tiles[0].columns),
         "rows": "\n".join(_table_row(tile, out, threshold) for tile in tiles),
         "pixels": TILE_PIXELS,

@@ -447,10 +447,10 @@ def map_spread(maps: Sequence[Saliency] | torch.Tensor, channels: Sequence[str] 
     The maps are taken as they are, in their unit: normalised by their peaks they would hide that members differ in
     strength. In the table, for each channel and for all together, over the voxels where any member's map is not 0:
 
-    - `relative_deviation`: |s| / |m|, the L2 norm of the deviation over that of the mean map: 0 for maps that are
+    - `relative_deviation`: `|s| / |m|`, the L2 norm of the deviation over that of the mean map: 0 for maps that are
       equal, 1 where they scatter as much as they agree;
     - `correlation`: Pearson's, mean over all pairs of members: blind to strength;
-    - `relative_l2`: |a - b| / sqrt((|a|^2 + |b|^2) / 2), mean over all pairs: 0 equal, sqrt(2) for maps that have
+    - `relative_l2`: `|a - b| / sqrt((|a|^2 + |b|^2) / 2)`, mean over all pairs: 0 equal, sqrt(2) for maps that have
       nothing in common, 2 for opposite ones.
 
     They are NaN, with a warning that says why, where the mean map is zero or a member's is the same everywhere.

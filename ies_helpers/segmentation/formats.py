@@ -250,7 +250,8 @@ def _which_architecture(name: str, weights: Weights) -> str:
     hint = f" Its tensors are named like those of {fitting[0]}." if len(fitting) == 1 else ""
     return (
         f"{name} does not say its architecture; give one of {', '.join(ARCHITECTURES)}, or {MONAI}NAME for any other "
-        f"of MONAI, with its arguments in a settings file.{hint}"
+        "of MONAI, by architecture (--architecture); the arguments that a network of MONAI was built with go into a "
+        f"JSON file, named by settings (--settings).{hint}"
     )
 
 

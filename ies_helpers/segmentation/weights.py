@@ -105,7 +105,8 @@ def read_pickle(path: Path) -> Any:
             raise ValueError(
                 f"A checkpoint must hold tensors only; {path.name} asks to run {one_line(wanted[1])} and was not "
                 "opened. If you trust its origin, convert it, which runs that code: content = torch.load(file, "
-                "weights_only=False); torch.save(content['state_dict'], another), or whatever key holds the weights."
+                "weights_only=False); torch.save(content.state_dict(), another), or if it is a dictionary, "
+                "its part with the weights."
             ) from error
         reason = str(error).rpartition("WeightsUnpickler error:")[2].strip()  # before it: advice to run code
         why = one_line(reason.partition(". ")[0].partition("\n")[0]) or type(error).__name__

@@ -276,7 +276,7 @@ class Subject:
         if lacking := [name for name in wanted if name not in self.channels]:
             raise ValueError(
                 f"{by} takes {', '.join(wanted)}; {self.name} has {', '.join(self.channels)} and lacks "
-                f"{', '.join(lacking)}: give it, as --image {lacking[0]}=FILE, or choose what does without."
+                f"{', '.join(lacking)}: give it, as --image {lacking[0]}=FILE, or choose a network that does without."
             )
         order = [self.channels.index(name) for name in wanted]
         if order != sorted(order):

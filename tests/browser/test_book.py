@@ -25,6 +25,8 @@ SIZES = {"desktop": (1400, 900), "phone": (390, 844)}
 SMALLEST_TEXT = 14  # px
 OURS = ("file:", "data:", "blob:", "about:", "chrome:")
 WAIT = 30
+PRINTED = ("book/instructor.html", "book/glossary.html")
+SURROUNDINGS = ".bd-sidebar-primary, .bd-sidebar-secondary, .bd-header-article, .prev-next-footer, .headerlink"
 
 FACTS = """
 const shown = e => e.checkVisibility({checkOpacity: true, checkVisibilityCSS: true}) && e.getClientRects().length;
@@ -174,6 +176,33 @@ def test_the_search_finds_a_word(browser: webdriver.Chrome) -> None:
     opened(browser, "search.html?q=SmoothGrad")
     found = WebDriverWait(browser, WAIT).until(lambda b: b.find_elements(By.CSS_SELECTOR, "#search-results li a"))
     assert any("04_smoothgrad" in str(link.get_attribute("href")) for link in found)
+    assert told(browser) == ([], [])
+
+
+def test_a_timetable_fits_a_phone(browser: webdriver.Chrome) -> None:
+    sized(browser, "phone")
+    opened(browser, "book/instructor.html")
+    rights = browser.execute_script(
+        "return Array.from(document.querySelectorAll('.bd-article table'), t => t.getBoundingClientRect().right)"
+    )
+    assert len(rights) == 3
+    assert max(rights) <= SIZES["phone"][0]
+
+
+@pytest.mark.parametrize("page", PRINTED)
+def test_a_page_to_teach_from_prints_without_what_surrounds_it(browser: webdriver.Chrome, page: str) -> None:
+    sized(browser, "desktop")
+    opened(browser, page)
+    shown = "return Array.from(document.querySelectorAll(arguments[0])).filter(e => e.checkVisibility()).length"
+    before = browser.execute_script(shown, SURROUNDINGS)
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    try:
+        assert before > 0
+        assert browser.execute_script(shown, SURROUNDINGS) == 0
+        assert browser.execute_script(shown, ".bd-article h1, #jb-print-docs-body h1") == 1
+        assert browser.execute_script(shown, ".bd-article p") > 10
+    finally:
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
 
 
 @pytest.mark.parametrize("size", SIZES)
