@@ -18,7 +18,7 @@ WORKERS := 2
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo test lint lab notebooks book browser workshop bench bench-gpu
+.PHONY: help demo test lint lab notebooks book browser workshop bench bench-gpu yardstick
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 18
@@ -58,6 +58,9 @@ bench: .venv/.installed-dev ## measure time and memory
 bench-gpu: .venv/.installed-dev ## the same on a GPU, in 8 minutes at most
 	@$(PYTHON) -m tests.bench.gpu
 
+yardstick: .venv-yardstick/.installed ## every method, ours and the peers', on cases whose truth is known
+	@.venv-yardstick/bin/python -m tests.yardstick
+
 # The book keeps executed chapters by their text alone, so a change of the package throws them away.
 notebooks/_build/.package: $(wildcard ies_helpers/*.py ies_helpers/*/*.py data/checkpoints/*.safetensors data/demo/*)
 	@rm -rf notebooks/_build && mkdir notebooks/_build && touch $@
@@ -68,6 +71,14 @@ notebooks/_build/.package: $(wildcard ies_helpers/*.py ies_helpers/*/*.py data/c
 	@$(PYTHON) -m pip install -qq --disable-pip-version-check -c constraints.txt -e ".$(EXTRAS_$*)"
 	@$(if $(ALONE_$*),$(PYTHON) -m pip install -qq --disable-pip-version-check -c constraints.txt --no-deps $(ALONE_$*))
 	@for name in $(COVERS_$*); do touch ".venv/.installed-$$name"; done
+
+# The peers have an environment of their own, about 6 GB: torch is PyPI's own build there.
+.venv-yardstick/.installed: tests/yardstick/requirements.txt pyproject.toml constraints.txt | .venv/.made
+	@echo "Installing the peers into .venv-yardstick (about 6 GB, ten minutes the first time) ..."
+	@$(PYTHON) -m venv .venv-yardstick
+	@.venv-yardstick/bin/python -m pip install -qq --disable-pip-version-check -c constraints.txt \
+		-r tests/yardstick/requirements.txt -e .
+	@touch $@
 
 .venv/.made:
 	@for python in python3 python3.11 python3.12 python3.13; do \

@@ -93,7 +93,7 @@ each_module = pytest.mark.parametrize("module", sorted(MODULES))
 
 TESTS = ROOT / "tests"
 CROSSING = {
-    *("architecture", "imports", "project", "notebooks", "book", "colab", "workshop"),  # what stands around the package
+    *("architecture", "imports", "project", "notebooks", "book", "colab", "workshop", "yardstick"),  # whole
     *(
         "channels",
         "doors",

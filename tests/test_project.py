@@ -16,7 +16,7 @@ from ies_helpers.__main__ import app
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS = PROJECT["optional-dependencies"]
-TARGETS = ("demo", "test", "lint", "lab", "notebooks", "book", "browser", "workshop", "bench", "bench-gpu")
+TARGETS = ("demo", "test", "lint", "lab", "notebooks", "book", "browser", "workshop", "bench", "bench-gpu", "yardstick")
 FORMS = sorted((ROOT / ".github" / "ISSUE_TEMPLATE").iterdir())
 
 # The hosts are put together here, so that this file does not hold what it looks for.
