@@ -1,6 +1,8 @@
 """The yardstick itself is straight: its truths, its rules, its list of methods, its files and its page."""
 
 import importlib
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -259,6 +261,24 @@ def test_written_cases_are_the_cases_and_need_nothing_of_the_project(tmp_path: P
         text = (tmp_path / module).read_text(encoding="utf-8")
         assert "ies_helpers" not in text
         assert "from tests" not in text
+
+
+def test_the_ten_lines_for_others_run_with_those_files_alone(tmp_path: Path) -> None:
+    export(tmp_path)
+    text = (tmp_path / "README.md").read_text(encoding="utf-8")
+    lines = [line[4:] for line in text.splitlines() if line.startswith("    ")]
+    mine = """
+def my_method(network, image, lesion):
+    x = image.clone().requires_grad_()
+    network(x)[0, 1][torch.from_numpy(lesion)].mean().backward()
+    return x.grad[0]
+"""
+    at = next(n for n, line in enumerate(lines) if line.startswith("case ="))
+    script = "\n".join([*lines[:at], mine, *lines[at:]])
+    (tmp_path / "mine.py").write_text(script, encoding="utf-8")
+    done = subprocess.run([sys.executable, "mine.py"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.stderr == ""
+    assert done.stdout.startswith("Scores(place=1.0, sign=1.0")
 
 
 # The page.

@@ -269,14 +269,20 @@ def _kind(formula: str, *truths: Truth) -> Quantity:
 
 QUANTITIES: dict[str, Quantity] = {
     "gradient": Quantity(
-        "dF/dx, F the mean or the sum of the lesion's logits; its mean over noise is the same in these networks",
+        "dF/dx, the same as its mean over noise in these networks",
         (_gradient, _summed),
     ),
-    "largest gradient": Quantity("of the lesion voxels' gradients the largest in absolute value", (_largest,)),
+    "largest gradient": Quantity(
+        "df(v)/dx of the lesion voxel v for which it is largest in absolute value", (_largest,)
+    ),
     "input x gradient": Quantity("x dF/dx", (_input_x_gradient,)),
     "integrated gradients": Quantity("x times the mean of dF/dx on the way from 0 to x", (_integrated,)),
     "occlusion": Quantity("F(x) - F(x with a block of one modality at 0)", (_drops,), side=lambda e: e.side),
-    "Shapley value": Quantity("of a block of one modality, at 0 where it is out", (_shapley,), side=lambda e: e.block),
+    "Shapley value": Quantity(
+        "of a block of one modality, in the game whose worth is F, absent blocks at 0",
+        (_shapley,),
+        side=lambda e: e.block,
+    ),
     "Grad-CAM": _kind("relu(sum_k mean(g_k) A_k)", _cam(total=True), _cam(total=False)),
     "Grad-CAM++": _kind(
         "relu(sum_k w_k A_k), w_k = sum(alpha relu(g_k)), alpha = g^2 / (2 g^2 + s)",
@@ -375,7 +381,8 @@ def painted() -> Case:
     kernel = np.full((7, 7, 7), -0.6 / (343 - 27))
     kernel[2:5, 2:5, 2:5] = 1.0 / 27
     asks = (
-        "painted lesions; the logit is 2 FLAIR - T1 in the 3^3 voxels around, less 0.6 of that in the 7^3 around those"
+        "a brain with four painted lesions; 2 FLAIR - T1 in the 3^3 voxels around, "
+        "less 0.6 of that in the 7^3 around those"
     )
     return _case("painted lesions", asks, image, at, w=np.array([2.0, -1.0]), kernel=kernel, bias=2.2)
 
@@ -385,7 +392,7 @@ def two_lesions() -> Case:
     image, at = _noise(7), (14, 16, 12)
     image += np.array([1.5, -0.7])[:, None, None, None] * _ball(at, 2)
     image += np.array([3.0, -1.5])[:, None, None, None] * _ball((25, 16, 12), 3.5)
-    asks = "two lesions: is the map of the faint one silent about the bright one?"
+    asks = "2 FLAIR - T1 in the 3^3 voxels around; is the map of a faint lesion silent about a bright one?"
     return _case("two lesions", asks, image, at, w=np.array([2.0, -1.0]), kernel=np.ones((3, 3, 3)) / 27, bias=1.2)
 
 

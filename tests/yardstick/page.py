@@ -87,22 +87,29 @@ def markdown(table: pd.DataFrame, *, default: bool) -> str:
 
 
 def failures(table: pd.DataFrame, *, default: bool) -> list[str]:
-    """One line for each method and criterion that is not enough somewhere: where, and why."""
-    lines = []
+    """One line for each reason and library: which methods, in what, on which cases."""
+    found: dict[tuple[str, str], list[tuple[str, str, list[str]]]] = {}
     for method in (m for m in METHODS if m.default == default):
         rows = rows_of(table, method)
-        errors = dict(zip(rows["case"], rows["error"], strict=True))
-        said = {error: [c for c, e in errors.items() if e == error] for error in errors.values() if error}
-        why = f"; {method.fails['runs']}" if "runs" in method.fails else ""
-        lines += [f"- {method.title} does not run ({whose(names)}): `{error}`{why}." for error, names in said.items()]
-        reasons: dict[str, list[str]] = {}
+        for error in dict.fromkeys(error for error in rows["error"] if error):
+            reason = f"`{error}`" + (f"; {method.fails['runs']}" if "runs" in method.fails else "")
+            where = list(rows["case"][rows["error"] == error])
+            found.setdefault((method.library, reason), []).append((method.name, "it does not run", where))
         for name in NAMES:
-            wrong = rows[rows[name] < PASS[name]]
-            if len(wrong):
+            where = list(rows["case"][rows[name] < PASS[name]])
+            if where:
                 reason = method.fails.get(name, "no reason was found yet")
-                reasons.setdefault(reason, []).append(f"{name} ({whose(wrong['case'])})")
-        lines += [f"- {method.title}, {' and '.join(where)}: {reason}." for reason, where in reasons.items()]
-    return lines
+                found.setdefault((method.library, reason), []).append((method.name, name, where))
+    return [in_one_line(library, reason, entries) for (library, reason), entries in found.items()]
+
+
+def in_one_line(library: str, reason: str, entries: list[tuple[str, str, list[str]]]) -> str:
+    """`- **captum**, LayerGradCam: place, silence (two lesions). Weights are ...`"""
+    methods, what = (", ".join(dict.fromkeys(entry[n] for entry in entries)) for n in range(2))
+    hit = {case for _, _, where in entries for case in where}
+    order = [*(make().name for make in cases.ALL), COST]
+    reason = reason if reason.startswith("`") else reason[0].upper() + reason[1:]
+    return f"- **{library}**, {methods}: {what} ({whose([c for c in order if c in hit])}). {reason}."
 
 
 def whose(names: Iterable[str]) -> str:
@@ -130,6 +137,8 @@ def renew(text: str, table: pd.DataFrame) -> str:
     """The page with all that was measured in its places."""
     rows = [f"| {case.name} | {case.asks} |" for case in (make() for make in cases.ALL)]
     text = put(text, "table of cases", "\n".join(["| case | what is true of it |", "|---|---|", *rows]))
+    formulas = [f"- *{name}*: `{kind.formula}`" for name, kind in cases.QUANTITIES.items()]
+    text = put(text, "formulas", "\n".join(formulas))
     for name, default in (("best", False), ("default", True)):
         text = put(text, f"table of {name}", markdown(table, default=default))
         text = put(text, f"failures of {name}", "\n".join(failures(table, default=default)))
