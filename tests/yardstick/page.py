@@ -63,27 +63,27 @@ def cell(rows: pd.DataFrame, name: str) -> str:
     if values.empty:
         return "-"
     wrong = int((values < PASS[name]).sum())
-    return f"**{values.min():.2f}** ({wrong} of {len(values)})" if wrong else f"{values.min():.2f}"
+    return f"**{values.min():.2f}** {wrong}/{len(values)}" if wrong else f"{values.min():.2f}"
 
 
 def line(table: pd.DataFrame, method: Method) -> str:
     """One row of the table in Markdown."""
     rows = rows_of(table, method)
     true, cost = rows[rows["case"] != COST], rows[rows["case"] == COST]
-    head = f"| {method.library} | {method.name} | {method.quantity} |"
+    head = f"| {method.library} {method.name} |"
     errors = [error for error in true["error"] if error]
     if len(errors) == len(true):
         return f"{head} did not run | | | | | | |"
     seconds, memory = (cost[name].dropna() for name in ("seconds", "gigabytes"))
-    spent = f"{seconds.iloc[0]:.2g} | {memory.iloc[0]:.2f}" if len(seconds) else "- | -"
+    spent = f"{seconds.iloc[0]:.2f} | {1000 * memory.iloc[0]:.0f}" if len(seconds) else "- | -"
     return f"{head} {' | '.join(cell(true, name) for name in NAMES)} | {spent} |"
 
 
 def markdown(table: pd.DataFrame, *, default: bool) -> str:
     """The table of best or of default configurations."""
-    head = f"| library | method | claims | {' | '.join(NAMES)} | seconds | GB |"
+    head = f"| method | {' | '.join(NAMES)} | s | MB |"
     lines = [line(table, method) for method in METHODS if method.default == default]
-    return "\n".join([head, "|---|---|---|" + "---|" * 7, *lines])
+    return "\n".join([head, "|---|" + "---|" * 7, *lines])
 
 
 def failures(table: pd.DataFrame, *, default: bool) -> list[str]:
@@ -122,7 +122,7 @@ def settings(table: pd.DataFrame, *, default: bool) -> list[str]:
     """How each method was called."""
     chosen = [m for m in METHODS if m.default == default]
     numbers = {m.library: (rows_of(table, m)["version"].iloc[0] or "not installed") for m in chosen}
-    return [f"- {m.library} {numbers[m.library]}, {m.name}: {m.how}." for m in chosen]
+    return [f"- {m.library} {numbers[m.library]}, {m.name}, which claims *{m.quantity}*: {m.how}." for m in chosen]
 
 
 def put(text: str, name: str, content: str) -> str:
