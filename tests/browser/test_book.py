@@ -25,7 +25,7 @@ SIZES = {"desktop": (1400, 900), "phone": (390, 844)}
 SMALLEST_TEXT = 14  # px
 OURS = ("file:", "data:", "blob:", "about:", "chrome:")
 WAIT = 30
-PRINTED = ("book/instructor.html", "book/glossary.html")
+PRINTED = ("book/instructor.html", "book/glossary.html", "book/cheat_sheet.html")
 SURROUNDINGS = ".bd-sidebar-primary, .bd-sidebar-secondary, .bd-header-article, .prev-next-footer, .headerlink"
 
 FACTS = """
