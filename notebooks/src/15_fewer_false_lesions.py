@@ -335,11 +335,12 @@ assert (judges["auc"][["size", "probability", "uncertainty"]] > 0.55).all()
 #     print(f"{name} drawn: AUC {one.curves['all'].auc:.2f} ({low:.2f} to {high:.2f})")
 # ```
 #
-# Expected: a much narrower interval, though no patient was added. The area moves as well, as each lesion is now judged
+# Expected: a much narrower interval, though no patient was added. The area rises as well, as each lesion is now judged
 # by a model that knows its neighbours. A reader of “95 % interval by bootstrap” sees neither, so ask what was drawn.
 #
 # *The usual wrong answer:* “It is narrower because 766 lesions tell more than 14 patients do.” They are the same
-# lesions of the same patients. Lesions of one patient share its contrast and its noise, and the next patient has others.
+# lesions of the same patients. Lesions of one patient share its contrast and its noise, and the next patient has
+# others.
 #
 # </details>
 #
