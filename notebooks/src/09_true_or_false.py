@@ -255,6 +255,11 @@ from ies_helpers.figures.charts import plot_roc
 
 figure = plot_roc(curves)
 
+# %% tags=["check"]
+assert SMALL or curves["low peak, max"].auc < 0.45
+assert SMALL or curves["small size"].auc > curves["low peak, sum"].auc + 0.05
+assert SMALL or curves["low probability"].auc > 0.8
+
 # %% [markdown]
 # The further a curve bends to the upper left the better; the band belongs to the first. The low peak of `max` runs
 # *below* the diagonal: the rule from the paper points the wrong way for this network. (Do not turn an AUC below 0.5
