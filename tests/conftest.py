@@ -16,7 +16,7 @@ from hypothesis import settings
 ROOT = Path(__file__).resolve().parent.parent
 
 RUN_FIRST = (
-    *("08_three", "18_your", "12_own", "09_true", "13_papers", "07_peri", "04_smooth", "16_what", "11_str"),
+    *("08_three", "18_your", "12_own", "09_true", "13_papers", "07_peri", "04_smooth", "16_what", "11_str", "14_unc"),
     *("test_cohort.py", "cohort/", "test_faults_random.py", "test_faults.py", "03_grad", "02_les", "06_grad"),
     *("05_agg", "17_oth", "01_pat", "00_start", "test_colab.py", "test_gradients.py", "test_smoothgrad.py"),
 )

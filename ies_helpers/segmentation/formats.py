@@ -167,10 +167,13 @@ def _read_seeds(word: str) -> Network:
     """`unet:ensemble`, all seeds of a shipped network with their logits averaged, or `unet:2`, one of them."""
     architecture, _, which = word.partition(":")
     seeds = seeds_of(architecture)
-    if word not in seed_words():
-        have = ", ".join(seed_words()) or "none yet"
+    if len(seeds) < 2 if which == ENSEMBLE else which not in seeds:
+        number = "1" if which == ENSEMBLE else which
+        name = f"{architecture}_{number}"
+        have = [known for known in seed_words() if known.startswith(f"{architecture}:")] or [architecture]
         raise ValueError(
-            f"Shipped networks of several seeds are {have}; got {word}, take one of them or {architecture}."
+            f"{word} needs {name}.safetensors in {seeds['0'].parent}, which has none: put it there (data/checkpoints/"
+            f"train.py {architecture} --name {name} --seed {number} makes it), or take {' or '.join(have)}."
         )
     chosen = seeds if which == ENSEMBLE else {which: seeds[which]}
     found = [_read_file(path, path.stem, architecture=architecture) for path in chosen.values()]

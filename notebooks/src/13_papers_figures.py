@@ -373,4 +373,5 @@ figure = plot_groups(peaks, {"flair": "FLAIR, max of six voxels", "t1": "T1, max
 #
 # ## Next
 #
-# Your own patients: `ies explain --flair F.nii.gz --t1 T.nii.gz --out mine`.
+# [Chapter 14](14_uncertain.ipynb) asks how sure a network is of a lesion. Your own patients:
+# `ies explain --flair F.nii.gz --t1 T.nii.gz --out mine`.

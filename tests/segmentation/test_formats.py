@@ -240,12 +240,14 @@ def test_one_seed_is_a_network_of_its_own(seeds) -> None:
         assert network.digest() == seed.digest()
 
 
-def test_a_seed_that_is_not_shipped_is_told_which_are(seeds, tmp_path: Path) -> None:
-    refused("unet:2", "are unet:0, unet:1, unet:10, unet:ensemble; got unet:2")  # pyright: ignore
-    refused("nnunet:ensemble", "got nnunet:ensemble, take one of them or nnunet")  # pyright: ignore
+def test_the_file_of_a_seed_that_is_not_there_is_named_with_what_to_do(seeds, tmp_path: Path) -> None:
+    there = "unet:0 or unet:1 or unet:10 or unet:ensemble"
+    refused("unet:2", rf"needs unet_2\.safetensors .* --name unet_2 --seed 2 .* or take {there}\.")  # pyright: ignore
+    refused("nnunet:ensemble", r"needs nnunet_1\.safetensors .* --seed 1 .* or take nnunet\.")  # pyright: ignore
     for path in (tmp_path / "checkpoints").glob("unet_*"):
         path.unlink()
-    refused("unet:ensemble", "are none yet; got unet:ensemble")  # pyright: ignore
+    refused("unet:ensemble", r"needs unet_1\.safetensors .* --seed 1 .* or take unet\.")  # pyright: ignore
+    assert load_network("unet:0").digest() == seeds[0].digest()
 
 
 def test_a_results_folder_keeps_its_name_beside_seeds(seeds, tmp_path: Path, monkeypatch) -> None:
