@@ -4,6 +4,7 @@ import ast
 import importlib.metadata
 import os
 import re
+import statistics
 import sys
 import time
 from pathlib import Path
@@ -19,7 +20,7 @@ from notebooks import build, exercises
 CHAPTERS = [source.stem for source in build.sources()]
 HEAD = ("Question", "Objectives", "Minutes", "Needs")
 TAIL = ["What we saw", "Limits", "Exercises", "References", "Next"]
-CELL_LINES = 15
+CELL_LINES, MEDIAN_LINES = 10, 4
 SECONDS = 600
 
 each_chapter = pytest.mark.parametrize("chapter", CHAPTERS)
@@ -196,8 +197,10 @@ def test_prose_stands_between_code_cells_and_cells_are_short(chapter: str) -> No
     cells = read(chapter).cells
     kinds = [cell.cell_type for cell in cells if not is_check(cell)]
     assert [i for i in range(1, len(kinds)) if kinds[i - 1 : i + 1] == ["code", "code"]] == []
-    sizes = {i: len(c.source.splitlines()) for i, c in enumerate(cells) if c.cell_type == "code"}
+    taught = {i: c for i, c in enumerate(cells) if c.cell_type == "code" and not c.metadata.get("tags")}
+    sizes = {i: len(re.findall(r"^ *[^ #\n]", c.source, re.MULTILINE)) for i, c in taught.items()}  # lines of code
     assert {i: lines for i, lines in sizes.items() if lines > CELL_LINES} == {}
+    assert statistics.median(sizes.values()) <= MEDIAN_LINES
 
 
 @each_chapter
