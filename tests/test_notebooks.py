@@ -223,12 +223,12 @@ def test_the_first_code_cell_sets_up_and_nothing_stored_is_output(chapter: str) 
 
 
 @each_chapter
-def test_every_exercise_has_a_solution_in_code_and_says_what_to_expect(chapter: str) -> None:
+def test_every_exercise_has_a_solution_in_code_says_what_to_expect_and_what_people_get_wrong(chapter: str) -> None:
     book = read(chapter)
     tail = next(cell.source for cell in reversed(book.cells) if "## Exercises" in cell.source)
     asked = re.findall(r"^\*\*(\d)\.\*\*", tail, flags=re.MULTILINE)
     assert len(asked) >= 2
-    assert len(exercises.solutions(book)) == tail.count("Expected:") == len(asked)
+    assert len(exercises.solutions(book)) == tail.count("Expected:") == tail.count("usual wrong answer:*") == len(asked)
     assert all(exercises.solutions(book))
 
 
