@@ -146,3 +146,10 @@ def test_a_page_in_a_page_gets_a_name_and_loses_its_links_to_the_web(figures) ->
     parent += nodes.raw(text=f'<iframe srcdoc="{kept}{link}{kept}"></iframe>', format="html")
     figures.frame(parent[0], "Planes")
     assert parent[0].astext() == f'<iframe title="Planes" srcdoc="{kept}{kept}"></iframe>'
+
+
+def test_an_article_of_the_references_names_its_journal() -> None:
+    """Without one the build of the book, which takes warnings for errors, ends at its last page."""
+    entries = re.findall(r"^@article\{(\w+),(.*?)^\}", (BOOK / "references.bib").read_text(), re.DOTALL | re.MULTILINE)
+    assert len(entries) > 10
+    assert [name for name, fields in entries if not re.search(r"^ *journal *=", fields, re.MULTILINE)] == []

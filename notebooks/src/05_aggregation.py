@@ -8,7 +8,7 @@
 # show on real lesions that `mean` fades with size and `max` does not. You know what each costs, and how the published
 # scripts differ from the equations.
 #
-# **Minutes.** 2 on two CPU cores; not measured on a GPU.
+# **Minutes.** 1 on two CPU cores; not measured on a GPU.
 #
 # **Needs.** Chapters 02 to 04 read. No download.
 

@@ -8,7 +8,7 @@
 # You bring structures of your own. You average maps of lesions and of patients, and check on a group with known truth
 # what such an average can say. You read a published table of dependencies between the classes of another network.
 #
-# **Minutes.** 2 on two CPU cores; not measured on a GPU.
+# **Minutes.** 1 on two CPU cores; not measured on a GPU.
 #
 # **Needs.** Chapters 04 and 05 read. One small table (0.3 MB) is downloaded; without a network a made-up one takes its
 # place.

@@ -8,7 +8,7 @@
 # the U-Net's) and Figure 3 (how much tissue around a lesion is needed), cell by cell. You read a table of what is
 # comparable and what is not, before anybody else asks.
 #
-# **Minutes.** 3 on two CPU cores with the embedded subject; patient 26 about ten times as long. Not measured on a GPU.
+# **Minutes.** 4 on two CPU cores with the embedded subject; patient 26 about ten times as long. Not measured on a GPU.
 #
 # **Needs.** Chapters 04, 07 and 08. About 5 GB of memory. No patient data.
 

@@ -9,7 +9,7 @@
 # part of the map is exact and which is estimated, and find the map on the grid of your own scan. You recognise the
 # mistakes that people make, by the sentence that each of them gets.
 #
-# **Minutes.** 2 on two CPU cores; not measured on a GPU.
+# **Minutes.** 1 on two CPU cores; not measured on a GPU.
 #
 # **Needs.** Chapters 02 to 05. It helps to know the far field of chapter 08. About 2 GB of memory. No nnU-Net and no
 # patient data: we write a results folder and a scan ourselves.
