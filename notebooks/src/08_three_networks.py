@@ -98,7 +98,7 @@ from ies_helpers.segmentation import inference
 
 nnunet = networks["nnunet"]
 boxes = inference.window_boxes(nnunet, subject.shape)
-boxes
+[[f"{side.start} to {side.stop}" for side in box] for box in boxes]
 
 # %% [markdown]
 # A window's share of the answer at a voxel is $g_w(v)$ over the sum of all windows' weights there.
