@@ -4,7 +4,6 @@ Each library runs in a process of its own, so that what it leaves behind, or bre
 """
 
 import argparse
-import os
 import pickle
 import shutil
 import subprocess
@@ -51,7 +50,7 @@ def main() -> None:
     if given.command == "cases":
         export(given.folder)
     elif given.command == "one":
-        torch.set_num_threads(int(os.environ.get("IES_THREADS", "2")))
+        torch.set_num_threads(1)  # seconds are those of one
         given.out.mkdir(parents=True, exist_ok=True)
         (given.out / "rows.pickle").write_bytes(pickle.dumps(list(measure(given.library, given.out))))
     else:
