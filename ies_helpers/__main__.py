@@ -12,20 +12,7 @@ from typing import Any
 
 import typer
 
-from ies_helpers.cli import (
-    cohort,
-    demo,
-    doctor,
-    evaluate,
-    explain,
-    fetch,
-    perilesional,
-    predict,
-    refine,
-    report,
-    uncertainty,
-    view,
-)
+from ies_helpers.cli import COMMANDS
 
 UsageError: Any = typer.BadParameter.__bases__[0]  # Click's, or that of the copy that newer Typer carries
 INTERRUPTED = 130  # exit code after Ctrl-C, as shells have it
@@ -35,20 +22,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for command in (
-    demo,
-    fetch,
-    predict,
-    explain,
-    perilesional,
-    uncertainty,
-    evaluate,
-    refine,
-    cohort,
-    view,
-    report,
-    doctor,
-):
+for command in COMMANDS:
     app.command()(command)
 
 

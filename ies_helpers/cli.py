@@ -676,3 +676,7 @@ def doctor(as_json: JsonOption = False) -> int:
     data |= {"passed": not wrong, "wrong": wrong}
     print_result([f"FAIL {sentence}" for sentence in wrong] or ["PASS"], _without_nan(data), as_json)
     return 1 if wrong else 0
+
+
+COMMANDS = (demo, fetch, predict, explain, perilesional, uncertainty, evaluate, refine, cohort, view, report, doctor)
+"""In the order of `ies --help`."""

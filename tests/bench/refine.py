@@ -23,6 +23,7 @@ from ies_helpers.arrays import Box
 from ies_helpers.measures.evaluation import markdown
 from ies_helpers.measures.features import measure_features
 from ies_helpers.measures.refine import Refined, refine
+from ies_helpers.measures.uncertainty import lesion_uncertainty, member_probabilities
 from ies_helpers.saliency.smoothgrad import smoothgrad_each
 from ies_helpers.subjects.subject import normalise
 
@@ -72,8 +73,6 @@ def measure(subject: Subject, network: Network, draws: int) -> pd.DataFrame:
 
 def uncertainty(network: Network, subject: Subject, found: list[Any]) -> pd.Series:
     """Structural uncertainty of found lesions over four draws of SmoothGrad's noise."""
-    from ies_helpers.measures.uncertainty import lesion_uncertainty, member_probabilities
-
     many = member_probabilities(network, subject.image, source="noise", draws=4)
     return lesion_uncertainty(many, found, threshold=network.threshold).set_index("lesion")["structural"]
 

@@ -16,7 +16,7 @@ from tests.bench.measure import Peak
 from tests.yardstick import cases
 from tests.yardstick.cases import QUANTITIES, Case, Effort
 from tests.yardstick.methods import METHODS, Method, version
-from tests.yardstick.score import NAMES, Scores, score
+from tests.yardstick.score import Scores, score
 
 COST = "U-Net"
 """What the case is called on which seconds and memory are measured."""
@@ -140,6 +140,3 @@ def measure(library: str, keep: Path | None = None) -> Iterator[Row]:
         heavy = cost_case()
         # What runs nowhere is not tried on more: it may take all memory there is.
         yield row_of(method, heavy, found, error=errors[-1]) if all(errors) else on_unet(method, heavy, found)
-
-
-__all__ = ["COLUMNS", "COST", "NAMES", "CostCase", "Row", "cost_case", "judge", "measure"]

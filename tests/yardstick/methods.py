@@ -129,11 +129,6 @@ def class_score(case: Case) -> LesionScore:
     return LesionScore(case.network, class_mask(case), total=True).eval()
 
 
-def module_at(network: nn.Module, name: str) -> nn.Module:
-    """The layer that a Grad-CAM reads."""
-    return network.get_submodule(name)
-
-
 POOLED = "weights are means over the whole volume: bright wherever the features are, whichever lesion uses them"
 STRETCHED = "stretches every map to 0..1, so that lesions, cases and layers cannot be compared"
 WHOLE_CLASS = "explains the whole class: every lesion of the image at once"
@@ -293,7 +288,7 @@ def _(case: Case) -> Any:
     from captum.attr import LayerGradCam
 
     score = mean_score(case)
-    explainer = LayerGradCam(score, module_at(score.network, case.layer))
+    explainer = LayerGradCam(score, score.network.get_submodule(case.layer))
     return resized(explainer.attribute(batch(case), target=0, relu_attributions=True), case)
 
 
@@ -302,7 +297,7 @@ def _(case: Case) -> Any:
     from captum.attr import LayerGradientXActivation
 
     score = mean_score(case)
-    explainer = LayerGradientXActivation(score, module_at(score.network, case.layer))
+    explainer = LayerGradientXActivation(score, score.network.get_submodule(case.layer))
     return resized(explainer.attribute(batch(case), target=0).sum(dim=1, keepdim=True).relu(), case)
 
 
@@ -390,6 +385,13 @@ def _(case: Case) -> Any:
     return GuidedBackpropGrad(mean_score(case))(batch(case), index=0)[0]
 
 
+def _monai_cam(name: str, case: Case) -> Any:
+    from monai import visualize
+
+    cam = getattr(visualize, name)(mean_score(case), f"network.{case.layer}", postprocessing=lambda x: x)
+    return cam(batch(case), class_idx=0)[0]
+
+
 @method(
     "monai",
     "GradCAM",
@@ -399,10 +401,7 @@ def _(case: Case) -> Any:
     silence=POOLED,
 )
 def _(case: Case) -> Any:
-    from monai.visualize import GradCAM
-
-    layer = f"network.{case.layer}"
-    return GradCAM(mean_score(case), layer, postprocessing=lambda x: x)(batch(case), class_idx=0)[0]
+    return _monai_cam("GradCAM", case)
 
 
 @method(
@@ -414,10 +413,7 @@ def _(case: Case) -> Any:
     silence=POOLED,
 )
 def _(case: Case) -> Any:
-    from monai.visualize import GradCAMpp
-
-    layer = f"network.{case.layer}"
-    return GradCAMpp(mean_score(case), layer, postprocessing=lambda x: x)(batch(case), class_idx=0)[0]
+    return _monai_cam("GradCAMpp", case)
 
 
 @method(
@@ -516,7 +512,7 @@ def _grad_cam(name: str, case: Case, mask: np.ndarray) -> Any:
     from pytorch_grad_cam.utils.model_targets import SemanticSegmentationTarget
 
     network = case.network
-    with getattr(pytorch_grad_cam, name)(network, [module_at(network, case.layer)]) as cam:
+    with getattr(pytorch_grad_cam, name)(network, [network.get_submodule(case.layer)]) as cam:
         return cam(batch(case), [SemanticSegmentationTarget(1, mask.astype(np.float32))])
 
 
